@@ -1,0 +1,210 @@
+//! Calls that change nothing: `eth_call`, gas estimation, access lists.
+
+use alloy_consensus::Header;
+use alloy_eips::eip2930::{AccessList, AccessListItem};
+use alloy_primitives::{Address, B256, Bytes, U256};
+use revm::ExecuteEvm;
+use revm::context::TxEnv;
+use revm::context::result::{EVMError, ExecutionResult, ResultAndState};
+use revm::primitives::hardfork::SpecId;
+use revm::primitives::{TxKind, eip7825};
+use thiserror::Error;
+
+use super::block::{block_env, machine, machine_config};
+use super::chain::ChainConfig;
+use super::state::{CodeCache, State};
+use crate::store::{StoreError, Transaction};
+
+/// Gas that one query may burn: bounds its time.
+pub const QUERY_GAS_MAX: u64 = 50_000_000;
+
+/// A message to execute.
+#[derive(Clone, Debug, Default)]
+pub struct Message {
+    /// Sender: proven by the caller's identity, never by the request.
+    pub from: Address,
+    /// Callee; `None` creates.
+    pub to: Option<Address>,
+    /// Gas limit.
+    pub gas: Option<u64>,
+    /// Price per gas; the balance then has to cover it.
+    pub gas_price: Option<u128>,
+    /// Value in wei.
+    pub value: U256,
+    /// Call data or init code.
+    pub data: Bytes,
+    /// Access list.
+    pub access_list: Vec<(Address, Vec<B256>)>,
+}
+
+/// What a query gives.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Output and gas used.
+    Success(Bytes, u64),
+    /// Revert data and gas used.
+    Revert(Bytes, u64),
+    /// The machine stopped for this reason.
+    Halt(String, u64),
+    /// The message could not start.
+    Refused(String),
+}
+
+/// Failures of the node, not of the message.
+#[derive(Debug, Error)]
+pub enum QueryError {
+    /// The store refused, for example a version that is gone.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where a query runs: after the block of `header`.
+pub struct Query<'a> {
+    /// Rules.
+    pub chain: &'a ChainConfig,
+    /// Header of the block.
+    pub header: &'a Header,
+    /// Analysed code.
+    pub cache: CodeCache,
+}
+
+fn answer(result: &ExecutionResult) -> Answer {
+    let gas = result.tx_gas_used();
+    match result {
+        ExecutionResult::Success { output, .. } => Answer::Success(output.data().clone(), gas),
+        ExecutionResult::Revert { output, .. } => Answer::Revert(output.clone(), gas),
+        ExecutionResult::Halt { reason, .. } => Answer::Halt(reason.to_string(), gas),
+    }
+}
+
+impl Query<'_> {
+    fn gas_max(&self) -> u64 {
+        let cap = if self.chain.spec >= SpecId::OSAKA { eip7825::TX_GAS_LIMIT_CAP } else { QUERY_GAS_MAX };
+        cap.min(self.header.gas_limit)
+    }
+
+    fn run(
+        &self,
+        transaction: &mut Transaction,
+        message: &Message,
+        gas_limit: u64,
+    ) -> Result<Result<ResultAndState, String>, QueryError> {
+        let savepoint = transaction.savepoint();
+        let state = State::new(transaction, self.cache.clone())?;
+        let nonce = {
+            // The nonce of the sender, so that a creation gets the address that it would get.
+            let mut state = state;
+            let nonce = state.account(&message.from)?.map_or(0, |account| account.nonce);
+            drop(state);
+            nonce
+        };
+        let state = State::new(transaction, self.cache.clone())?;
+        let mut config = machine_config(self.chain);
+        config.tx_chain_id_check = false;
+        config.disable_nonce_check = true;
+        let env = block_env(self.header, self.chain.spec);
+        let basefee = u128::from(env.basefee);
+        let gas_price = message.gas_price.unwrap_or(0);
+        let mut env = env;
+        if gas_price < basefee {
+            // A query without a price is free: the sender of a read need not hold ether.
+            env.basefee = 0;
+        }
+        let mut machine = machine(state, config, env);
+        let result = machine.transact(TxEnv {
+            tx_type: u8::from(!message.access_list.is_empty()),
+            caller: message.from,
+            gas_limit,
+            gas_price,
+            kind: message.to.map_or(TxKind::Create, TxKind::Call),
+            value: message.value,
+            data: message.data.clone(),
+            nonce,
+            chain_id: None,
+            access_list: AccessList(
+                message
+                    .access_list
+                    .iter()
+                    .map(|(address, storage_keys)| AccessListItem {
+                        address: *address,
+                        storage_keys: storage_keys.clone(),
+                    })
+                    .collect(),
+            ),
+            ..TxEnv::default()
+        });
+        drop(machine);
+        transaction.roll_back(savepoint)?;
+        match result {
+            Ok(outcome) => Ok(Ok(outcome)),
+            Err(EVMError::Database(error)) => Err(error.into()),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+
+    /// Execute and forget.
+    pub fn call(&self, transaction: &mut Transaction, message: &Message) -> Result<Answer, QueryError> {
+        let gas = message.gas.unwrap_or(u64::MAX).min(self.gas_max());
+        Ok(match self.run(transaction, message, gas)? {
+            Ok(outcome) => answer(&outcome.result),
+            Err(reason) => Answer::Refused(reason),
+        })
+    }
+
+    /// The least gas limit with which the message succeeds, as `Success(_, gas)`.
+    pub fn estimate(&self, transaction: &mut Transaction, message: &Message) -> Result<Answer, QueryError> {
+        let mut high = message.gas.unwrap_or(u64::MAX).min(self.gas_max());
+        let first = match self.run(transaction, message, high)? {
+            Ok(outcome) => answer(&outcome.result),
+            Err(reason) => return Ok(Answer::Refused(reason)),
+        };
+        let Answer::Success(output, used) = first else { return Ok(first) };
+        // Refunds and the rule of 63/64 can make a call need more than it uses in the end.
+        let mut low = used.saturating_sub(1);
+        while low + 1 < high {
+            let middle = if high / 2 > low { (low + (high - low) / 2).min(low.max(used).saturating_mul(2)) } else { low + (high - low) / 2 };
+            let middle = middle.clamp(low + 1, high - 1);
+            let fits = matches!(self.run(transaction, message, middle)?, Ok(outcome) if outcome.result.is_success());
+            if fits { high = middle } else { low = middle }
+        }
+        Ok(Answer::Success(output, high))
+    }
+
+    /// The accounts and slots that the message touches beyond those that are warm anyway.
+    pub fn access_list(
+        &self,
+        transaction: &mut Transaction,
+        message: &Message,
+    ) -> Result<(Answer, Vec<(Address, Vec<B256>)>), QueryError> {
+        let gas = message.gas.unwrap_or(u64::MAX).min(self.gas_max());
+        let outcome = match self.run(transaction, message, gas)? {
+            Ok(outcome) => outcome,
+            Err(reason) => return Ok((Answer::Refused(reason), Vec::new())),
+        };
+        let mut touched = Vec::new();
+        for (address, account) in &outcome.state {
+            let mut slots: Vec<B256> =
+                account.storage.keys().map(|slot| B256::from(slot.to_be_bytes::<32>())).collect();
+            slots.sort_unstable();
+            let warm = *address == message.from
+                || Some(*address) == message.to
+                || *address == self.header.beneficiary
+                || is_precompile(address)
+                || account.is_created();
+            if !slots.is_empty() || !warm {
+                touched.push((*address, slots));
+            }
+        }
+        touched.sort_unstable();
+        let mut with_list = message.clone();
+        with_list.access_list.clone_from(&touched);
+        let answer = self.call(transaction, &with_list)?;
+        Ok((answer, touched))
+    }
+}
+
+fn is_precompile(address: &Address) -> bool {
+    let bytes = address.as_slice();
+    let number = u16::from_be_bytes([bytes[18], bytes[19]]);
+    bytes[..18].iter().all(|byte| *byte == 0) && (1..=0x100).contains(&number)
+}

@@ -1,0 +1,356 @@
+//! The host's hot loop: bytes between TCP connections and the enclave's local listener.
+//!
+//! One thread per listener, no parsing: what passes is ciphertext. Memory per connection is bounded: a direction holds
+//! at most one unwritten buffer and stops reading until it is gone, so back-pressure reaches the sender's kernel.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream, UnixStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+
+const BUFFER_BYTES: usize = 64 * 1024;
+const LISTENER: Token = Token(usize::MAX);
+const WAKER: Token = Token(usize::MAX - 1);
+/// Reads of one direction before other connections get their turn.
+const TURNS_MAX: usize = 8;
+const DIAL_RETRY: Duration = Duration::from_millis(2);
+const DIAL_GIVE_UP: Duration = Duration::from_secs(5);
+
+/// Counters that the host may show: sizes and times are visible to it anyway.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections accepted since the start.
+    pub accepted: AtomicU64,
+    /// Connections refused because the limit was reached.
+    pub refused: AtomicU64,
+    /// Connections open now.
+    pub open: AtomicU64,
+    /// Bytes from clients.
+    pub bytes_in: AtomicU64,
+    /// Bytes to clients.
+    pub bytes_out: AtomicU64,
+}
+
+/// A running relay; dropping it stops it.
+pub struct Relay {
+    address: SocketAddr,
+    counters: Arc<Counters>,
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Relay {
+    /// Listen on `address` and carry every connection to the local socket at `target`.
+    pub fn start(address: SocketAddr, target: &Path, connections_max: usize) -> io::Result<Self> {
+        let mut listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        let poll = Poll::new()?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let counters = Arc::new(Counters::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut work = Loop {
+            poll,
+            listener,
+            target: target.to_owned(),
+            connections_max,
+            pairs: Vec::new(),
+            free: Vec::new(),
+            ready: VecDeque::new(),
+            waiting: VecDeque::new(),
+            buffer: vec![0; BUFFER_BYTES],
+            counters: Arc::clone(&counters),
+            stop: Arc::clone(&stop),
+        };
+        let thread = std::thread::Builder::new().name("coco-relay".into()).spawn(move || work.run())?;
+        Ok(Self { address, counters, stop, waker, thread: Some(thread) })
+    }
+
+    /// The address that it listens on.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Counters, live.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Close the listener and every connection.
+    pub fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let woken = self.waker.wake();
+        if let Some(thread) = self.thread.take()
+            && woken.is_ok()
+        {
+            // A panic of the relay thread was already a closed service; there is nothing to add here.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[derive(Default)]
+struct Direction {
+    unwritten: Vec<u8>,
+    written: usize,
+    readable: bool,
+    writable: bool,
+    source_ended: bool,
+    finished: bool,
+}
+
+enum Progress {
+    Blocked,
+    Again,
+    Broken,
+}
+
+struct Pair {
+    client: TcpStream,
+    enclave: UnixStream,
+    inward: Direction,
+    outward: Direction,
+}
+
+struct Loop {
+    poll: Poll,
+    listener: TcpListener,
+    target: PathBuf,
+    connections_max: usize,
+    pairs: Vec<Option<Pair>>,
+    free: Vec<usize>,
+    ready: VecDeque<usize>,
+    waiting: VecDeque<(TcpStream, Instant)>,
+    buffer: Vec<u8>,
+    counters: Arc<Counters>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Loop {
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(1024);
+        while !self.stop.load(Ordering::Acquire) {
+            let timeout = if !self.ready.is_empty() {
+                Some(Duration::ZERO)
+            } else if !self.waiting.is_empty() {
+                Some(DIAL_RETRY)
+            } else {
+                None
+            };
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => return,
+                Ok(()) => {}
+            }
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.accept(),
+                    WAKER => {}
+                    token => self.note(token, event),
+                }
+            }
+            self.dial_waiting();
+            for _ in 0..self.ready.len() {
+                if let Some(number) = self.ready.pop_front() {
+                    self.serve(number);
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, token: Token, event: &mio::event::Event) {
+        let number = token.0 / 2;
+        let Some(Some(pair)) = self.pairs.get_mut(number) else { return };
+        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+        let writable = event.is_writable() || event.is_error();
+        let (from, into) =
+            if token.0 % 2 == 0 { (&mut pair.inward, &mut pair.outward) } else { (&mut pair.outward, &mut pair.inward) };
+        from.readable |= readable;
+        into.writable |= writable;
+        self.ready.push_back(number);
+    }
+
+    fn accept(&mut self) {
+        loop {
+            match self.listener.accept() {
+                Ok((client, _)) => {
+                    let open = self.pairs.len() - self.free.len() + self.waiting.len();
+                    if open >= self.connections_max {
+                        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                        continue; // dropping it closes it
+                    }
+                    self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+                    self.waiting.push_back((client, Instant::now()));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Out of descriptors, or a connection that died in the queue: the next event tries again.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn dial_waiting(&mut self) {
+        while let Some((client, since)) = self.waiting.pop_front() {
+            match UnixStream::connect(&self.target) {
+                Ok(enclave) => {
+                    if self.register(client, enclave).is_err() {
+                        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                // The enclave's backlog is full: keep the client waiting, not the loop.
+                Err(_) if since.elapsed() < DIAL_GIVE_UP => {
+                    self.waiting.push_front((client, since));
+                    return;
+                }
+                Err(_) => {
+                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn register(&mut self, mut client: TcpStream, mut enclave: UnixStream) -> io::Result<()> {
+        client.set_nodelay(true)?;
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.pairs.push(None);
+            self.pairs.len() - 1
+        });
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let registry = self.poll.registry();
+        let done = registry
+            .register(&mut client, Token(2 * number), both)
+            .and_then(|()| registry.register(&mut enclave, Token(2 * number + 1), both));
+        if let Err(error) = done {
+            self.free.push(number);
+            return Err(error);
+        }
+        self.pairs[number] =
+            Some(Pair { client, enclave, inward: Direction::default(), outward: Direction::default() });
+        self.counters.open.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn serve(&mut self, number: usize) {
+        let Some(Some(pair)) = self.pairs.get_mut(number) else { return };
+        let inward =
+            pump(&mut pair.client, &mut pair.enclave, &mut pair.inward, &mut self.buffer, &self.counters.bytes_in);
+        let outward =
+            pump(&mut pair.enclave, &mut pair.client, &mut pair.outward, &mut self.buffer, &self.counters.bytes_out);
+        let over = pair.inward.finished && pair.outward.finished;
+        match (inward, outward) {
+            (Progress::Broken, _) | (_, Progress::Broken) => self.close(number),
+            _ if over => self.close(number),
+            (Progress::Again, _) | (_, Progress::Again) => self.ready.push_back(number),
+            _ => {}
+        }
+    }
+
+    fn close(&mut self, number: usize) {
+        if let Some(mut pair) = self.pairs[number].take() {
+            // Both descriptors close with the pair; deregistering first keeps a stale event from a reused number.
+            drop(self.poll.registry().deregister(&mut pair.client));
+            drop(self.poll.registry().deregister(&mut pair.enclave));
+            self.free.push(number);
+            self.counters.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+trait Half {
+    fn end_writing(&self) -> io::Result<()>;
+}
+
+impl Half for TcpStream {
+    fn end_writing(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Half for UnixStream {
+    fn end_writing(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+fn pump<S: Read, D: Write + Half>(
+    source: &mut S,
+    sink: &mut D,
+    state: &mut Direction,
+    buffer: &mut [u8],
+    counter: &AtomicU64,
+) -> Progress {
+    for _ in 0..TURNS_MAX {
+        while state.written < state.unwritten.len() {
+            if !state.writable {
+                return Progress::Blocked;
+            }
+            match sink.write(&state.unwritten[state.written..]) {
+                Ok(0) => return Progress::Broken,
+                Ok(count) => state.written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => state.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Progress::Broken,
+            }
+        }
+        if !state.unwritten.is_empty() {
+            state.unwritten = Vec::new();
+            state.written = 0;
+        }
+        if state.source_ended {
+            if !state.finished {
+                state.finished = true;
+                if sink.end_writing().is_err() {
+                    return Progress::Broken;
+                }
+            }
+            return Progress::Blocked;
+        }
+        if !state.readable {
+            return Progress::Blocked;
+        }
+        match source.read(buffer) {
+            Ok(0) => state.source_ended = true,
+            Ok(count) => {
+                counter.fetch_add(count as u64, Ordering::Relaxed);
+                let mut written = 0;
+                while written < count {
+                    match sink.write(&buffer[written..count]) {
+                        Ok(0) => return Progress::Broken,
+                        Ok(more) => written += more,
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                            state.writable = false;
+                            state.unwritten = buffer[written..count].to_vec();
+                            break;
+                        }
+                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                        Err(_) => return Progress::Broken,
+                    }
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                state.readable = false;
+                return Progress::Blocked;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Progress::Broken,
+        }
+    }
+    Progress::Again
+}

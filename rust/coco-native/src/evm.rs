@@ -1,0 +1,992 @@
+//! Ethereum: admission, blocks, queries, and the shapes of JSON-RPC.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use alloy_consensus::{Transaction as _, Typed2718 as _};
+use alloy_primitives::{Address, B256, Bytes, Signature, U256};
+use coco_core::evm::block::{self as core, BlockContext, Verdict};
+use coco_core::evm::chain::{ChainConfig, GenesisAccount, predeployed};
+use coco_core::evm::query::{Answer, Message, Query};
+use coco_core::evm::state::{CodeCache, FormerTries, State, StateTrie};
+use coco_core::evm::transaction::{self, Recovered, Rules};
+use coco_core::evm::{SpecId, rlp, trie};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+
+use crate::errors::{NativeError, guarded};
+use crate::store::Transaction;
+
+fn argument(text: impl ToString) -> NativeError {
+    NativeError::new("native.argument", text)
+}
+
+fn address(bytes: &[u8]) -> Result<Address, NativeError> {
+    Address::try_from(bytes).map_err(|_| argument("an address has 20 bytes"))
+}
+
+fn word(bytes: &[u8]) -> Result<B256, NativeError> {
+    B256::try_from(bytes).map_err(|_| argument("a hash has 32 bytes"))
+}
+
+fn number(bytes: &[u8]) -> Result<U256, NativeError> {
+    U256::try_from_be_slice(bytes).ok_or_else(|| argument("a number has at most 32 bytes"))
+}
+
+fn fork(name: &str) -> Result<SpecId, NativeError> {
+    Ok(match name {
+        "frontier" => SpecId::FRONTIER,
+        "homestead" => SpecId::HOMESTEAD,
+        "tangerine" => SpecId::TANGERINE,
+        "spurious_dragon" => SpecId::SPURIOUS_DRAGON,
+        "byzantium" => SpecId::BYZANTIUM,
+        "petersburg" => SpecId::PETERSBURG,
+        "istanbul" => SpecId::ISTANBUL,
+        "berlin" => SpecId::BERLIN,
+        "london" => SpecId::LONDON,
+        "paris" => SpecId::MERGE,
+        "shanghai" => SpecId::SHANGHAI,
+        "cancun" => SpecId::CANCUN,
+        "prague" => SpecId::PRAGUE,
+        "osaka" => SpecId::OSAKA,
+        other => return Err(argument(format!("there is no fork {other}"))),
+    })
+}
+
+fn quantity(value: impl std::fmt::LowerHex) -> String {
+    format!("{value:#x}")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    alloy_primitives::hex::encode_prefixed(bytes)
+}
+
+fn integer<'py>(py: Python<'py>, value: &U256) -> PyResult<Bound<'py, PyAny>> {
+    let bytes = PyBytes::new(py, &value.to_be_bytes::<32>());
+    py.import("builtins")?.getattr("int")?.call_method1("from_bytes", (bytes, "big"))
+}
+
+/// An admitted transaction.
+#[pyclass(frozen, module = "coco._native")]
+pub struct Envelope {
+    recovered: Arc<Recovered>,
+}
+
+#[pymethods]
+impl Envelope {
+    #[getter]
+    fn hash<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.recovered.hash().as_slice())
+    }
+
+    #[getter]
+    fn sender<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.recovered.sender.as_slice())
+    }
+
+    #[getter]
+    fn to<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.recovered.envelope.to().map(|to| PyBytes::new(py, to.as_slice()))
+    }
+
+    #[getter]
+    fn raw<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.recovered.raw)
+    }
+
+    #[getter]
+    fn nonce(&self) -> u64 {
+        self.recovered.envelope.nonce()
+    }
+
+    #[getter]
+    fn gas_limit(&self) -> u64 {
+        self.recovered.envelope.gas_limit()
+    }
+
+    #[getter]
+    fn max_fee(&self) -> u128 {
+        self.recovered.envelope.max_fee_per_gas()
+    }
+
+    #[getter]
+    fn max_priority_fee(&self) -> u128 {
+        self.recovered.envelope.max_priority_fee_per_gas().unwrap_or_else(|| self.max_fee())
+    }
+
+    #[getter]
+    fn size(&self) -> usize {
+        self.recovered.raw.len()
+    }
+
+    /// Most wei that it can take from its sender.
+    #[getter]
+    fn cost<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let envelope = &self.recovered.envelope;
+        let gas = U256::from(envelope.gas_limit()).saturating_mul(U256::from(envelope.max_fee_per_gas()));
+        integer(py, &gas.saturating_add(envelope.value()))
+    }
+
+    /// The JSON-RPC object of a transaction that waits in the pool.
+    fn describe<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let object = transaction_object(py, &self.recovered)?;
+        for absent in ["blockHash", "blockNumber", "transactionIndex"] {
+            object.set_item(absent, py.None())?;
+        }
+        object.set_item("gasPrice", quantity(self.max_fee()))?;
+        Ok(object)
+    }
+}
+
+fn transaction_object<'py>(py: Python<'py>, recovered: &Recovered) -> PyResult<Bound<'py, PyDict>> {
+    let envelope = &recovered.envelope;
+    let object = PyDict::new(py);
+    object.set_item("type", quantity(envelope.ty()))?;
+    object.set_item("hash", hex(recovered.hash().as_slice()))?;
+    object.set_item("from", hex(recovered.sender.as_slice()))?;
+    object.set_item("to", envelope.to().map(|to| hex(to.as_slice())))?;
+    object.set_item("nonce", quantity(envelope.nonce()))?;
+    object.set_item("gas", quantity(envelope.gas_limit()))?;
+    object.set_item("value", quantity(envelope.value()))?;
+    object.set_item("input", hex(envelope.input()))?;
+    if let Some(chain_id) = envelope.chain_id() {
+        object.set_item("chainId", quantity(chain_id))?;
+    }
+    if let Some(tip) = envelope.max_priority_fee_per_gas() {
+        object.set_item("maxFeePerGas", quantity(envelope.max_fee_per_gas()))?;
+        object.set_item("maxPriorityFeePerGas", quantity(tip))?;
+    }
+    if let Some(list) = envelope.access_list() {
+        let items = PyList::empty(py);
+        for item in list.iter() {
+            let one = PyDict::new(py);
+            one.set_item("address", hex(item.address.as_slice()))?;
+            let keys: Vec<String> = item.storage_keys.iter().map(|key| hex(key.as_slice())).collect();
+            one.set_item("storageKeys", keys)?;
+            items.append(one)?;
+        }
+        object.set_item("accessList", items)?;
+    }
+    if let Some(list) = envelope.authorization_list() {
+        let items = PyList::empty(py);
+        for signed in list {
+            let one = PyDict::new(py);
+            one.set_item("chainId", quantity(signed.inner().chain_id))?;
+            one.set_item("address", hex(signed.inner().address.as_slice()))?;
+            one.set_item("nonce", quantity(signed.inner().nonce))?;
+            one.set_item("yParity", quantity(signed.y_parity()))?;
+            one.set_item("r", quantity(signed.r()))?;
+            one.set_item("s", quantity(signed.s()))?;
+            items.append(one)?;
+        }
+        object.set_item("authorizationList", items)?;
+    }
+    let signature = envelope.signature();
+    object.set_item("r", quantity(signature.r()))?;
+    object.set_item("s", quantity(signature.s()))?;
+    if envelope.is_legacy() {
+        let base = envelope.chain_id().map_or(27, |id| id.saturating_mul(2).saturating_add(35));
+        object.set_item("v", quantity(base.saturating_add(u64::from(signature.v()))))?;
+    } else {
+        object.set_item("v", quantity(u8::from(signature.v())))?;
+        object.set_item("yParity", quantity(u8::from(signature.v())))?;
+    }
+    Ok(object)
+}
+
+/// An executed block.
+#[pyclass(frozen, module = "coco._native")]
+pub struct Block {
+    block: Arc<core::Block>,
+}
+
+impl Block {
+    fn check(&self, index: usize) -> Result<(), NativeError> {
+        if index < self.block.transactions.len() { Ok(()) } else { Err(argument("the block has no such transaction")) }
+    }
+
+    fn place(&self, object: &Bound<'_, PyDict>, index: usize) -> PyResult<()> {
+        object.set_item("blockHash", hex(self.block.hash.as_slice()))?;
+        object.set_item("blockNumber", quantity(self.block.header.number))?;
+        object.set_item("transactionIndex", quantity(index))
+    }
+}
+
+#[pymethods]
+impl Block {
+    #[staticmethod]
+    fn decode(py: Python<'_>, record: &[u8]) -> PyResult<Self> {
+        let block = guarded(py, || Ok(core::Block::decode_record(record)?))?;
+        Ok(Self { block: Arc::new(block) })
+    }
+
+    fn record<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.block.encode_record())
+    }
+
+    #[getter]
+    fn number(&self) -> u64 {
+        self.block.header.number
+    }
+
+    #[getter]
+    fn timestamp(&self) -> u64 {
+        self.block.header.timestamp
+    }
+
+    #[getter]
+    fn gas_used(&self) -> u64 {
+        self.block.header.gas_used
+    }
+
+    #[getter]
+    fn gas_limit(&self) -> u64 {
+        self.block.header.gas_limit
+    }
+
+    #[getter]
+    fn base_fee(&self) -> u64 {
+        self.block.header.base_fee_per_gas.unwrap_or_default()
+    }
+
+    #[getter]
+    fn hash<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.block.hash.as_slice())
+    }
+
+    #[getter]
+    fn state_root<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.block.header.state_root.as_slice())
+    }
+
+    fn header_rlp<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &alloy_rlp::encode(&self.block.header))
+    }
+
+    fn __len__(&self) -> usize {
+        self.block.transactions.len()
+    }
+
+    fn transaction_hash<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyBytes>> {
+        self.check(index)?;
+        Ok(PyBytes::new(py, self.block.transactions[index].hash().as_slice()))
+    }
+
+    fn transaction_hashes<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+        self.block.transactions.iter().map(|t| PyBytes::new(py, t.hash().as_slice())).collect()
+    }
+
+    /// `(sender, to)` of a transaction.
+    fn parties<'py>(
+        &self,
+        py: Python<'py>,
+        index: usize,
+    ) -> PyResult<(Bound<'py, PyBytes>, Option<Bound<'py, PyBytes>>)> {
+        self.check(index)?;
+        let recovered = &self.block.transactions[index];
+        let to = recovered.envelope.to().map(|to| PyBytes::new(py, to.as_slice()));
+        Ok((PyBytes::new(py, recovered.sender.as_slice()), to))
+    }
+
+    /// Effective priority fee and gas used of every transaction, for the fee history.
+    fn rewards(&self) -> Vec<(u128, u64)> {
+        let base = u128::from(self.base_fee());
+        (0..self.block.transactions.len())
+            .map(|index| (self.block.effective_gas_price(index).saturating_sub(base), self.block.gas_used(index)))
+            .collect()
+    }
+
+    /// Header fields in their JSON-RPC form, `size` included.
+    fn header<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let header = &self.block.header;
+        let object = PyDict::new(py);
+        object.set_item("number", quantity(header.number))?;
+        object.set_item("hash", hex(self.block.hash.as_slice()))?;
+        object.set_item("parentHash", hex(header.parent_hash.as_slice()))?;
+        object.set_item("nonce", hex(header.nonce.as_slice()))?;
+        object.set_item("sha3Uncles", hex(header.ommers_hash.as_slice()))?;
+        object.set_item("logsBloom", hex(header.logs_bloom.as_slice()))?;
+        object.set_item("transactionsRoot", hex(header.transactions_root.as_slice()))?;
+        object.set_item("stateRoot", hex(header.state_root.as_slice()))?;
+        object.set_item("receiptsRoot", hex(header.receipts_root.as_slice()))?;
+        object.set_item("miner", hex(header.beneficiary.as_slice()))?;
+        object.set_item("difficulty", quantity(header.difficulty))?;
+        object.set_item("extraData", hex(&header.extra_data))?;
+        object.set_item("gasLimit", quantity(header.gas_limit))?;
+        object.set_item("gasUsed", quantity(header.gas_used))?;
+        object.set_item("timestamp", quantity(header.timestamp))?;
+        object.set_item("mixHash", hex(header.mix_hash.as_slice()))?;
+        object.set_item("size", quantity(self.block.standard_size()))?;
+        if let Some(fee) = header.base_fee_per_gas {
+            object.set_item("baseFeePerGas", quantity(fee))?;
+        }
+        if let Some(root) = header.withdrawals_root {
+            object.set_item("withdrawalsRoot", hex(root.as_slice()))?;
+            object.set_item("withdrawals", PyList::empty(py))?;
+        }
+        if let (Some(used), Some(excess)) = (header.blob_gas_used, header.excess_blob_gas) {
+            object.set_item("blobGasUsed", quantity(used))?;
+            object.set_item("excessBlobGas", quantity(excess))?;
+        }
+        if let Some(root) = header.parent_beacon_block_root {
+            object.set_item("parentBeaconBlockRoot", hex(root.as_slice()))?;
+        }
+        if let Some(hash) = header.requests_hash {
+            object.set_item("requestsHash", hex(hash.as_slice()))?;
+        }
+        Ok(object)
+    }
+
+    /// The JSON-RPC object of a transaction.
+    fn transaction<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyDict>> {
+        self.check(index)?;
+        let object = transaction_object(py, &self.block.transactions[index])?;
+        self.place(&object, index)?;
+        object.set_item("gasPrice", quantity(self.block.effective_gas_price(index)))?;
+        Ok(object)
+    }
+
+    /// The JSON-RPC object of a receipt.
+    fn receipt<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyDict>> {
+        self.check(index)?;
+        let (recovered, receipt) = (&self.block.transactions[index], &self.block.receipts[index]);
+        let envelope = &recovered.envelope;
+        let object = PyDict::new(py);
+        object.set_item("type", quantity(envelope.ty()))?;
+        object.set_item("status", quantity(u8::from(receipt.status.coerce_status())))?;
+        object.set_item("transactionHash", hex(recovered.hash().as_slice()))?;
+        self.place(&object, index)?;
+        object.set_item("from", hex(recovered.sender.as_slice()))?;
+        object.set_item("to", envelope.to().map(|to| hex(to.as_slice())))?;
+        let created = envelope.kind().is_create().then(|| recovered.sender.create(envelope.nonce()));
+        object.set_item("contractAddress", created.map(|address| hex(address.as_slice())))?;
+        object.set_item("cumulativeGasUsed", quantity(receipt.cumulative_gas_used))?;
+        object.set_item("gasUsed", quantity(self.block.gas_used(index)))?;
+        object.set_item("effectiveGasPrice", quantity(self.block.effective_gas_price(index)))?;
+        object.set_item("logsBloom", hex(self.block.receipt_bloom(index).as_slice()))?;
+        let logs = PyList::empty(py);
+        for position in 0..receipt.logs.len() {
+            logs.append(self.log(py, index, position)?)?;
+        }
+        object.set_item("logs", logs)?;
+        Ok(object)
+    }
+
+    /// The JSON-RPC object of one log.
+    fn log<'py>(&self, py: Python<'py>, index: usize, position: usize) -> PyResult<Bound<'py, PyDict>> {
+        self.check(index)?;
+        let receipt = &self.block.receipts[index];
+        let log = receipt.logs.get(position).ok_or_else(|| argument("the receipt has no such log"))?;
+        let object = PyDict::new(py);
+        object.set_item("address", hex(log.address.as_slice()))?;
+        let topics: Vec<String> = log.data.topics().iter().map(|topic| hex(topic.as_slice())).collect();
+        object.set_item("topics", topics)?;
+        object.set_item("data", hex(&log.data.data))?;
+        self.place(&object, index)?;
+        object.set_item("blockTimestamp", quantity(self.block.header.timestamp))?;
+        object.set_item("transactionHash", hex(self.block.transactions[index].hash().as_slice()))?;
+        object.set_item("logIndex", quantity(self.block.logs_before(index) + position))?;
+        object.set_item("removed", false)?;
+        Ok(object)
+    }
+
+    /// `(transaction index, log position)` of every log that matches: any of `addresses`, and for each place any of
+    /// the topics there; empty means anything.
+    fn match_logs(
+        &self,
+        addresses: Vec<[u8; 20]>,
+        topics: Vec<Vec<[u8; 32]>>,
+    ) -> Vec<(usize, usize)> {
+        let fits = |log: &alloy_primitives::Log| {
+            (addresses.is_empty() || addresses.iter().any(|a| log.address == Address::from(*a)))
+                && topics.len() <= log.data.topics().len()
+                && topics.iter().zip(log.data.topics()).all(|(any, topic)| {
+                    any.is_empty() || any.iter().any(|wanted| topic.0 == *wanted)
+                })
+        };
+        let mut found = Vec::new();
+        for (index, receipt) in self.block.receipts.iter().enumerate() {
+            for (position, log) in receipt.logs.iter().enumerate() {
+                if fits(log) {
+                    found.push((index, position));
+                }
+            }
+        }
+        found
+    }
+}
+
+struct Derived {
+    trie: StateTrie,
+    /// What each block that is not committed replaced, oldest first.
+    former: VecDeque<(u64, FormerTries)>,
+    /// False from the start of an update to its end: a panic in between leaves a trie that only `rebuild` makes good.
+    whole: bool,
+}
+
+/// The machine of one chain on one node.
+#[pyclass(frozen, module = "coco._native")]
+pub struct Chain {
+    config: ChainConfig,
+    rules: Rules,
+    cache: CodeCache,
+    derived: Mutex<Derived>,
+}
+
+type GenesisRow = (Vec<u8>, Vec<u8>, u64, Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
+type AccessRow = (Vec<u8>, Vec<Vec<u8>>);
+
+impl Chain {
+    fn lock(&self) -> MutexGuard<'_, Derived> {
+        // `Derived::whole` tells whether a panic interrupted an update.
+        self.derived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn whole(&self) -> Result<MutexGuard<'_, Derived>, NativeError> {
+        let derived = self.lock();
+        if derived.whole {
+            Ok(derived)
+        } else {
+            Err(NativeError::new("ethereum.trie_lost", "the state trie must be rebuilt"))
+        }
+    }
+
+    fn state<T>(
+        &self,
+        transaction: &Transaction,
+        read: impl FnOnce(&mut State<'_>) -> Result<T, coco_core::store::StoreError>,
+    ) -> PyResult<T> {
+        let mut inner = transaction.lock();
+        let mut state = State::new(&mut inner, self.cache.clone()).map_err(NativeError::from)?;
+        Ok(read(&mut state).map_err(NativeError::from)?)
+    }
+}
+
+fn answer<'py>(py: Python<'py>, answer: &Answer) -> (&'static str, Bound<'py, PyBytes>, u64, String) {
+    match answer {
+        Answer::Success(output, gas) => ("success", PyBytes::new(py, output), *gas, String::new()),
+        Answer::Revert(output, gas) => ("revert", PyBytes::new(py, output), *gas, String::new()),
+        Answer::Halt(reason, gas) => ("halt", PyBytes::new(py, &[]), *gas, reason.clone()),
+        Answer::Refused(reason) => ("refused", PyBytes::new(py, &[]), 0, reason.clone()),
+    }
+}
+
+type Answered<'py> = (&'static str, Bound<'py, PyBytes>, u64, String);
+
+#[allow(clippy::too_many_arguments)]
+#[pymethods]
+impl Chain {
+    #[new]
+    fn new(chain_id: u64, fork_name: &str, gas_limit: u64, base_fee: Option<u64>) -> PyResult<Self> {
+        let spec = fork(fork_name)?;
+        if spec < SpecId::MERGE {
+            return Err(argument("a network starts with Paris or a later fork").into());
+        }
+        Ok(Self {
+            config: ChainConfig { chain_id, spec, gas_limit, base_fee },
+            rules: Rules { spec, chain_id, allow_unprotected: true, allow_blobs: false },
+            cache: CodeCache::default(),
+            derived: Mutex::new(Derived { trie: StateTrie::default(), former: VecDeque::new(), whole: true }),
+        })
+    }
+
+    /// For each of `raw` an envelope, or `(code, text)`.
+    fn admit<'py>(&self, py: Python<'py>, raw: Vec<Vec<u8>>) -> PyResult<Bound<'py, PyList>> {
+        let admitted = guarded(py, || Ok(transaction::admit_batch(&raw, &self.rules)))?;
+        let out = PyList::empty(py);
+        for one in admitted {
+            match one {
+                Ok(recovered) => out.append(Envelope { recovered })?,
+                Err(error) => out.append((error.code(), error.to_string()))?,
+            }
+        }
+        Ok(out)
+    }
+
+    /// Write the genesis accounts and the fork's own contracts; returns block 0.
+    fn genesis(
+        &self,
+        py: Python<'_>,
+        transaction: &Transaction,
+        accounts: Vec<GenesisRow>,
+        timestamp: u64,
+        extra_data: Vec<u8>,
+    ) -> PyResult<Block> {
+        let mut all = predeployed(self.config.spec);
+        for (at, balance, nonce, code, storage) in accounts {
+            let slots: Result<Vec<_>, NativeError> =
+                storage.iter().map(|(slot, value)| Ok((number(slot)?, word(value)?))).collect();
+            all.push(GenesisAccount {
+                address: address(&at)?,
+                balance: number(&balance)?,
+                nonce,
+                code: code.into(),
+                storage: slots?,
+            });
+        }
+        let context = BlockContext {
+            timestamp,
+            prev_randao: B256::ZERO,
+            beneficiary: Address::ZERO,
+            extra_data: extra_data.into(),
+        };
+        let block = guarded(py, || {
+            let (mut inner, mut derived) = (transaction.lock(), self.lock());
+            let trie = &mut derived.trie;
+            let (block, former) = core::genesis(&self.config, &all, &context, &mut inner, trie, self.cache.clone())?;
+            derived.former.push_back((0, former));
+            Ok(block)
+        })?;
+        Ok(Block { block: Arc::new(block) })
+    }
+
+    /// Execute the block after `parent`: `(block or None, verdicts)`; a verdict is `None` for included, "" for *does
+    /// not fit this block*, else why the transaction is refused.
+    fn execute(
+        &self,
+        py: Python<'_>,
+        transaction: &Transaction,
+        parent: &Block,
+        timestamp: u64,
+        prev_randao: &[u8],
+        envelopes: Vec<PyRef<'_, Envelope>>,
+    ) -> PyResult<(Option<Block>, Vec<Option<String>>)> {
+        let batch: Vec<Arc<Recovered>> = envelopes.iter().map(|one| Arc::clone(&one.recovered)).collect();
+        drop(envelopes);
+        let context = BlockContext {
+            timestamp,
+            prev_randao: word(prev_randao)?,
+            beneficiary: Address::ZERO,
+            extra_data: Bytes::new(),
+        };
+        let (block, verdicts) = guarded(py, || {
+            let (mut inner, mut derived) = (transaction.lock(), self.whole()?);
+            derived.whole = false;
+            let parent = (&parent.block.header, parent.block.hash);
+            let (done, verdicts) = core::execute(
+                &self.config,
+                parent,
+                &context,
+                &batch,
+                &mut inner,
+                &mut derived.trie,
+                self.cache.clone(),
+            )?;
+            derived.whole = true;
+            let block = done.map(|(block, former)| {
+                derived.former.push_back((block.header.number, former));
+                block
+            });
+            Ok((block, verdicts))
+        })?;
+        let verdicts = verdicts
+            .into_iter()
+            .map(|verdict| match verdict {
+                Verdict::Included => None,
+                Verdict::NextBlock => Some(String::new()),
+                Verdict::Refused(reason) => Some(reason),
+            })
+            .collect();
+        Ok((block.map(|block| Block { block: Arc::new(block) }), verdicts))
+    }
+
+    /// Blocks up to `number` are final: what undoes them is dropped.
+    fn committed(&self, number: u64) {
+        let mut derived = self.lock();
+        while derived.former.front().is_some_and(|(block, _)| *block <= number) {
+            derived.former.pop_front();
+        }
+    }
+
+    /// Undo the trie of every block above `number`.
+    fn roll_back(&self, py: Python<'_>, number: u64) -> PyResult<()> {
+        guarded(py, || {
+            let mut derived = self.whole()?;
+            while derived.former.back().is_some_and(|(block, _)| *block > number) {
+                if let Some((_, former)) = derived.former.pop_back() {
+                    derived.trie.restore(former);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Build the trie anew from the tables; returns the state root.
+    fn rebuild<'py>(&self, py: Python<'py>, transaction: &Transaction) -> PyResult<Bound<'py, PyBytes>> {
+        let root = guarded(py, || {
+            let mut trie = StateTrie::rebuild(&mut transaction.lock())?;
+            let root = trie.root();
+            *self.lock() = Derived { trie, former: VecDeque::new(), whole: true };
+            Ok(root)
+        })?;
+        Ok(PyBytes::new(py, root.as_slice()))
+    }
+
+    /// `(nonce, balance)` of each account.
+    fn accounts<'py>(
+        &self,
+        py: Python<'py>,
+        transaction: &Transaction,
+        addresses: Vec<Vec<u8>>,
+    ) -> PyResult<Vec<(u64, Bound<'py, PyAny>)>> {
+        let mut found = Vec::with_capacity(addresses.len());
+        for bytes in addresses {
+            let at = address(&bytes)?;
+            found.push(self.state(transaction, |state| Ok(state.account(&at)?.unwrap_or_default()))?);
+        }
+        found.into_iter().map(|account| Ok((account.nonce, integer(py, &account.balance)?))).collect()
+    }
+
+    fn code<'py>(&self, py: Python<'py>, transaction: &Transaction, at: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        let at = address(at)?;
+        let code = self.state(transaction, |state| {
+            let account = state.account(&at)?.unwrap_or_default();
+            state.code(&account.code_hash)
+        })?;
+        Ok(PyBytes::new(py, &code))
+    }
+
+    fn storage<'py>(
+        &self,
+        py: Python<'py>,
+        transaction: &Transaction,
+        at: &[u8],
+        slot: &[u8],
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let (at, slot) = (address(at)?, number(slot)?);
+        let value = self.state(transaction, |state| state.slot(&at, &slot))?;
+        Ok(PyBytes::new(py, &value.to_be_bytes::<32>()))
+    }
+
+    /// Run a message on the state of `transaction` in the surroundings of `block`. `kind` is `call`, `estimate` or
+    /// `access_list`. Returns `(outcome, output, gas, reason)` and the access list.
+    #[pyo3(signature = (kind, transaction, block, sender, to, gas, gas_price, value, data, access_list))]
+    fn query<'py>(
+        &self,
+        py: Python<'py>,
+        kind: &str,
+        transaction: &Transaction,
+        block: &Block,
+        sender: &[u8],
+        to: Option<&[u8]>,
+        gas: Option<u64>,
+        gas_price: Option<u128>,
+        value: &[u8],
+        data: Vec<u8>,
+        access_list: Vec<AccessRow>,
+    ) -> PyResult<(Answered<'py>, Vec<(Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>)>)> {
+        let list: Result<Vec<_>, NativeError> = access_list
+            .iter()
+            .map(|(at, keys)| {
+                let keys: Result<Vec<_>, _> = keys.iter().map(|key| word(key)).collect();
+                Ok((address(at)?, keys?))
+            })
+            .collect();
+        let message = Message {
+            from: address(sender)?,
+            to: to.map(address).transpose()?,
+            gas,
+            gas_price,
+            value: number(value)?,
+            data: data.into(),
+            access_list: list?,
+        };
+        let (outcome, touched) = guarded(py, || {
+            let query = Query { chain: &self.config, header: &block.block.header, cache: self.cache.clone() };
+            let mut inner = transaction.lock();
+            Ok(match kind {
+                "estimate" => (query.estimate(&mut inner, &message)?, Vec::new()),
+                "access_list" => query.access_list(&mut inner, &message)?,
+                _ => (query.call(&mut inner, &message)?, Vec::new()),
+            })
+        })?;
+        let touched = touched
+            .into_iter()
+            .map(|(at, keys)| {
+                let keys = keys.iter().map(|key| PyBytes::new(py, key.as_slice())).collect();
+                (PyBytes::new(py, at.as_slice()), keys)
+            })
+            .collect();
+        Ok((answer(py, &outcome), touched))
+    }
+
+    /// `(account proof, storage root, proof of each slot)` at the latest state.
+    fn proof<'py>(
+        &self,
+        py: Python<'py>,
+        at: &[u8],
+        slots: Vec<Vec<u8>>,
+    ) -> PyResult<(Vec<Bound<'py, PyBytes>>, Bound<'py, PyBytes>, Vec<Vec<Bound<'py, PyBytes>>>)> {
+        let at = address(at)?;
+        let slots: Result<Vec<_>, NativeError> = slots.iter().map(|slot| number(slot)).collect();
+        let slots = slots?;
+        let (account, root, storage) = guarded(py, || {
+            let mut derived = self.whole()?;
+            let storage: Vec<_> = slots.iter().map(|slot| derived.trie.storage_proof(&at, slot)).collect();
+            Ok((derived.trie.account_proof(&at), derived.trie.storage_root(&at), storage))
+        })?;
+        let list = |nodes: Vec<Vec<u8>>| nodes.iter().map(|node| PyBytes::new(py, node)).collect::<Vec<_>>();
+        Ok((list(account), PyBytes::new(py, root.as_slice()), storage.into_iter().map(list).collect()))
+    }
+
+    /// One test of the conformance suite, below the pool: `(included, state root, hash of the logs' RLP, reason)`.
+    #[staticmethod]
+    fn state_test<'py>(
+        py: Python<'py>,
+        transaction: &Transaction,
+        fork_name: &str,
+        accounts: Vec<GenesisRow>,
+        env: &Bound<'py, PyDict>,
+        message: &Bound<'py, PyDict>,
+    ) -> PyResult<(bool, Bound<'py, PyBytes>, Bound<'py, PyBytes>, String)> {
+        crate::evm::conformance::state_test(py, transaction, fork_name, accounts, env, message)
+    }
+}
+
+/// A Merkle-Patricia trie, for the conformance suite.
+#[pyclass(module = "coco._native")]
+#[derive(Default)]
+pub struct Trie {
+    trie: trie::Trie,
+}
+
+#[pymethods]
+impl Trie {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn set(&mut self, key: &[u8], value: &[u8]) {
+        self.trie.set(key, value);
+    }
+
+    fn root<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.trie.root().as_slice())
+    }
+
+    fn proof<'py>(&self, py: Python<'py>, key: &[u8]) -> Vec<Bound<'py, PyBytes>> {
+        self.trie.proof(key).iter().map(|node| PyBytes::new(py, node)).collect()
+    }
+}
+
+/// Keccak-256.
+#[pyfunction]
+pub fn keccak256<'py>(py: Python<'py>, data: &[u8]) -> Bound<'py, PyBytes> {
+    PyBytes::new(py, alloy_primitives::keccak256(data).as_slice())
+}
+
+/// The account that signed `hash` with the 65 bytes `r ‖ s ‖ v`, or `None`.
+#[pyfunction]
+pub fn recover_signer<'py>(py: Python<'py>, hash: &[u8], signature: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let hash = word(hash)?;
+    let Ok(signature) = Signature::from_raw(signature) else { return Ok(None) };
+    let signer = transaction::recover_signer(&hash, &signature);
+    Ok(signer.map(|signer| PyBytes::new(py, signer.as_slice())))
+}
+
+fn item_to_python<'py>(py: Python<'py>, item: &rlp::Item) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match item {
+        rlp::Item::Bytes(bytes) => PyBytes::new(py, bytes).into_any(),
+        rlp::Item::List(items) => {
+            let list = PyList::empty(py);
+            for item in items {
+                list.append(item_to_python(py, item)?)?;
+            }
+            list.into_any()
+        }
+    })
+}
+
+fn item_from_python(value: &Bound<'_, PyAny>, depth: usize) -> PyResult<rlp::Item> {
+    if depth > rlp::DEPTH_MAX {
+        return Err(argument("nested too deeply").into());
+    }
+    if let Ok(bytes) = value.cast::<PyBytes>() {
+        return Ok(rlp::Item::Bytes(bytes.as_bytes().to_vec()));
+    }
+    let list = value.cast::<PyList>().map_err(|_| argument("RLP holds bytes and lists"))?;
+    let items: PyResult<Vec<_>> = list.iter().map(|item| item_from_python(&item, depth + 1)).collect();
+    Ok(rlp::Item::List(items?))
+}
+
+/// Strict RLP: bytes or nested lists of bytes.
+#[pyfunction]
+pub fn rlp_decode<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let item = guarded(py, || rlp::decode(data).map_err(|error| NativeError::new("ethereum.rlp", error)))?;
+    item_to_python(py, &item)
+}
+
+/// The RLP of bytes or nested lists of bytes.
+#[pyfunction]
+pub fn rlp_encode<'py>(py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    Ok(PyBytes::new(py, &rlp::encode(&item_from_python(value, 0)?)))
+}
+
+/// `(hash, sender, intrinsic gas)` of a transaction under a fork's rules, blobs allowed; for the conformance suite.
+#[pyfunction]
+pub fn check_transaction<'py>(
+    py: Python<'py>,
+    raw: &[u8],
+    fork_name: &str,
+    chain_id: u64,
+) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>, u64)> {
+    let spec = fork(fork_name)?;
+    let rules = Rules { spec, chain_id, allow_unprotected: true, allow_blobs: true };
+    let recovered = guarded(py, || {
+        transaction::admit(raw, &rules).map_err(|error| NativeError::new(error.code(), error))
+    })?;
+    let gas = transaction::intrinsic_gas(&recovered, spec);
+    let hash = PyBytes::new(py, recovered.hash().as_slice());
+    Ok((hash, PyBytes::new(py, recovered.sender.as_slice()), gas))
+}
+
+mod conformance {
+    //! The machine driven as the suite's state tests want it: any block environment, an unsigned message.
+
+    use alloy_primitives::keccak256;
+    use coco_core::evm::block::{block_env, machine, machine_config};
+    use coco_core::evm::state::StoredAccount;
+    use revm::context::TxEnv;
+    use revm::context::result::ExecutionResult;
+    use revm::context_interface::either::Either;
+    use revm::context_interface::transaction::{AccessList, AccessListItem, Authorization, SignedAuthorization};
+    use revm::database_interface::DatabaseCommit;
+    use revm::primitives::TxKind;
+    use revm::{ExecuteEvm, primitives::eip4844};
+
+    use super::*;
+
+    fn get<'py, T>(dict: &Bound<'py, PyDict>, key: &str) -> PyResult<T>
+    where
+        T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
+    {
+        let value = dict.get_item(key)?.ok_or_else(|| argument(format!("{key} is missing")))?;
+        value.extract()
+    }
+
+    fn optional<'py>(dict: &Bound<'py, PyDict>, key: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(dict.get_item(key)?.filter(|value| !value.is_none()))
+    }
+
+    fn uint(dict: &Bound<'_, PyDict>, key: &str) -> PyResult<U256> {
+        let bytes: Vec<u8> = get(dict, key)?;
+        Ok(number(&bytes)?)
+    }
+
+    fn saturated_u64(value: U256) -> u64 {
+        value.try_into().unwrap_or(u64::MAX)
+    }
+
+    pub fn state_test<'py>(
+        py: Python<'py>,
+        transaction: &Transaction,
+        fork_name: &str,
+        accounts: Vec<GenesisRow>,
+        env: &Bound<'py, PyDict>,
+        message: &Bound<'py, PyDict>,
+    ) -> PyResult<(bool, Bound<'py, PyBytes>, Bound<'py, PyBytes>, String)> {
+        let spec = fork(fork_name)?;
+        let chain = ChainConfig { chain_id: 1, spec, gas_limit: 0, base_fee: None };
+        let header = alloy_consensus::Header {
+            number: saturated_u64(uint(env, "number")?),
+            beneficiary: address(&get::<Vec<u8>>(env, "coinbase")?)?,
+            timestamp: saturated_u64(uint(env, "timestamp")?),
+            gas_limit: saturated_u64(uint(env, "gas_limit")?),
+            base_fee_per_gas: Some(saturated_u64(uint(env, "base_fee")?)),
+            difficulty: uint(env, "difficulty")?,
+            mix_hash: B256::from(uint(env, "random")?.to_be_bytes::<32>()),
+            ..Default::default()
+        };
+        let mut block = block_env(&header, spec);
+        if spec >= SpecId::CANCUN {
+            let fraction = if spec >= SpecId::PRAGUE {
+                eip4844::BLOB_BASE_FEE_UPDATE_FRACTION_PRAGUE
+            } else {
+                eip4844::BLOB_BASE_FEE_UPDATE_FRACTION_CANCUN
+            };
+            block.set_blob_excess_gas_and_price(saturated_u64(uint(env, "excess_blob_gas")?), fraction);
+        }
+        let mut access_list = Vec::new();
+        for (at, keys) in get::<Vec<AccessRow>>(message, "access_list")? {
+            let storage_keys: Result<Vec<_>, NativeError> = keys.iter().map(|key| word(key)).collect();
+            access_list.push(AccessListItem { address: address(&at)?, storage_keys: storage_keys? });
+        }
+        let mut authorizations = Vec::new();
+        if let Some(list) = optional(message, "authorization_list")? {
+            for row in list.extract::<Vec<Bound<'py, PyDict>>>()? {
+                let inner = Authorization {
+                    chain_id: uint(&row, "chain_id")?,
+                    address: address(&get::<Vec<u8>>(&row, "address")?)?,
+                    nonce: saturated_u64(uint(&row, "nonce")?),
+                };
+                let parity = uint(&row, "v")?.try_into().unwrap_or(u8::MAX);
+                let signed = SignedAuthorization::new_unchecked(inner, parity, uint(&row, "r")?, uint(&row, "s")?);
+                authorizations.push(Either::Left(signed));
+            }
+        }
+        let to: Vec<u8> = get(message, "to")?;
+        let blob_hashes: Result<Vec<_>, NativeError> =
+            get::<Vec<Vec<u8>>>(message, "blob_hashes")?.iter().map(|hash| word(hash)).collect();
+        let priority = match optional(message, "max_priority_fee")? {
+            Some(_) => Some(uint(message, "max_priority_fee")?.try_into().unwrap_or(u128::MAX)),
+            None => None,
+        };
+        let mut tx = TxEnv {
+            caller: address(&get::<Vec<u8>>(message, "sender")?)?,
+            gas_limit: saturated_u64(uint(message, "gas_limit")?),
+            gas_price: uint(message, "gas_price")?.try_into().unwrap_or(u128::MAX),
+            gas_priority_fee: priority,
+            kind: if to.is_empty() { TxKind::Create } else { TxKind::Call(address(&to)?) },
+            value: uint(message, "value")?,
+            data: get::<Vec<u8>>(message, "data")?.into(),
+            nonce: saturated_u64(uint(message, "nonce")?),
+            chain_id: Some(1),
+            access_list: AccessList(access_list),
+            blob_hashes: blob_hashes?,
+            max_fee_per_blob_gas: uint(message, "max_fee_per_blob_gas")?.try_into().unwrap_or(u128::MAX),
+            authorization_list: authorizations,
+            ..TxEnv::default()
+        };
+        tx.tx_type = get::<u8>(message, "type")?;
+        let (included, root, logs, reason) = guarded(py, || {
+            let mut inner = transaction.lock();
+            let mut trie = StateTrie::default();
+            let mut state = State::new(&mut inner, CodeCache::default())?;
+            for (at, balance, nonce, code, storage) in &accounts {
+                let at = address(at)?;
+                let code_hash = state.set_code(code)?;
+                state.set_account(&at, &StoredAccount { nonce: *nonce, balance: number(balance)?, code_hash })?;
+                for (slot, value) in storage {
+                    state.set_slot(&at, &number(slot)?, &number(value)?)?;
+                }
+            }
+            // The suite defines the hash of block n as the hash of n in decimal.
+            for past in header.number.saturating_sub(256)..header.number {
+                state.set_block_hash(past, &keccak256(past.to_string()))?;
+            }
+            let mut machine = machine(state, machine_config(&chain), block);
+            let (included, logs, reason) = match machine.transact(tx) {
+                Ok(outcome) => {
+                    machine.ctx.journaled_state.database.commit(outcome.state);
+                    match outcome.result {
+                        ExecutionResult::Success { logs, .. } => (true, logs, String::new()),
+                        _ => (true, Vec::new(), String::new()),
+                    }
+                }
+                Err(error) => (false, Vec::new(), error.to_string()),
+            };
+            if included {
+                // A coinbase that is touched with nothing is gone after EIP-161; before that it would stay.
+                let state = &mut machine.ctx.journaled_state.database;
+                let coinbase = state.account(&header.beneficiary)?;
+                if coinbase.is_some_and(|account| account == StoredAccount::default()) {
+                    state.remove_account(&header.beneficiary)?;
+                }
+            }
+            let (root, _) = machine.ctx.journaled_state.database.update_trie(&mut trie)?;
+            Ok((included, root, keccak256(alloy_rlp::encode(&logs)), reason))
+        })?;
+        Ok((included, PyBytes::new(py, root.as_slice()), PyBytes::new(py, logs.as_slice()), reason))
+    }
+}

@@ -1,0 +1,54 @@
+//! The relay of the host.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use coco_core::relay as core;
+use pyo3::prelude::*;
+
+use crate::errors::NativeError;
+
+/// Carries TCP connections to a local socket; runs on its own thread until `stop`.
+#[pyclass(frozen, module = "coco._native")]
+pub struct Relay {
+    relay: Mutex<core::Relay>,
+}
+
+impl Relay {
+    fn with<T>(&self, use_it: impl FnOnce(&mut core::Relay) -> T) -> T {
+        use_it(&mut self.relay.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+#[pymethods]
+impl Relay {
+    #[new]
+    fn new(host: &str, port: u16, target: PathBuf, connections_max: usize) -> PyResult<Self> {
+        let address = host
+            .parse()
+            .map(|ip| std::net::SocketAddr::new(ip, port))
+            .map_err(|_| NativeError::new("host.bad_address", format!("{host} is not an IP address")))?;
+        let relay = core::Relay::start(address, &target, connections_max)
+            .map_err(|error| NativeError::new("host.cannot_listen", format!("{address}: {error}")))?;
+        Ok(Self { relay: Mutex::new(relay) })
+    }
+
+    #[getter]
+    fn port(&self) -> u16 {
+        self.with(|relay| relay.address().port())
+    }
+
+    /// `(accepted, refused, open, bytes_in, bytes_out)`.
+    fn counters(&self) -> (u64, u64, u64, u64, u64) {
+        self.with(|relay| {
+            let c = relay.counters();
+            let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+            (load(&c.accepted), load(&c.refused), load(&c.open), load(&c.bytes_in), load(&c.bytes_out))
+        })
+    }
+
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| self.with(core::Relay::stop));
+    }
+}

@@ -1,0 +1,1 @@
+"""Coco: a confidential consortium framework."""

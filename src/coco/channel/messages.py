@@ -1,0 +1,167 @@
+"""Typed messages of the control channel.
+
+Rules: every field has a type and a bound that decoding checks; unknown tags and fields are refused; nothing here is
+trusted because it decoded. Log and exit messages carry registered codes, numbers and public ids, never free text (H1).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from coco import limits
+
+Seqno = Annotated[int, Meta(ge=0, lt=1 << 62)]
+Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
+EntryBytes = Annotated[bytes, Meta(max_length=limits.ENTRY_BYTES_MAX)]
+Name = Annotated[str, Meta(max_length=128)]
+Code = Annotated[str, Meta(max_length=64, pattern=r"^[a-z_.]+$")]
+Request = Annotated[int, Meta(ge=0, lt=1 << 62)]
+#: A public id: hex, a transaction id, or empty.
+PublicId = Annotated[str, Meta(max_length=128, pattern=r"^[0-9a-zA-Z_.:-]*$")]
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    pass
+
+
+# --- host to enclave ---------------------------------------------------------------------------------------------
+
+
+class Start(_Message, tag="start"):
+    """The first message: how this process begins."""
+
+    mode: Literal["create", "recover"]
+    #: Seqno of the last entry on the disk; 0 when there is none.
+    last_seqno: Seqno
+    time_ms: Milliseconds
+    #: Genesis document, JSON; only for ``create``.
+    genesis: Annotated[bytes, Meta(max_length=4 * limits.MIB)]
+    #: PEM of the service certificate that the operator expects to recover; may be empty.
+    expected_service: Annotated[bytes, Meta(max_length=16 * limits.KIB)]
+    #: Transaction id that the recovered ledger must contain; may be empty.
+    expected_position: PublicId
+    #: Names for the node certificate.
+    host_names: Annotated[list[Name], Meta(max_length=32)]
+
+
+class Appended(_Message, tag="appended"):
+    """Everything up to ``seqno`` is on the disk and synced."""
+
+    seqno: Seqno
+
+
+class Entries(_Message, tag="entries"):
+    """The answer to :class:`Read`."""
+
+    request: Request
+    entries: Annotated[list[EntryBytes], Meta(max_length=limits.READ_ENTRIES_MAX)]
+
+
+class Truncated(_Message, tag="truncated"):
+    """Everything above ``seqno`` is gone."""
+
+    seqno: Seqno
+
+
+class Tick(_Message, tag="tick"):
+    """The host's clock, about once a second."""
+
+    time_ms: Milliseconds
+
+
+class ExternalReply(_Message, tag="external_reply"):
+    """What an external processor answered; ``ok`` is False when it could not be reached."""
+
+    request: Request
+    ok: bool
+    body: Annotated[bytes, Meta(max_length=limits.MIB)]
+
+
+class Stop(_Message, tag="stop"):
+    """End in good order."""
+
+
+# --- enclave to host ---------------------------------------------------------------------------------------------
+
+
+class Ready(_Message, tag="ready"):
+    """The enclave is locked down and serves; or it waits for recovery shares."""
+
+    node_id: PublicId
+    status: Name
+    service: Annotated[bytes, Meta(max_length=16 * limits.KIB)]
+    position: PublicId
+    discarded_entries: Seqno
+
+
+class Append(_Message, tag="append"):
+    """Persist these entries; the first has seqno ``first``."""
+
+    first: Seqno
+    entries: Annotated[list[EntryBytes], Meta(max_length=limits.READ_ENTRIES_MAX)]
+
+
+class Read(_Message, tag="read"):
+    """Send the entries ``first`` to ``last``."""
+
+    request: Request
+    first: Seqno
+    last: Seqno
+
+
+class Truncate(_Message, tag="truncate"):
+    """Remove every entry above ``seqno``."""
+
+    seqno: Seqno
+
+
+class ExternalCall(_Message, tag="external_call"):
+    """Pass ``body`` to the external processor ``name``."""
+
+    request: Request
+    name: Name
+    body: Annotated[bytes, Meta(max_length=limits.MIB)]
+
+
+class Log(_Message, tag="log"):
+    """A line for the host's log."""
+
+    code: Code
+    numbers: Annotated[dict[Code, int], Meta(max_length=16)]
+    ids: Annotated[dict[Code, PublicId], Meta(max_length=16)]
+
+
+class Exit(_Message, tag="exit"):
+    """The last message: why the enclave ends."""
+
+    code: Code
+    numbers: Annotated[dict[Code, int], Meta(max_length=16)]
+    ids: Annotated[dict[Code, PublicId], Meta(max_length=16)]
+
+
+ToEnclave = Start | Appended | Entries | Truncated | Tick | ExternalReply | Stop
+ToHost = Ready | Append | Read | Truncate | ExternalCall | Log | Exit
+
+_encode = msgspec.msgpack.Encoder().encode
+_TO_ENCLAVE: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToEnclave)
+_TO_HOST: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToHost)
+
+
+def encode(message: ToEnclave | ToHost) -> bytes:
+    """Bytes of one message, without its frame."""
+    return _encode(message)
+
+
+def decode_to_enclave(data: bytes) -> ToEnclave:
+    """Decode what the host sent; raises ``msgspec.DecodeError`` on anything else."""
+    message: ToEnclave = _TO_ENCLAVE.decode(data)
+    return message
+
+
+def decode_to_host(data: bytes) -> ToHost:
+    """Decode what the enclave sent; raises ``msgspec.DecodeError`` on anything else."""
+    message: ToHost = _TO_HOST.decode(data)
+    return message

@@ -1,0 +1,318 @@
+"""The contract between the framework and a ledger protocol.
+
+Who does what:
+
+* The framework owns sockets, callers, the pool, the order, sealing, commit and time. An adapter opens no socket and no
+  file, reads no clock and draws no randomness but what a call gives it.
+* The adapter parses requests, checks and executes transactions on a store transaction, answers queries on a store view,
+  and decides in :meth:`LedgerAdapter.redact` who sees what. Nothing is taken from a request's own ``from``.
+* Replicated state is only in the store. What an adapter derives from it (tries, indexes, filters) it keeps by the hooks
+  ``applied``, ``rolled_back`` and ``rebuild``, on every node alike.
+
+The way of one submission: ``parse_submission`` -> ``admit`` -> pool (``PoolPolicy``) -> ``execute`` -> ledger ->
+``applied`` -> commit -> ``committed`` -> ``acknowledge``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from coco._native import WriteSet
+from coco.enclave.store import StoreTransaction, StoreView
+from coco.errors import CocoError
+from coco.ledger.position import Position
+
+
+class RouteKind(Enum):
+    """How the framework serves a request."""
+
+    #: Answered by ``query`` from committed state.
+    QUERY = "query"
+    #: Transactions for the pool, answered by ``acknowledge`` once they are accepted.
+    SUBMIT = "submit"
+    #: The same, answered once they are committed.
+    SUBMIT_AND_WAIT = "submit_and_wait"
+    #: A stream of events, served by ``subscribe`` over a WebSocket.
+    SUBSCRIBE = "subscribe"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One kind of request: a JSON-RPC method (``path`` empty) or an HTTP route of the application listener."""
+
+    name: str
+    kind: RouteKind
+    #: "GET", "POST", ...; empty for JSON-RPC.
+    method: str = ""
+    #: Path with ``{names}`` as Starlette writes them, such as ``/kv/{key}``; empty for JSON-RPC.
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A private table of the adapter; its name begins with the adapter's."""
+
+    name: str
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an adapter declares."""
+
+    name: str
+    version: str
+    routes: Sequence[Route]
+    tables: Sequence[Table]
+    #: Names of keys that the key service makes for it and keeps (used by later protocols).
+    keys: Sequence[str] = ()
+    #: Names of external processors that it may call through the host: those see what they are given (H4).
+    externals: Sequence[str] = ()
+
+
+class CallerKind(Enum):
+    """What the connection proved."""
+
+    ANONYMOUS = "anonymous"
+    PARTICIPANT = "participant"
+    MEMBER = "member"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, as the enclave found out from the connection and the current configuration."""
+
+    kind: CallerKind = CallerKind.ANONYMOUS
+    #: Hex fingerprint of the actor's certificate; empty when anonymous.
+    actor: str = ""
+    #: Accounts proven to be the actor's, in the protocol's own form.
+    accounts: frozenset[bytes] = frozenset()
+    #: INSECURE, sandbox only: every account counts as the actor's.
+    any_account: bool = False
+    #: Sees everything.
+    auditor: bool = False
+
+    def owns(self, account: bytes) -> bool:
+        """Whether ``account`` is proven for this caller."""
+        return self.any_account or account in self.accounts
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as the front end parsed it."""
+
+    #: Name of the route.
+    name: str
+    #: JSON-RPC parameters; for an HTTP route the path parameters.
+    params: Sequence[Any] | Mapping[str, Any]
+    body: bytes = b""
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. For JSON-RPC ``value`` is the result; for HTTP it is JSON, or bytes with their type."""
+
+    value: Any
+    status: int = 200
+    content_type: str = "application/json"
+
+
+class AdapterError(CocoError):
+    """A refusal in the protocol's own terms.
+
+    Attributes:
+        rpc_code: JSON-RPC error code.
+        data: JSON-RPC error data, such as revert bytes.
+    """
+
+    code = "adapter.refused"
+    http_status = 400
+
+    def __init__(
+        self, message: str, *, code: str | None = None, rpc_code: int = -32000, data: Any = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.rpc_code = rpc_code
+        self.data = data
+
+
+@dataclass(slots=True)
+class Envelope:
+    """A checked transaction on its way to a block."""
+
+    #: Identifies the transaction in its protocol: its hash, its header signature.
+    id: bytes
+    #: The adapter's own form.
+    payload: Any
+    #: Bytes that it counts for.
+    size: int
+    #: Ids that must have been executed before it.
+    depends_on: tuple[bytes, ...] = ()
+
+
+class Verdict(Enum):
+    """What execution did with one envelope of a batch."""
+
+    #: It is in the block, successful or failed, and has an outcome that can be asked for.
+    INCLUDED = "included"
+    #: It can never run at this point, and leaves the pool.
+    REFUSED = "refused"
+    #: It did not fit; it stays in the pool.
+    DEFERRED = "deferred"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Verdict of one envelope."""
+
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockContext:
+    """What surrounds one batch."""
+
+    #: Enclave time, never below the last batch's.
+    time_ms: int
+    #: 32 fresh bytes of enclave randomness; the outcome is recorded, so it may be used.
+    randomness: bytes
+    #: Seqno that the batch will have if nothing else is written before it.
+    expected_seqno: int
+
+
+class PoolPolicy(ABC):
+    """The rules of a pool, which the framework keeps: order within lanes, replacement, state checks."""
+
+    @abstractmethod
+    def lane(self, envelope: Envelope) -> Hashable:
+        """Envelopes of one lane run in the order of their positions, without gap."""
+
+    @abstractmethod
+    def position(self, envelope: Envelope) -> int | None:
+        """Place in the lane, or None for the order of arrival."""
+
+    def next_positions(self, lanes: Sequence[Hashable], view: StoreView) -> Sequence[int]:
+        """The position that each lane would run next on this state."""
+        return [0] * len(lanes)
+
+    def check(self, envelopes: Sequence[Envelope], view: StoreView) -> Sequence[CocoError | None]:
+        """State checks at the door, such as balance; one answer for each."""
+        return [None] * len(envelopes)
+
+    def replaces(self, new: Envelope, old: Envelope) -> CocoError | None:
+        """None if ``new`` may take the place of ``old``, else the reason."""
+        return AdapterError("the place is taken", code="pool.place_taken")
+
+
+class ArrivalOrder(PoolPolicy):
+    """One lane, first come first served."""
+
+    def lane(self, envelope: Envelope) -> Hashable:
+        """The one lane."""
+        return ""
+
+    def position(self, envelope: Envelope) -> int | None:
+        """The order of arrival."""
+        return None
+
+
+@dataclass(slots=True)
+class Services:
+    """What the framework gives an adapter at its start."""
+
+    #: The current pool, for ``pending``: envelope by id, and the position after the last of a lane.
+    pooled: Callable[[bytes], Envelope | None]
+    pending_position: Callable[[Hashable], int | None]
+    #: Asks an external processor that the manifest names; not confidential.
+    call_external: Callable[[str, bytes], Awaitable[bytes]]
+    #: Runs a call of the extension without holding up the event loop.
+    run: Callable[..., Awaitable[Any]]
+    #: The last committed version of the store.
+    committed: Callable[[], int]
+
+
+class LedgerAdapter(ABC):
+    """Runs one ledger protocol on the Coco store."""
+
+    @abstractmethod
+    def manifest(self) -> Manifest:
+        """Declare name, routes, tables and wishes; the same on every call."""
+
+    def start(self, services: Services) -> None:
+        """Take the framework's services; called once, before anything else but ``manifest``."""
+        self.services = services
+
+    def pool_policy(self) -> PoolPolicy:
+        """The rules of this protocol's pool."""
+        return ArrivalOrder()
+
+    def genesis(self, settings: Mapping[str, Any], tx: StoreTransaction, block: BlockContext) -> None:
+        """Write the first state, as ``settings`` of the genesis document ask.
+
+        Raises:
+            ConfigurationError: the settings are wrong.
+        """
+
+    def parse_submission(self, request: Request) -> Sequence[bytes]:
+        """The raw transactions in a request of kind SUBMIT.
+
+        Raises:
+            CocoError: the request is malformed.
+        """
+        return [request.body]
+
+    @abstractmethod
+    async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+        """Checks that need no state, for many at once; one answer for each, in order. Never raises for bad input."""
+
+    @abstractmethod
+    async def execute(
+        self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
+    ) -> tuple[Sequence[Outcome], bytes | None]:
+        """Run ``batch`` on ``tx``; one outcome for each, and the claim that receipts of the entry prove (or None).
+
+        If nothing is INCLUDED, nothing may be written. An exception discards the whole transaction; the framework then
+        runs halves of the batch to find the offender (G3).
+        """
+
+    @abstractmethod
+    async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
+        """Answer from committed state.
+
+        Raises:
+            CocoError: refused, with a stable code.
+        """
+
+    async def acknowledge(self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView) -> Reply:
+        """Answer a submission: accepted, or (SUBMIT_AND_WAIT) committed in ``view``."""
+        return Reply([envelope.id.hex() for envelope in envelopes])
+
+    def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
+        """Events from now on, as JSON values; only committed ones.
+
+        Raises:
+            CocoError: refused.
+        """
+        raise AdapterError("this protocol has no events", code="adapter.no_events")
+
+    @abstractmethod
+    def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
+        """The part of ``items`` that the caller may see; the one place that decides it. Every reply passes it."""
+
+    def applied(self, position: Position, writes: WriteSet) -> None:
+        """An entry with these writes is in the store; derived state follows."""
+
+    def committed(self, position: Position) -> None:
+        """Everything up to ``position`` is committed; events may be told."""
+
+    def rolled_back(self, position: Position) -> None:
+        """Entries above ``position`` are gone; derived state follows backwards."""
+
+    async def rebuild(self, view: StoreView) -> None:
+        """Build derived state anew from the store."""

@@ -1,0 +1,291 @@
+"""The Ethereum adapter: blocks on the store, one for each batch, no empty blocks.
+
+| table | kind | key | value |
+|---|---|---|---|
+| `ethereum.accounts`, `.storage`, `.code`, `.hashes` | state | see the extension | EVM state |
+| `ethereum.head` | state | one row | number of the newest block |
+| `ethereum.settings` | state | one row | settings of the genesis, JSON |
+| `ethereum.blocks` | log | block number, 8 bytes | block record: header, transactions, receipts |
+| `ethereum.numbers` | log | block hash | block number |
+| `ethereum.transactions` | log | transaction hash | block number, 8 bytes, and index, 4 bytes |
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from coco._native import Block, Chain, WriteSet
+from coco._native import Envelope as Transaction
+from coco.enclave.adapters.base import (
+    AdapterError,
+    BlockContext,
+    Caller,
+    Envelope,
+    LedgerAdapter,
+    Manifest,
+    Outcome,
+    PoolPolicy,
+    Reply,
+    Request,
+    Services,
+    Table,
+    Verdict,
+)
+from coco.enclave.adapters.ethereum import rpc, visibility
+from coco.enclave.adapters.ethereum.events import EventHub
+from coco.enclave.adapters.ethereum.genesis import EthereumSettings
+from coco.enclave.adapters.ethereum.policy import NonceOrder
+from coco.enclave.store import StoreTransaction, StoreView
+from coco.errors import CocoError, ConfigurationError, LedgerError
+from coco.ledger.position import Position
+
+_SINGLETON = bytes(8)
+_BLOCKS_CACHED = 512
+_CLIENT = "Coco/0.1.0"
+
+TABLES = (
+    Table("ethereum.accounts"),
+    Table("ethereum.storage"),
+    Table("ethereum.code"),
+    Table("ethereum.hashes"),
+    Table("ethereum.head"),
+    Table("ethereum.settings"),
+    Table("ethereum.blocks", log=True),
+    Table("ethereum.numbers", log=True),
+    Table("ethereum.transactions", log=True),
+)
+
+
+def _number_key(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+class EthereumAdapter(LedgerAdapter):
+    """Runs one Ethereum chain."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = EthereumSettings.parse(settings)
+        fees = self.settings.fees
+        base_fee = fees.initial_base_fee if fees.policy == "eip1559" else None
+        self.chain = Chain(self.settings.chain_id, self.settings.fork, self.settings.gas_limit, base_fee)
+        self.events = EventHub(self)
+        self._head: Block | None = None
+        #: Blocks executed and not committed yet, oldest first, with the seqno of their entry.
+        self._speculative: list[tuple[int, Block]] = []
+        self._unapplied: Block | None = None
+        self._cache: OrderedDict[int, Block] = OrderedDict()
+        self._committed_number = 0
+
+    # --- declarations ---
+
+    def manifest(self) -> Manifest:
+        """Tables, and the JSON-RPC methods."""
+        return Manifest("ethereum", "1", rpc.ROUTES, TABLES)
+
+    def start(self, services: Services) -> None:
+        """Take the services."""
+        super().start(services)
+
+    def pool_policy(self) -> PoolPolicy:
+        """Nonce order."""
+        return NonceOrder(self.chain)
+
+    @property
+    def client_version(self) -> str:
+        """What ``web3_clientVersion`` says."""
+        return f"{_CLIENT}/{self.settings.fork}"
+
+    # --- writing ---
+
+    def genesis(self, settings: Mapping[str, Any], tx: StoreTransaction, block: BlockContext) -> None:
+        """Write the accounts of the genesis and block 0."""
+        timestamp = self.settings.timestamp or block.time_ms // 1000
+        genesis = self.chain.genesis(tx.native, self.settings.rows(), timestamp, b"coco")
+        tx.put("ethereum.settings", _SINGLETON, msgspec.json.encode(self.settings, order="deterministic"))
+        self._record(tx, genesis)
+        self._unapplied = genesis
+
+    def _record(self, tx: StoreTransaction, block: Block) -> None:
+        number = _number_key(block.number)
+        tx.put("ethereum.head", _SINGLETON, number)
+        tx.put("ethereum.blocks", number, block.record())
+        tx.put("ethereum.numbers", block.hash, number)
+        for index, identity in enumerate(block.transaction_hashes()):
+            tx.put("ethereum.transactions", identity, number + index.to_bytes(4, "big"))
+
+    def parse_submission(self, request: Request) -> Sequence[bytes]:
+        """The raw transaction of ``eth_sendRawTransaction`` and its kin."""
+        return [rpc.raw_transaction(request)]
+
+    async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+        """Decode, check and recover senders, in the extension and without the GIL."""
+        admitted = await self.services.run(self.chain.admit, list(raw))
+        return [
+            Envelope(one.hash, one, one.size)
+            if isinstance(one, Transaction)
+            else AdapterError(one[1], code=one[0], rpc_code=-32000)
+            for one in admitted
+        ]
+
+    async def execute(
+        self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
+    ) -> tuple[Sequence[Outcome], bytes | None]:
+        """One block of the batch."""
+        assert self._head is not None
+        made, verdicts = await self.services.run(
+            self.chain.execute,
+            tx.native,
+            self._head,
+            block.time_ms // 1000,
+            block.randomness,
+            [envelope.payload for envelope in batch],
+        )
+        outcomes = [
+            Outcome(Verdict.INCLUDED)
+            if verdict is None
+            else Outcome(Verdict.DEFERRED)
+            if not verdict
+            else Outcome(Verdict.REFUSED, verdict)
+            for verdict in verdicts
+        ]
+        if made is None:
+            return outcomes, None
+        self._record(tx, made)
+        self._unapplied = made
+        return outcomes, made.hash
+
+    # --- derived state ---
+
+    def applied(self, position: Position, writes: WriteSet) -> None:
+        """The head moves."""
+        record = dict(writes.rows("ethereum.blocks"))
+        if not record:
+            return
+        ((_, encoded),) = record.items()
+        block = self._unapplied if self._unapplied is not None else Block.decode(encoded or b"")
+        self._unapplied = None
+        self._head = block
+        self._speculative.append((position.seqno, block))
+
+    def committed(self, position: Position) -> None:
+        """Blocks become visible, and events are told."""
+        done = [block for seqno, block in self._speculative if seqno <= position.seqno]
+        if not done:
+            return
+        del self._speculative[: len(done)]
+        for block in done:
+            self._remember(block)
+        self._committed_number = done[-1].number
+        self.chain.committed(done[-1].number)
+        self.events.publish(done)
+
+    def rolled_back(self, position: Position) -> None:
+        """The head and the trie go back."""
+        kept = [item for item in self._speculative if item[0] <= position.seqno]
+        self._speculative, self._unapplied = kept, None
+        number = kept[-1][1].number if kept else self._committed_number
+        self.chain.roll_back(number)
+        self._head = kept[-1][1] if kept else self._cache.get(number)
+        assert self._head is not None, "the last committed block is always kept"
+
+    async def rebuild(self, view: StoreView) -> None:
+        """Build the trie from the tables, and compare its root with the newest block's.
+
+        Raises:
+            LedgerError: they differ (``ethereum.state_root``).
+        """
+        head = view.get("ethereum.head", _SINGLETON)
+        if head is None:
+            return
+        number = int.from_bytes(head, "big")
+        speculative = {block.number: block for _, block in self._speculative}
+        block = speculative.get(number) or await self.block(number, view)
+        root = await self.services.run(self.chain.rebuild, view.native)
+        if block is None or root != block.state_root:
+            raise LedgerError("the state does not have the root that its block names", code="ethereum.state_root")
+        self._head, self._unapplied = block, None
+        if not self._speculative:
+            self._committed_number = number
+            self._remember(block)
+
+    def _remember(self, block: Block) -> None:
+        self._cache[block.number] = block
+        self._cache.move_to_end(block.number)
+        while len(self._cache) > _BLOCKS_CACHED:
+            self._cache.popitem(last=False)
+
+    # --- reading ---
+
+    @property
+    def committed_number(self) -> int:
+        """Number of the last committed block."""
+        return self._committed_number
+
+    async def block(self, number: int, view: StoreView) -> Block | None:
+        """A block by its number, if it is in ``view``."""
+        cached = self._cache.get(number)
+        if cached is not None:
+            return cached
+        record = await view.fetch("ethereum.blocks", _number_key(number))
+        if record is None:
+            return None
+        block: Block = await self.services.run(Block.decode, record)
+        self._remember(block)
+        return block
+
+    async def block_by_hash(self, identity: bytes, view: StoreView) -> Block | None:
+        """A block by its hash."""
+        number = await view.fetch("ethereum.numbers", identity)
+        return None if number is None else await self.block(int.from_bytes(number, "big"), view)
+
+    async def locate(self, identity: bytes, view: StoreView) -> tuple[Block, int] | None:
+        """Block and index of a transaction."""
+        place = await view.fetch("ethereum.transactions", identity)
+        if place is None:
+            return None
+        block = await self.block(int.from_bytes(place[:8], "big"), view)
+        assert block is not None, "a transaction row points to its block"
+        return block, int.from_bytes(place[8:], "big")
+
+    def version_of(self, number: int, view: StoreView) -> int:
+        """Store version that holds the state after block ``number``."""
+        seqno = view.written_at("ethereum.blocks", _number_key(number))
+        if seqno is None:
+            raise AdapterError("header not found", code="ethereum.block_not_found")
+        return seqno
+
+    async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
+        """Serve a JSON-RPC method."""
+        return Reply(await rpc.METHODS[request.name](self, request, caller, view))
+
+    async def acknowledge(
+        self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView
+    ) -> Reply:
+        """The hash; or the receipt, for ``eth_sendRawTransactionSync``."""
+        (envelope,) = envelopes
+        if request.name == "eth_sendRawTransactionSync":
+            found = await self.locate(envelope.id, view)
+            assert found is not None
+            return Reply(found[0].receipt(found[1]))
+        return Reply("0x" + envelope.id.hex())
+
+    def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
+        """``newHeads`` and ``logs``."""
+        return self.events.subscribe(request, caller)
+
+    def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
+        """Keep the ``(block, index)`` pairs whose transaction the caller may see."""
+        if visibility.sees_all(caller):
+            return list(items)
+        return [(block, index) for block, index in items if visibility.may_see(caller, *block.parties(index))]
+
+
+def adapter(settings: Mapping[str, Any]) -> EthereumAdapter:
+    """Make the adapter of a genesis document's ``ethereum`` section."""
+    if not settings:
+        raise ConfigurationError("ethereum needs a chain_id", code="configuration.ethereum")
+    return EthereumAdapter(settings)

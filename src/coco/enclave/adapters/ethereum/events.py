@@ -1,0 +1,125 @@
+"""Filters and subscriptions: what happened in committed blocks since the last poll.
+
+Rules: filters belong to the actor that made them; they live as long as they are polled; events fire at commit only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from coco import limits
+from coco._native import Block
+from coco.enclave.adapters.base import AdapterError, Caller, Request
+from coco.enclave.adapters.ethereum import visibility
+
+if TYPE_CHECKING:
+    from coco.enclave.adapters.ethereum.adapter import EthereumAdapter
+
+_QUEUE_MAX = 1000
+
+
+@dataclass(frozen=True)
+class LogQuery:
+    """Which logs: any of the addresses, and at each place any of the topics."""
+
+    addresses: tuple[bytes, ...] = ()
+    topics: tuple[tuple[bytes, ...], ...] = ()
+
+    def matches(self, block: Block) -> list[tuple[int, int]]:
+        """``(transaction index, log position)`` of every match."""
+        return block.match_logs(list(self.addresses), [list(any_of) for any_of in self.topics])
+
+
+@dataclass
+class Filter:
+    """An installed filter."""
+
+    actor: str
+    kind: str
+    logs: LogQuery
+    from_block: int
+    next_block: int
+    touched_at: float = field(default=0.0)
+
+
+class EventHub:
+    """Keeps filters and streams of one chain on one node."""
+
+    def __init__(self, adapter: EthereumAdapter) -> None:
+        self._adapter = adapter
+        self._filters: dict[str, Filter] = {}
+        self._streams: dict[asyncio.Queue[Block | None], None] = {}
+
+    def install(self, installed: Filter) -> str:
+        """Add a filter; return its id, which is random so that nobody guesses another's."""
+        now = asyncio.get_running_loop().time()
+        if len(self._filters) >= limits.FILTERS_MAX:
+            expired = [k for k, f in self._filters.items() if now - f.touched_at > limits.FILTER_SECONDS_MAX]
+            for key in expired:
+                del self._filters[key]
+            if not expired:
+                raise AdapterError("too many filters", code="ethereum.too_many_filters", rpc_code=-32005)
+        installed.touched_at = now
+        name = "0x" + secrets.token_hex(16)
+        self._filters[name] = installed
+        return name
+
+    def get(self, name: str, caller: Caller) -> Filter:
+        """The caller's filter of that name.
+
+        Raises:
+            AdapterError: none, expired, or another's (``ethereum.filter_not_found``).
+        """
+        found = self._filters.get(name)
+        now = asyncio.get_running_loop().time()
+        if found is None or found.actor != caller.actor or now - found.touched_at > limits.FILTER_SECONDS_MAX:
+            raise AdapterError("filter not found", code="ethereum.filter_not_found")
+        found.touched_at = now
+        return found
+
+    def uninstall(self, name: str, caller: Caller) -> bool:
+        """Remove the caller's filter."""
+        found = self._filters.get(name)
+        if found is None or found.actor != caller.actor:
+            return False
+        del self._filters[name]
+        return True
+
+    def publish(self, blocks: list[Block]) -> None:
+        """Blocks were committed."""
+        for stream in list(self._streams):
+            for block in blocks:
+                if stream.qsize() >= _QUEUE_MAX:
+                    # A reader this slow has lost events: end its stream rather than lie by omission.
+                    self._streams.pop(stream, None)
+                    stream.put_nowait(None)
+                    break
+                stream.put_nowait(block)
+
+    async def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
+        """Yield heads or logs as they are committed."""
+        from coco.enclave.adapters.ethereum.rpc import log_query
+
+        params = list(request.params)
+        kind = params[0] if params else None
+        if kind not in ("newHeads", "logs"):
+            raise AdapterError(f"unsupported subscription {kind!r}", code="ethereum.bad_subscription", rpc_code=-32602)
+        if len(self._streams) >= limits.FILTERS_MAX:
+            raise AdapterError("too many subscriptions", code="ethereum.too_many_filters", rpc_code=-32005)
+        wanted = log_query(params[1] if len(params) > 1 else {}) if kind == "logs" else LogQuery()
+        stream: asyncio.Queue[Block | None] = asyncio.Queue()
+        self._streams[stream] = None
+        try:
+            while (block := await stream.get()) is not None:
+                if kind == "newHeads":
+                    yield visibility.header(block.header(), caller)
+                    continue
+                for index, position in wanted.matches(block):
+                    if visibility.may_see(caller, *block.parties(index)):
+                        yield block.log(index, position)
+        finally:
+            self._streams.pop(stream, None)

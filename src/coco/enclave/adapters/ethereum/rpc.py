@@ -1,0 +1,713 @@
+"""The JSON-RPC methods of the Ethereum adapter (execution-apis; docs/ethereum.md says which and for whom).
+
+Wire rules: ``params`` absent, null or a list; ``data`` and ``input`` mean the same; quantities without leading zeros;
+a revert is error 3 with the revert bytes as data; an unknown block is null or "header not found".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from coco import limits
+from coco._native import Block, keccak256
+from coco.enclave.adapters.base import AdapterError, Caller, Request, Route, RouteKind
+from coco.enclave.adapters.ethereum import visibility
+from coco.enclave.adapters.ethereum.events import Filter, LogQuery
+from coco.enclave.store import StoreView
+from coco.errors import StoreError
+
+if TYPE_CHECKING:
+    from coco.enclave.adapters.ethereum.adapter import EthereumAdapter
+
+Method = Callable[["EthereumAdapter", Request, Caller, StoreView], Awaitable[Any]]
+
+_INVALID_PARAMS = -32602
+_LIMIT_EXCEEDED = -32005
+_REVERTED = 3
+_SUBMISSIONS = {"eth_sendRawTransaction": RouteKind.SUBMIT, "eth_sendRawTransactionSync": RouteKind.SUBMIT_AND_WAIT}
+_FEE_HISTORY_MAX = 1024
+_ERROR_SELECTOR = bytes.fromhex("08c379a0")
+_PANIC_SELECTOR = bytes.fromhex("4e487b71")
+
+METHODS: dict[str, Method] = {}
+
+
+def _method(function: Method) -> Method:
+    METHODS[function.__name__] = function  # type: ignore[attr-defined]
+    return function
+
+
+# --- parameters ---------------------------------------------------------------------------------------------------
+
+
+def bad_params(message: str) -> AdapterError:
+    """The error for parameters of the wrong form."""
+    return AdapterError(message, code="rpc.invalid_params", rpc_code=_INVALID_PARAMS)
+
+
+def _param(request: Request, index: int, default: Any = ...) -> Any:
+    params = request.params
+    if not isinstance(params, list):
+        if not params and default is not ...:
+            return default
+        raise bad_params("params must be a list")
+    if index < len(params) and not (params[index] is None and default is not ...):
+        return params[index]
+    if default is ...:
+        raise bad_params(f"missing value for required argument {index}")
+    return default
+
+
+def quantity(value: Any, *, most: int = (1 << 256) - 1) -> int:
+    """A number written as 0x-prefixed hex."""
+    if isinstance(value, str) and value.startswith("0x") and 2 < len(value) <= 66:
+        try:
+            number = int(value[2:], 16) if value[2:].isalnum() else -1
+        except ValueError:
+            number = -1
+        if 0 <= number <= most:
+            return number
+    raise bad_params(f"{str(value)[:80]!r} is not a quantity")
+
+
+def data(value: Any, *, size: int | None = None) -> bytes:
+    """Bytes written as 0x-prefixed hex."""
+    if isinstance(value, str) and value[:2] in ("0x", "0X"):
+        try:
+            found = bytes.fromhex(value[2:]) if value[2:].isalnum() or not value[2:] else None
+        except ValueError:
+            found = None
+        if found is not None and (size is None or len(found) == size):
+            return found
+    raise bad_params(f"{str(value)[:80]!r} is not {'data' if size is None else f'{size} bytes'} in hex")
+
+
+def address(value: Any) -> bytes:
+    """An address in any case."""
+    return data(value, size=20)
+
+
+def raw_transaction(request: Request) -> bytes:
+    """The raw transaction of a submission."""
+    return data(_param(request, 0))
+
+
+def log_query(value: Any) -> LogQuery:
+    """Addresses and topics of a filter object."""
+    if not isinstance(value, dict):
+        raise bad_params("a filter is an object")
+    wanted = value.get("address") or []
+    addresses = tuple(address(one) for one in (wanted if isinstance(wanted, list) else [wanted]))
+    topics: list[tuple[bytes, ...]] = []
+    given = value.get("topics") or []
+    if not isinstance(given, list) or len(given) > 4 or len(addresses) > 1000:
+        raise bad_params("too many topics or addresses")
+    for place in given:
+        if place is None:
+            topics.append(())
+        elif isinstance(place, list):
+            # A null inside a list of alternatives means anything.
+            alternatives = () if None in place else tuple(data(one, size=32) for one in place)
+            topics.append(alternatives)
+        else:
+            topics.append((data(place, size=32),))
+    return LogQuery(addresses, tuple(topics))
+
+
+# --- blocks -------------------------------------------------------------------------------------------------------
+
+
+async def _block(adapter: EthereumAdapter, tag: Any, view: StoreView) -> Block | None:
+    """A block by number, tag, or EIP-1898 object; latest, safe, finalized and pending are the last committed one."""
+    if isinstance(tag, dict):
+        if "blockHash" in tag:
+            return await adapter.block_by_hash(data(tag["blockHash"], size=32), view)
+        tag = tag.get("blockNumber")
+    if tag in ("latest", "safe", "finalized", "pending"):
+        return await adapter.block(adapter.committed_number, view)
+    if tag == "earliest":
+        return await adapter.block(0, view)
+    number = quantity(tag, most=(1 << 64) - 1)
+    return await adapter.block(number, view) if number <= adapter.committed_number else None
+
+
+async def _state(adapter: EthereumAdapter, tag: Any, view: StoreView) -> tuple[Block, StoreView]:
+    """A block and the store after it."""
+    block = await _block(adapter, tag, view)
+    if block is None:
+        raise AdapterError("header not found", code="ethereum.block_not_found")
+    if block.number == adapter.committed_number:
+        return block, view
+    try:
+        return block, view.at(adapter.version_of(block.number, view))
+    except StoreError as error:
+        raise AdapterError(
+            "the state of this block is no longer held", code="ethereum.state_pruned", hint="ask for a newer block"
+        ) from error
+
+
+async def _block_document(
+    adapter: EthereumAdapter, block: Block | None, full: Any, caller: Caller, view: StoreView
+) -> Any:
+    if block is None:
+        return None
+    document = visibility.header(block.header(), caller)
+    document["uncles"] = []
+    if full is True:
+        seen = adapter.redact([(block, index) for index in range(len(block))], caller, view)
+        document["transactions"] = [block.transaction(index) for _, index in seen]
+    else:
+        document["transactions"] = ["0x" + identity.hex() for identity in block.transaction_hashes()]
+    return document
+
+
+@_method
+async def eth_getBlockByNumber(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """A block by number or tag."""
+    block = await _block(adapter, _param(request, 0), view)
+    return await _block_document(adapter, block, _param(request, 1, False), caller, view)
+
+
+@_method
+async def eth_getBlockByHash(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """A block by hash."""
+    block = await adapter.block_by_hash(data(_param(request, 0), size=32), view)
+    return await _block_document(adapter, block, _param(request, 1, False), caller, view)
+
+
+@_method
+async def eth_getBlockTransactionCountByNumber(
+    adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView
+) -> Any:
+    """Number of transactions in a block."""
+    block = await _block(adapter, _param(request, 0), view)
+    return None if block is None else hex(len(block))
+
+
+@_method
+async def eth_getBlockTransactionCountByHash(
+    adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView
+) -> Any:
+    """Number of transactions in a block."""
+    block = await adapter.block_by_hash(data(_param(request, 0), size=32), view)
+    return None if block is None else hex(len(block))
+
+
+@_method
+async def eth_getUncleCountByBlockNumber(
+    adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView
+) -> Any:
+    """Always zero."""
+    return None if await _block(adapter, _param(request, 0), view) is None else "0x0"
+
+
+@_method
+async def eth_getBlockReceipts(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """The visible receipts of a block."""
+    tag = _param(request, 0)
+    if isinstance(tag, str) and len(tag) == 66:
+        tag = {"blockHash": tag}
+    block = await _block(adapter, tag, view)
+    if block is None:
+        return None
+    seen = adapter.redact([(block, index) for index in range(len(block))], caller, view)
+    return [block.receipt(index) for _, index in seen]
+
+
+# --- transactions -------------------------------------------------------------------------------------------------
+
+
+@_method
+async def eth_getTransactionByHash(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """A transaction; null looks the same for unknown and for not visible."""
+    identity = data(_param(request, 0), size=32)
+    found = await adapter.locate(identity, view)
+    if found is not None:
+        seen = adapter.redact([found], caller, view)
+        return found[0].transaction(found[1]) if seen else None
+    pooled = adapter.services.pooled(identity)
+    if pooled is None or not visibility.may_see(caller, pooled.payload.sender, pooled.payload.to):
+        return None
+    return pooled.payload.describe()
+
+
+@_method
+async def eth_getTransactionReceipt(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """A receipt; null looks the same for unknown and for not visible."""
+    found = await adapter.locate(data(_param(request, 0), size=32), view)
+    if found is None or not adapter.redact([found], caller, view):
+        return None
+    return found[0].receipt(found[1])
+
+
+async def _by_index(adapter: EthereumAdapter, block: Block | None, index: int, caller: Caller, view: StoreView) -> Any:
+    if block is None or index >= len(block) or not adapter.redact([(block, index)], caller, view):
+        return None
+    return block.transaction(index)
+
+
+@_method
+async def eth_getTransactionByBlockNumberAndIndex(
+    adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView
+) -> Any:
+    """A transaction by its place."""
+    block = await _block(adapter, _param(request, 0), view)
+    return await _by_index(adapter, block, quantity(_param(request, 1)), caller, view)
+
+
+@_method
+async def eth_getTransactionByBlockHashAndIndex(
+    adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView
+) -> Any:
+    """A transaction by its place."""
+    block = await adapter.block_by_hash(data(_param(request, 0), size=32), view)
+    return await _by_index(adapter, block, quantity(_param(request, 1)), caller, view)
+
+
+# --- chain --------------------------------------------------------------------------------------------------------
+
+
+@_method
+async def eth_chainId(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Chain id."""
+    return hex(adapter.settings.chain_id)
+
+
+@_method
+async def net_version(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Chain id in decimal."""
+    return str(adapter.settings.chain_id)
+
+
+@_method
+async def net_listening(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Always true."""
+    return True
+
+
+@_method
+async def web3_clientVersion(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Name of this software."""
+    return adapter.client_version
+
+
+@_method
+async def web3_sha3(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Keccak-256."""
+    return "0x" + keccak256(data(_param(request, 0))).hex()
+
+
+@_method
+async def eth_blockNumber(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Number of the last committed block."""
+    return hex(adapter.committed_number)
+
+
+@_method
+async def eth_syncing(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Never: a node serves only what is committed."""
+    return False
+
+
+@_method
+async def eth_accounts(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """None: the node holds no keys of users."""
+    return []
+
+
+@_method
+async def eth_gasPrice(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Base fee, plus one gwei of priority when fees are charged."""
+    block = await _block(adapter, "latest", view)
+    assert block is not None
+    return hex(block.base_fee + _priority(adapter))
+
+
+def _priority(adapter: EthereumAdapter) -> int:
+    return 0 if adapter.settings.fees.policy == "free" else 1_000_000_000
+
+
+@_method
+async def eth_maxPriorityFeePerGas(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """A priority fee that gets in."""
+    return hex(_priority(adapter))
+
+
+@_method
+async def eth_blobBaseFee(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """The least fee: there are no blobs."""
+    return "0x1"
+
+
+@_method
+async def eth_feeHistory(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Fees of past blocks."""
+    count = _param(request, 0)
+    count = count if isinstance(count, int) and not isinstance(count, bool) else quantity(count)
+    newest = await _block(adapter, _param(request, 1), view)
+    percentiles = _param(request, 2, []) or []
+    if newest is None:
+        raise AdapterError("header not found", code="ethereum.block_not_found")
+    numbers_ok = isinstance(percentiles, list) and all(
+        isinstance(p, int | float) and not isinstance(p, bool) and 0 <= p <= 100 for p in percentiles
+    )
+    if not numbers_ok or len(percentiles) > 100 or percentiles != sorted(percentiles):
+        raise bad_params("percentiles must be rising numbers from 0 to 100")
+    if count < 1:
+        raise bad_params("block count must be positive")
+    count = min(count, _FEE_HISTORY_MAX, newest.number + 1)
+    first = newest.number - count + 1
+    fees, ratios, rewards = [], [], []
+    block = newest
+    for number in range(first, newest.number + 1):
+        found = await adapter.block(number, view)
+        assert found is not None
+        block = found
+        fees.append(hex(block.base_fee))
+        ratios.append(block.gas_used / block.gas_limit)
+        rewards.append(_rewards(block, percentiles))
+    fees.append(hex(_next_base_fee(adapter, block)))
+    answer: dict[str, Any] = {"oldestBlock": hex(first), "baseFeePerGas": fees, "gasUsedRatio": ratios}
+    answer["baseFeePerBlobGas"] = ["0x1"] * len(fees)
+    answer["blobGasUsedRatio"] = [0.0] * len(ratios)
+    if percentiles:
+        answer["reward"] = rewards
+    return answer
+
+
+def _next_base_fee(adapter: EthereumAdapter, block: Block) -> int:
+    if adapter.settings.fees.policy == "free":
+        return 0
+    target = block.gas_limit // 2
+    change = block.base_fee * abs(block.gas_used - target) // target // 8
+    if block.gas_used > target:
+        return block.base_fee + max(change, 1)
+    return block.base_fee - change
+
+
+def _rewards(block: Block, percentiles: list[float]) -> list[str]:
+    paid = sorted(block.rewards())
+    if not paid:
+        return ["0x0"] * len(percentiles)
+    total = sum(gas for _, gas in paid)
+    answers, spent, at = [], paid[0][1], 0
+    for percentile in percentiles:
+        wanted = math.floor(total * percentile / 100)
+        while spent < wanted and at < len(paid) - 1:
+            at += 1
+            spent += paid[at][1]
+        answers.append(hex(paid[at][0]))
+    return answers
+
+
+# --- state --------------------------------------------------------------------------------------------------------
+
+
+@_method
+async def eth_getBalance(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Balance of an account that is the caller's."""
+    owner = address(_param(request, 0))
+    visibility.require(visibility.account(caller, owner), "this balance")
+    _, state = await _state(adapter, _param(request, 1, "latest"), view)
+    ((_, balance),) = adapter.chain.accounts(state.native, [owner])
+    return hex(balance)
+
+
+@_method
+async def eth_getTransactionCount(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Nonce of an account that is the caller's; ``pending`` counts the pool."""
+    owner = address(_param(request, 0))
+    visibility.require(visibility.account(caller, owner), "this nonce")
+    tag = _param(request, 1, "latest")
+    if tag == "pending":
+        pending = adapter.services.pending_position(owner)
+        if pending is not None:
+            return hex(pending)
+        # Executed but not committed yet counts as pending too.
+        ((nonce, _),) = adapter.chain.accounts(view.newest().native, [owner])
+        return hex(nonce)
+    _, state = await _state(adapter, tag, view)
+    ((nonce, _),) = adapter.chain.accounts(state.native, [owner])
+    return hex(nonce)
+
+
+@_method
+async def eth_getCode(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Code of a contract, for participants."""
+    at = address(_param(request, 0))
+    visibility.require(visibility.contracts(caller), "code")
+    _, state = await _state(adapter, _param(request, 1, "latest"), view)
+    return "0x" + adapter.chain.code(state.native, at).hex()
+
+
+def _slot(value: Any) -> bytes:
+    if isinstance(value, str) and value.startswith("0x") and 2 < len(value) <= 66 and value[2:].isalnum():
+        try:
+            return int(value, 16).to_bytes(32, "big")
+        except ValueError:
+            pass
+    raise bad_params(f"{str(value)[:80]!r} is not a storage slot")
+
+
+@_method
+async def eth_getStorageAt(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """A raw storage slot, for whoever sees everything."""
+    at, slot = address(_param(request, 0)), _slot(_param(request, 1))
+    visibility.require(visibility.storage(caller), "raw storage")
+    _, state = await _state(adapter, _param(request, 2, "latest"), view)
+    return "0x" + adapter.chain.storage(state.native, at, slot).hex()
+
+
+@_method
+async def eth_getProof(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Merkle proof of an account at the latest block, for whoever sees everything."""
+    at, keys = address(_param(request, 0)), _param(request, 1)
+    visibility.require(visibility.storage(caller), "a proof")
+    if not isinstance(keys, list) or len(keys) > 1024:
+        raise bad_params("storage keys must be a list of at most 1024")
+    block, state = await _state(adapter, _param(request, 2, "latest"), view)
+    if block.number != adapter.committed_number or view.newest().version != view.version:
+        raise AdapterError(
+            "proofs are given for the latest block only, while nothing is under way",
+            code="ethereum.proof_unavailable",
+            hint="ask again with the tag latest",
+        )
+    ((nonce, balance),) = adapter.chain.accounts(state.native, [at])
+    slots = [_slot(key) for key in keys]
+    account_proof, storage_root, storage_proofs = adapter.chain.proof(at, slots)
+    code = adapter.chain.code(state.native, at)
+    return {
+        "address": "0x" + at.hex(),
+        "accountProof": ["0x" + node.hex() for node in account_proof],
+        "balance": hex(balance),
+        "codeHash": "0x" + keccak256(code).hex(),
+        "nonce": hex(nonce),
+        "storageHash": "0x" + storage_root.hex(),
+        "storageProof": [
+            {
+                "key": key,
+                "value": hex(int.from_bytes(adapter.chain.storage(state.native, at, slot), "big")),
+                "proof": ["0x" + node.hex() for node in proof],
+            }
+            for key, slot, proof in zip(keys, slots, storage_proofs, strict=True)
+        ],
+    }
+
+
+# --- calls --------------------------------------------------------------------------------------------------------
+
+
+async def _query(
+    kind: str, adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView
+) -> tuple[bytes, int, list[Any]]:
+    call = _param(request, 0)
+    if not isinstance(call, dict):
+        raise bad_params("a call is an object")
+    if _param(request, 2, None) is not None or _param(request, 3, None) is not None:
+        raise AdapterError(
+            "state and block overrides are refused: they bypass a contract's own rules", code="ethereum.override_refused"
+        )
+    visibility.require(visibility.contracts(caller), "a contract")
+    claimed = call.get("from")
+    sender = visibility.sender(caller, None if claimed is None else address(claimed))
+    given = [call[name] for name in ("input", "data") if call.get(name) is not None]
+    payloads = {data(one) for one in given}
+    if len(payloads) > 1:
+        raise bad_params("`data` and `input` differ")
+    to, gas, value = call.get("to"), call.get("gas"), call.get("value")
+    price = call.get("gasPrice") if call.get("gasPrice") is not None else call.get("maxFeePerGas")
+    access = call.get("accessList") or []
+    if not isinstance(access, list) or len(access) > 1024:
+        raise bad_params("an access list is a list")
+    try:
+        rows = [(address(row["address"]), [data(k, size=32) for k in row["storageKeys"]]) for row in access]
+    except (KeyError, TypeError) as error:
+        raise bad_params("an access list has addresses and storage keys") from error
+    block, state = await _state(adapter, _param(request, 1, "latest"), view)
+    (outcome, output, used, reason), touched = await adapter.services.run(
+        adapter.chain.query,
+        kind,
+        state.native,
+        block,
+        sender,
+        None if to is None or to == "" else address(to),
+        None if gas is None else quantity(gas, most=(1 << 64) - 1),
+        None if price is None else quantity(price, most=(1 << 128) - 1),
+        b"" if value is None else quantity(value).to_bytes(32, "big"),
+        next(iter(payloads), b""),
+        rows,
+    )
+    if outcome == "revert":
+        raise reverted(output)
+    if outcome in ("halt", "refused"):
+        raise AdapterError(reason, code=f"ethereum.call_{outcome}", rpc_code=-32000)
+    return output, used, touched
+
+
+def reverted(output: bytes) -> AdapterError:
+    """The error of a revert, with its reason in words where it has one."""
+    text = "execution reverted"
+    if output[:4] == _ERROR_SELECTOR and len(output) >= 68:
+        length = int.from_bytes(output[36:68], "big")
+        text += ": " + output[68 : 68 + min(length, 4096)].decode(errors="replace")
+    elif output[:4] == _PANIC_SELECTOR and len(output) >= 36:
+        text += f": panic code 0x{int.from_bytes(output[4:36], 'big'):02x}"
+    return AdapterError(text, code="ethereum.reverted", rpc_code=_REVERTED, data="0x" + output.hex())
+
+
+@_method
+async def eth_call(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Execute a message and forget it."""
+    output, _, _ = await _query("call", adapter, request, caller, view)
+    return "0x" + output.hex()
+
+
+@_method
+async def eth_estimateGas(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """The least gas limit that works."""
+    _, used, _ = await _query("estimate", adapter, request, caller, view)
+    return hex(used)
+
+
+@_method
+async def eth_createAccessList(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Accounts and slots that a message touches."""
+    visibility.require(visibility.storage(caller), "an access list")
+    _, used, touched = await _query("access_list", adapter, request, caller, view)
+    return {
+        "accessList": [
+            {"address": "0x" + at.hex(), "storageKeys": ["0x" + key.hex() for key in keys]} for at, keys in touched
+        ],
+        "gasUsed": hex(used),
+    }
+
+
+# --- logs and filters ---------------------------------------------------------------------------------------------
+
+
+async def _number(adapter: EthereumAdapter, tag: Any, default: int) -> int:
+    if tag is None:
+        return default
+    if tag in ("latest", "safe", "finalized", "pending"):
+        return adapter.committed_number
+    return 0 if tag == "earliest" else quantity(tag, most=(1 << 64) - 1)
+
+
+async def _logs(
+    adapter: EthereumAdapter, wanted: LogQuery, first: int, last: int, caller: Caller, view: StoreView
+) -> list[Any]:
+    last = min(last, adapter.committed_number)
+    if last - first >= limits.LOGS_BLOCKS_MAX:
+        raise AdapterError(
+            f"a query covers at most {limits.LOGS_BLOCKS_MAX} blocks", code="ethereum.range_too_large", rpc_code=_LIMIT_EXCEEDED
+        )
+    found: list[Any] = []
+    for number in range(first, last + 1):
+        block = await adapter.block(number, view)
+        assert block is not None
+        for index, position in wanted.matches(block):
+            if adapter.redact([(block, index)], caller, view):
+                found.append(block.log(index, position))
+        if len(found) > limits.LOGS_MAX:
+            raise AdapterError(
+                f"a query returns at most {limits.LOGS_MAX} logs", code="ethereum.too_many_logs", rpc_code=_LIMIT_EXCEEDED
+            )
+    return found
+
+
+@_method
+async def eth_getLogs(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """The visible logs that match a filter."""
+    wanted = _param(request, 0)
+    query = log_query(wanted)
+    if wanted.get("blockHash") is not None:
+        if wanted.get("fromBlock") is not None or wanted.get("toBlock") is not None:
+            raise bad_params("blockHash excludes fromBlock and toBlock")
+        block = await adapter.block_by_hash(data(wanted["blockHash"], size=32), view)
+        if block is None:
+            raise AdapterError("unknown block", code="ethereum.block_not_found")
+        return await _logs(adapter, query, block.number, block.number, caller, view)
+    latest = adapter.committed_number
+    first = await _number(adapter, wanted.get("fromBlock"), latest)
+    last = await _number(adapter, wanted.get("toBlock"), latest)
+    if first > last:
+        raise bad_params("fromBlock is after toBlock")
+    return await _logs(adapter, query, first, last, caller, view)
+
+
+@_method
+async def eth_newFilter(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """A filter for logs from now on."""
+    wanted = _param(request, 0)
+    query = log_query(wanted)
+    following = adapter.committed_number + 1
+    first = await _number(adapter, wanted.get("fromBlock"), following)
+    return adapter.events.install(Filter(caller.actor, "logs", query, first, following))
+
+
+@_method
+async def eth_newBlockFilter(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """A filter for blocks from now on."""
+    following = adapter.committed_number + 1
+    return adapter.events.install(Filter(caller.actor, "blocks", LogQuery(), following, following))
+
+
+@_method
+async def eth_newPendingTransactionFilter(
+    adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView
+) -> Any:
+    """A filter that stays empty: what is pending is nobody else's business."""
+    following = adapter.committed_number + 1
+    return adapter.events.install(Filter(caller.actor, "nothing", LogQuery(), following, following))
+
+
+@_method
+async def eth_getFilterChanges(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """What came since the last poll."""
+    installed = adapter.events.get(str(_param(request, 0)), caller)
+    first, last = installed.next_block, adapter.committed_number
+    installed.next_block = last + 1
+    if installed.kind == "nothing":
+        return []
+    if installed.kind == "blocks":
+        hashes = []
+        for number in range(first, last + 1):
+            block = await adapter.block(number, view)
+            assert block is not None
+            hashes.append("0x" + block.hash.hex())
+        return hashes
+    return await _logs(adapter, installed.logs, first, last, caller, view)
+
+
+@_method
+async def eth_getFilterLogs(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Everything that a log filter matches."""
+    installed = adapter.events.get(str(_param(request, 0)), caller)
+    if installed.kind != "logs":
+        raise AdapterError("filter not found", code="ethereum.filter_not_found")
+    return await _logs(adapter, installed.logs, installed.from_block, adapter.committed_number, caller, view)
+
+
+@_method
+async def eth_uninstallFilter(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Remove a filter."""
+    return adapter.events.uninstall(str(_param(request, 0)), caller)
+
+
+@_method
+async def eth_sendTransaction(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
+    """Never: the node signs for nobody."""
+    raise AdapterError(
+        "the node holds no keys and signs nothing; sign in the wallet and use eth_sendRawTransaction",
+        code="ethereum.unsigned_transaction",
+        rpc_code=-32601,
+    )
+
+
+ROUTES = (
+    *(Route(name, RouteKind.QUERY) for name in METHODS),
+    *(Route(name, kind) for name, kind in _SUBMISSIONS.items()),
+    Route("eth_subscribe", RouteKind.SUBSCRIBE),
+)

@@ -1,0 +1,127 @@
+"""The genesis document: who founds a network, under which rules, with which ledger protocols.
+
+The document is data of the operator. Whatever is wrong in it raises :class:`ConfigurationError` with the place named.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import msgspec
+from cryptography import x509
+from msgspec import Meta
+
+from coco.enclave.configuration.actors import fingerprint
+from coco.errors import ConfigurationError
+from coco.ledger import tables
+
+_Pem = Annotated[str, Meta(max_length=16 * 1024)]
+
+
+class Member(msgspec.Struct, forbid_unknown_fields=True):
+    """A member: governs, and holds a recovery share if it has an encryption key."""
+
+    cert: _Pem
+    encryption_public_key: _Pem = ""
+    member_data: dict[str, Any] = {}
+
+
+class Participant(msgspec.Struct, forbid_unknown_fields=True):
+    """A participant: transacts. A certificate that may issue stands for an organisation."""
+
+    cert: _Pem
+    user_data: dict[str, Any] = {}
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True):
+    """Numbers of the network."""
+
+    block_interval_ms: Annotated[int, Meta(ge=1, le=60_000)] = 50
+    signature_interval_ms: Annotated[int, Meta(ge=1, le=60_000)] = 10
+
+
+class Genesis(msgspec.Struct, forbid_unknown_fields=True):
+    """The whole document."""
+
+    network: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")]
+    members: Annotated[list[Member], Meta(min_length=1, max_length=255)]
+    participants: Annotated[list[Participant], Meta(max_length=10_000)] = []
+    recovery_threshold: Annotated[int, Meta(ge=1, le=254)] = 1
+    constitution: Annotated[str, Meta(max_length=1024 * 1024)] = ""
+    settings: Settings = msgspec.field(default_factory=Settings)
+    #: Settings of each ledger protocol, by adapter name.
+    adapters: dict[str, dict[str, Any]] = {}
+    #: Fixed here for ever: no action changes it (J10).
+    insecure_virtual: bool = False
+    #: Refuses everything that only a sandbox may have.
+    production: bool = True
+
+    @classmethod
+    def parse(cls, document: bytes) -> Genesis:
+        """Read and check a document.
+
+        Raises:
+            ConfigurationError: ``configuration.genesis``.
+        """
+        try:
+            genesis = msgspec.json.decode(document, type=cls)
+        except msgspec.DecodeError as error:
+            raise ConfigurationError(f"the genesis is wrong: {error}", code="configuration.genesis") from error
+        genesis.check()
+        return genesis
+
+    def check(self) -> None:
+        """Rules between fields."""
+        holders = sum(1 for member in self.members if member.encryption_public_key)
+        if holders < self.recovery_threshold:
+            raise ConfigurationError(
+                f"{self.recovery_threshold} shares are needed to recover, {holders} members have an encryption key",
+                code="configuration.genesis",
+            )
+        if self.production and self.insecure_virtual:
+            raise ConfigurationError(
+                "a production network does not accept platform virtual", code="configuration.insecure_virtual"
+            )
+        seen: set[str] = set()
+        for actor in [*self.members, *self.participants]:
+            try:
+                name = fingerprint(x509.load_pem_x509_certificate(actor.cert.encode()))
+            except ValueError as error:
+                raise ConfigurationError("an actor's certificate is no PEM", code="configuration.genesis") from error
+            if isinstance(actor, Participant) and name in seen:
+                raise ConfigurationError(f"participant {name} is named twice", code="configuration.genesis")
+            if isinstance(actor, Participant):
+                seen.add(name)
+        for participant in self.participants:
+            if participant.user_data.get("insecure_any_account") and self.production:
+                raise ConfigurationError(
+                    "insecure_any_account is for a sandbox only", code="configuration.insecure_any_account"
+                )
+
+    def rows(self, document: bytes) -> list[tuple[str, bytes, bytes]]:
+        """The first rows of the administrative ledger."""
+
+        def dump(value: object) -> bytes:
+            return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+        rows = [
+            (tables.GENESIS, tables.SINGLETON, document),
+            (tables.CONSTITUTION, tables.SINGLETON, dump(self.constitution)),
+            (
+                tables.SERVICE_CONFIG,
+                tables.SINGLETON,
+                dump({"recovery_threshold": self.recovery_threshold, "recent_cose_proposals_window_size": 100}),
+            ),
+        ]
+        for member in self.members:
+            key = fingerprint(x509.load_pem_x509_certificate(member.cert.encode())).encode()
+            rows.append((tables.MEMBERS_CERTS, key, member.cert.encode()))
+            rows.append((tables.MEMBERS_INFO, key, dump({"status": "Active", "member_data": member.member_data})))
+            if member.encryption_public_key:
+                rows.append((tables.MEMBERS_ENCRYPTION, key, member.encryption_public_key.encode()))
+        for participant in self.participants:
+            key = fingerprint(x509.load_pem_x509_certificate(participant.cert.encode())).encode()
+            rows.append((tables.USERS_CERTS, key, participant.cert.encode()))
+            rows.append((tables.USERS_INFO, key, dump({"user_data": participant.user_data})))
+        return rows

@@ -1,0 +1,5 @@
+"""When an entry is committed. One node for now; the engine's driver takes this place with the second issue."""
+
+from coco.enclave.consensus.commit import CommitTracker
+
+__all__ = ["CommitTracker"]

@@ -1,0 +1,1 @@
+"""Coco core: the enclave's only door, where host and enclave meet."""

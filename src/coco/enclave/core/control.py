@@ -1,0 +1,185 @@
+"""The enclave's end of the control channel: requests out, checked answers in.
+
+Every message of the host is hostile input: bounded and typed by the channel, and here checked against what was asked.
+A lie raises :class:`HostLiedError`, and the process ends with its code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from coco import limits
+from coco.channel import messages
+from coco.channel.framing import FrameReader, FrameWriter
+from coco.errors import BusyError, CocoError, HostLiedError
+
+
+class Control(asyncio.Protocol):
+    """The channel as an asyncio protocol."""
+
+    def __init__(self, ended: Callable[[CocoError | None], None]) -> None:
+        """``ended`` is called once: with the host's lie, or None when the host closed the channel."""
+        self.started: asyncio.Future[messages.Start] = asyncio.get_running_loop().create_future()
+        self.on_appended: Callable[[int], None] | None = None
+        self.on_tick: Callable[[int], None] | None = None
+        self.on_stop: Callable[[], None] | None = None
+        self._ended = ended
+        self._over = False
+        self._reader, self._writer = FrameReader(), FrameWriter()
+        self._transport: asyncio.Transport | None = None
+        self._appended, self._durable = 0, 0
+        self._pending_bytes: list[tuple[int, int]] = []
+        self._in_flight_bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._number = 0
+        self._reads: dict[int, tuple[int, int, asyncio.Future[list[bytes]]]] = {}
+        self._externals: dict[int, asyncio.Future[messages.ExternalReply]] = {}
+        self._truncating: tuple[int, asyncio.Future[None]] | None = None
+
+    # --- asyncio ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Serve what the host sent."""
+        if self._over:
+            return
+        try:
+            for frame in self._reader.feed(data):
+                self._receive(messages.decode_to_enclave(frame))
+        except CocoError as error:
+            self._end(error)
+        except msgspec.ValidationError:
+            self._end(HostLiedError("a message breaks its type", code="channel.invalid_message"))
+        except msgspec.DecodeError:
+            self._end(HostLiedError("a message cannot be decoded", code="channel.malformed_message"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The host is gone."""
+        self._end(None)
+
+    def _end(self, error: CocoError | None) -> None:
+        if not self._over:
+            self._over = True
+            self._ended(error)
+
+    # --- out ---
+
+    def send(self, message: messages.ToHost) -> None:
+        """Send one message."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(self._writer.frame(messages.encode(message)))
+
+    def log(self, code: str, numbers: dict[str, int] | None = None, ids: dict[str, str] | None = None) -> None:
+        """Write a line to the host's log: a registered code, numbers and public ids only (H1)."""
+        self.send(messages.Log(code, numbers or {}, ids or {}))
+
+    def begin_at(self, seqno: int) -> None:
+        """The next entry to append is ``seqno + 1``."""
+        self._appended = self._durable = seqno
+
+    def append(self, seqno: int, entry: bytes) -> None:
+        """Persist the next entry; ``on_appended`` tells when it is safe."""
+        assert seqno == self._appended + 1, "entries are appended in order"
+        self._appended = seqno
+        self._pending_bytes.append((seqno, len(entry)))
+        self._in_flight_bytes += len(entry)
+        if self._in_flight_bytes > limits.APPENDING_BYTES_MAX:
+            self._room.clear()
+        self.send(messages.Append(seqno, [entry]))
+
+    async def room(self) -> None:
+        """Wait until the host keeps up with what was appended."""
+        await self._room.wait()
+
+    async def read(self, first: int, last: int) -> list[bytes]:
+        """Entries ``first`` to ``last`` as the host gives them: unverified, and possibly fewer."""
+        assert 0 < first <= last < first + limits.READ_ENTRIES_MAX
+        self._number += 1
+        future: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        self._reads[self._number] = (first, last, future)
+        self.send(messages.Read(self._number, first, last))
+        return await future
+
+    async def truncate(self, seqno: int) -> None:
+        """Have the host drop every entry above ``seqno``."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._truncating = (seqno, future)
+        self.send(messages.Truncate(seqno))
+        await future
+
+    async def call_external(self, name: str, body: bytes, *, timeout_s: float) -> bytes:
+        """Ask an external processor, which is not confidential and may lie.
+
+        Raises:
+            BusyError: it could not be reached in time (``external.unreachable``).
+        """
+        self._number += 1
+        number = self._number
+        future: asyncio.Future[messages.ExternalReply] = asyncio.get_running_loop().create_future()
+        self._externals[number] = future
+        self.send(messages.ExternalCall(number, name, body))
+        try:
+            reply = await asyncio.wait_for(future, timeout_s)
+        except asyncio.TimeoutError as error:
+            raise BusyError("an external processor did not answer", code="external.unreachable") from error
+        finally:
+            self._externals.pop(number, None)
+        if not reply.ok:
+            raise BusyError("an external processor cannot be reached", code="external.unreachable")
+        return reply.body
+
+    # --- in ---
+
+    def _receive(self, message: messages.ToEnclave) -> None:
+        if not self.started.done():
+            if not isinstance(message, messages.Start):
+                raise HostLiedError("the first message is not a start", code="channel.unexpected_message")
+            self.started.set_result(message)
+            return
+        match message:
+            case messages.Appended(seqno):
+                self._durable_to(seqno)
+            case messages.Entries(request, entries):
+                first, last, future = self._reads.pop(request, (0, -1, None))
+                if future is None or len(entries) > last - first + 1:
+                    raise HostLiedError("an answer that was not asked for", code="channel.unexpected_message")
+                if not future.done():
+                    future.set_result(entries)
+            case messages.Truncated(seqno):
+                if self._truncating is None or self._truncating[0] != seqno:
+                    raise HostLiedError("an answer that was not asked for", code="channel.unexpected_message")
+                self._truncating[1].set_result(None)
+                self._truncating = None
+            case messages.Tick(time_ms):
+                if self.on_tick is not None:
+                    self.on_tick(time_ms)
+            case messages.ExternalReply(request):
+                if request > self._number:
+                    raise HostLiedError("an answer that was not asked for", code="channel.unexpected_message")
+                waiting = self._externals.get(request)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(message)
+            case messages.Stop():
+                if self.on_stop is not None:
+                    self.on_stop()
+            case messages.Start():
+                raise HostLiedError("a second start", code="channel.unexpected_message")
+
+    def _durable_to(self, seqno: int) -> None:
+        if not self._durable < seqno <= self._appended:
+            raise HostLiedError("an entry is called durable that is not under way", code="channel.false_durability")
+        self._durable = seqno
+        while self._pending_bytes and self._pending_bytes[0][0] <= seqno:
+            self._in_flight_bytes -= self._pending_bytes.pop(0)[1]
+        if self._in_flight_bytes <= limits.APPENDING_BYTES_MAX:
+            self._room.set()
+        if self.on_appended is not None:
+            self.on_appended(seqno)

@@ -1,0 +1,151 @@
+"""The node's and the service's keys and certificates, made in the enclave (docs/ledger-format.md, section 7).
+
+A private key is a handle of the crypto library. The node key passes once through the ramfs key folder, because the TLS
+library takes it only from a file; the service key never does.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from coco.enclave.core.lockdown import KEY_FOLDER
+from coco.ledger import cose
+
+#: Endorsed certificates live at most this long (J9 gives governance a shorter default later).
+CERTIFICATE_DAYS = 365
+_SKEW = datetime.timedelta(hours=1)
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _usage(**chosen: bool) -> x509.KeyUsage:
+    every = (
+        "digital_signature content_commitment key_encipherment data_encipherment key_agreement "
+        "key_cert_sign crl_sign encipher_only decipher_only"
+    ).split()
+    return x509.KeyUsage(**{name: chosen.get(name, False) for name in every})
+
+
+def _builder(subject: str, issuer: str, key: ec.EllipticCurvePublicKey, time_ms: int) -> x509.CertificateBuilder:
+    now = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(subject))
+        .issuer_name(_name(issuer))
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SKEW)
+        .not_valid_after(now + datetime.timedelta(days=CERTIFICATE_DAYS))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def pem(certificate: x509.Certificate) -> str:
+    """PEM text of a certificate."""
+    return certificate.public_bytes(Encoding.PEM).decode()
+
+
+@dataclass(frozen=True)
+class ServiceIdentity:
+    """Key and self-signed certificate of one life of the service."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @classmethod
+    def generate(cls, time_ms: int) -> ServiceIdentity:
+        """A fresh identity."""
+        key = ec.generate_private_key(ec.SECP384R1())
+        public = key.public_key()
+        certificate = (
+            _builder("Coco Service", "Coco Service", public, time_ms)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(key_cert_sign=True, digital_signature=True), critical=True)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
+            .sign(key, hashes.SHA384())
+        )
+        return cls(key, certificate)
+
+    @property
+    def spki(self) -> bytes:
+        """DER SubjectPublicKeyInfo."""
+        return cose.spki(self.key.public_key())
+
+    def endorse(
+        self, node_key: ec.EllipticCurvePublicKey, host_names: Sequence[str], time_ms: int
+    ) -> x509.Certificate:
+        """Certificate of a node, under this service."""
+        return (
+            _builder("Coco Node", "Coco Service", node_key, time_ms)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(digital_signature=True), critical=True)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
+            )
+            .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in host_names]), critical=False)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .sign(self.key, hashes.SHA384())
+        )
+
+
+@dataclass(frozen=True)
+class NodeIdentity:
+    """Key and endorsed certificate of one process: never reused by another start."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @property
+    def node_id(self) -> str:
+        """Hex SHA-256 of the public key."""
+        return cose.key_id(self.key.public_key())
+
+
+def tls_context(
+    node: NodeIdentity, service: ServiceIdentity, client_anchors: str, alpn: Sequence[str]
+) -> ssl.SSLContext:
+    """TLS 1.3 server context that lets clients with a certificate under ``client_anchors`` (PEM), and anonymous ones, in.
+
+    No session tickets: a removed actor must not come back by resumption (G4).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    context.set_alpn_protocols(list(alpn))
+    secret = node.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = f"{KEY_FOLDER}/node.pem"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, secret + pem(node.certificate).encode() + pem(service.certificate).encode())
+        os.close(descriptor)
+        context.load_cert_chain(path)
+    finally:
+        os.unlink(path)  # noqa: PTH108
+    if client_anchors:
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(cadata=client_anchors)
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context

@@ -1,0 +1,180 @@
+"""Close the enclave process of platform ``virtual`` off from the machine that it runs on (Linux, x86-64).
+
+Order that works: memory -> namespaces and private root -> no privileges -> not dumpable -> Landlock -> seccomp.
+It must run while the process has one thread. It protects against a broken host *process*, never against root:
+what could be applied is reported in ``/node/info``, what must hold and does not raises :class:`LockdownError`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import struct
+from typing import Any, Final
+
+import pyseccomp
+
+from coco.errors import LockdownError
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
+_PR_SET_NO_NEW_PRIVS, _PR_SET_MDWE = 38, 65
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x20000, 0x04000000, 0x08000000
+_CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_THREAD = 0x10000000, 0x40000000, 0x10000
+_MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 16384, 1 << 18, 2, 4, 8
+_MNT_DETACH: Final = 2
+_PROT_EXEC, _FIONBIO, _F_GETFL, _F_SETFL, _AT_EMPTY_PATH = 4, 0x5421, 3, 4, 0x1000
+_SYS_PIVOT_ROOT: Final = 155
+_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = 444, 445, 446
+_SIGKILL: Final = 9
+
+#: The one folder of the private root: keys pass through it on their way into the TLS library.
+KEY_FOLDER: Final = "/keys"
+
+_ALLOWED: Final = """
+    read write readv writev recvfrom sendto sendmsg close shutdown accept4
+    epoll_wait epoll_pwait epoll_pwait2 epoll_ctl poll ppoll select pselect6
+    futex munmap mremap madvise brk fstat lseek getrandom
+    clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time
+    rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall
+    getpid gettid getuid geteuid getgid getegid getrusage tgkill
+    exit exit_group sched_yield sched_getaffinity rseq set_robust_list membarrier
+    getsockname getpeername getsockopt setsockopt
+    openat unlink stat lstat newfstatat
+""".split()
+_KILLED: Final = """
+    ptrace process_vm_readv process_vm_writev execve execveat bpf io_uring_setup
+    kexec_load init_module finit_module mount pidfd_getfd userfaultfd perf_event_open
+""".split()
+
+
+def _fail(what: str) -> None:
+    number = ctypes.get_errno()
+    raise LockdownError(f"{what}: {os.strerror(number)}", code="lockdown.failed")
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        _fail(f"prctl {option}")
+
+
+def _lock_memory() -> str:
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    except (ValueError, OSError):
+        return "not applied: the limit on locked memory cannot be raised"
+    if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
+        return f"not applied: {os.strerror(ctypes.get_errno())}"
+    return "applied"
+
+
+def _private_root() -> None:
+    uid, gid = os.getuid(), os.getgid()
+    flags = _CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS
+    if _libc.unshare(flags) != 0:
+        _fail("unshare")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 - before lock-down, plain on purpose
+            file.write(text)
+    if _libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None) != 0:
+        _fail("make mounts private")
+    # ramfs: unlike tmpfs it is never written to swap.
+    options = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    root = b"/tmp"  # noqa: S108 - only a mount point inside our own mount namespace
+    if _libc.mount(b"ramfs", root, b"ramfs", options, b"mode=700") != 0:
+        _fail("mount ramfs")
+    os.mkdir("/tmp/old")  # noqa: S108, PTH102
+    os.mkdir("/tmp" + KEY_FOLDER, 0o700)  # noqa: S108, PTH102
+    if _libc.syscall(_SYS_PIVOT_ROOT, root, b"/tmp/old") != 0:
+        _fail("pivot_root")
+    os.chdir("/")
+    if _libc.umount2(b"/old", _MNT_DETACH) != 0:
+        _fail("detach the old root")
+    os.rmdir("/old")  # noqa: PTH106
+
+
+def _drop_privileges() -> None:
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    for capability in range(64):
+        if _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) != 0:
+            break  # past the last capability that this kernel knows
+    header, data = struct.pack("<Ii", 0x20080522, 0), bytes(24)
+    if _libc.capset(header, data) != 0:
+        _fail("capset")
+
+
+def _close_memory() -> str:
+    _prctl(_PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if _libc.prctl(_PR_SET_MDWE, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        return f"not applied: {os.strerror(ctypes.get_errno())}"
+    return "applied"
+
+
+def _landlock() -> str:
+    """Handle everything the kernel knows; allow reading, making and removing files in the key folder only."""
+    abi = _libc.syscall(_SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(1))
+    if abi < 0:
+        return f"not applied: {os.strerror(ctypes.get_errno())}"
+    bits = {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)
+    network, scoped = (3 if abi >= 4 else 0), (3 if abi >= 6 else 0)
+    attribute = struct.pack("<QQQ", (1 << bits) - 1, network, scoped)
+    attribute = attribute[: 8 if abi < 4 else 16 if abi < 6 else 24]
+    ruleset = _libc.syscall(_SYS_LANDLOCK_CREATE, attribute, ctypes.c_size_t(len(attribute)), ctypes.c_uint(0))
+    if ruleset < 0:
+        _fail("landlock_create_ruleset")
+    folder = os.open(KEY_FOLDER, os.O_PATH | os.O_CLOEXEC)
+    write_file, read_file, remove_file, make_reg, truncate = 1 << 1, 1 << 2, 1 << 5, 1 << 8, 1 << 14
+    allowed = write_file | read_file | remove_file | make_reg | (truncate if abi >= 3 else 0)
+    rule = struct.pack("<Qi", allowed, folder)
+    if _libc.syscall(_SYS_LANDLOCK_ADD, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0)) != 0:
+        _fail("landlock_add_rule")
+    if _libc.syscall(_SYS_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint(0)) != 0:
+        _fail("landlock_restrict_self")
+    os.close(folder)
+    os.close(ruleset)
+    return f"applied, abi {abi}"
+
+
+def _seccomp() -> None:
+    """Allow-list; everything else fails with EPERM, a few calls kill. No recvmsg: no descriptor comes in."""
+    rules: Any = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
+    for name in _ALLOWED:
+        rules.add_rule(pyseccomp.ALLOW, name)
+    for name in ("mmap", "mprotect"):
+        rules.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(2, pyseccomp.MASKED_EQ, _PROT_EXEC, 0))
+    rules.add_rule(pyseccomp.ALLOW, "ioctl", pyseccomp.Arg(1, pyseccomp.EQ, _FIONBIO))
+    for command in (_F_GETFL, _F_SETFL):
+        rules.add_rule(pyseccomp.ALLOW, "fcntl", pyseccomp.Arg(1, pyseccomp.EQ, command))
+    rules.add_rule(
+        pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD)
+    )
+    rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+    for name in _KILLED:
+        rules.add_rule(pyseccomp.KILL_PROCESS, name)
+    rules.set_attr(pyseccomp.Attr.CTL_TSYNC, 1)
+    rules.load()
+
+
+def isolate() -> dict[str, str]:
+    """First half, before any thread and any key: memory, namespaces, private root, privileges.
+
+    Returns what was applied, by name; raises :class:`LockdownError` where a boundary cannot be made.
+    """
+    report = {"locked_memory": _lock_memory()}
+    _private_root()
+    _drop_privileges()
+    return {**report, "namespaces": "applied", "private_root": "applied, ramfs", "capabilities": "none"}
+
+
+def seal() -> dict[str, str]:
+    """Second half, once the event loop exists: not dumpable, parent death, Landlock, seccomp."""
+    report = {"no_new_executable_memory": _close_memory()}
+    _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+    report["landlock"] = _landlock()
+    _seccomp()
+    return {**report, "not_dumpable": "applied", "seccomp": "applied"}

@@ -1,0 +1,134 @@
+"""JSON-RPC 2.0 over one body: parse, route to the adapter that has the method, answer in order.
+
+A call for an unknown method is an error in the reply (−32601), not in HTTP. Single submissions take a short way
+without a task of their own; they are admitted together in one call of the extension.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from coco import limits
+from coco.enclave.adapters.base import AdapterError, Caller, Envelope, Request, RouteKind
+from coco.enclave.frontend.service import Service
+from coco.errors import AccessError, BusyError, CocoError
+
+PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601
+INTERNAL_ERROR, SERVER_ERROR = -32603, -32000
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+def error_object(error: CocoError) -> dict[str, Any]:
+    """The ``error`` member for an exception; ``data.code`` is stable, unless the protocol defines the data itself."""
+    rpc_code, data = SERVER_ERROR, None
+    if isinstance(error, AdapterError):
+        rpc_code, data = error.rpc_code, error.data
+    elif isinstance(error, BusyError):
+        rpc_code = -32005
+    elif isinstance(error, AccessError):
+        rpc_code = -32001
+    if data is None:
+        data = {"code": error.code, **({"hint": error.hint} if error.hint else {})}
+    return {"code": rpc_code, "message": str(error), "data": data}
+
+
+def _failure(identity: Any, code: int, message: str, stable: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": identity, "error": {"code": code, "message": message, "data": {"code": stable}}}
+
+
+class JsonRpc:
+    """Serves bodies of JSON-RPC."""
+
+    def __init__(self, service: Service, failed: Callable[[BaseException], None]) -> None:
+        self._service, self._failed = service, failed
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def handle(self, body: bytes, caller: Caller, reply: Callable[[bytes], None]) -> None:
+        """Serve one body; ``reply`` gets the bytes of the answer once."""
+        try:
+            document = _decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            reply(_encode(_failure(None, PARSE_ERROR, "parse error", "rpc.parse_error")))
+            return
+        if isinstance(document, dict):
+            route = self._service.rpc_route(document.get("method"))
+            if route is not None and route[1].kind is RouteKind.SUBMIT:
+                self._submit(document, caller, reply)
+            else:
+                self._spawn(self._single(document, caller, reply))
+        elif isinstance(document, list) and document:
+            if len(document) > limits.RPC_BATCH_MAX:
+                message = f"a batch has at most {limits.RPC_BATCH_MAX} calls"
+                reply(_encode(_failure(None, INVALID_REQUEST, message, "rpc.batch_too_large")))
+            else:
+                self._spawn(self._batch(document, caller, reply))
+        else:
+            reply(_encode(_failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _single(self, document: dict[str, Any], caller: Caller, reply: Callable[[bytes], None]) -> None:
+        reply(_encode(await self.call(document, caller)))
+
+    async def _batch(self, documents: list[Any], caller: Caller, reply: Callable[[bytes], None]) -> None:
+        # Calls run at the same time, so that submissions of one batch are admitted together.
+        answers = await asyncio.gather(*(self.call(document, caller) for document in documents))
+        reply(_encode([answer for answer in answers if answer is not None]))
+
+    def _submit(self, document: dict[str, Any], caller: Caller, reply: Callable[[bytes], None]) -> None:
+        identity = document.get("id")
+        name, params = document["method"], document.get("params")
+
+        def done(answer: Envelope | CocoError) -> None:
+            if isinstance(answer, CocoError):
+                reply(_encode({"jsonrpc": "2.0", "id": identity, "error": error_object(answer)}))
+            else:
+                self._spawn(self._acknowledge(identity, request, answer, caller, reply))
+
+        request = Request(name, params if params is not None else [])
+        try:
+            runtime, _ = self._service.rpc_route(name) or (None, None)
+            assert runtime is not None
+            (raw,) = runtime.adapter.parse_submission(request)
+        except CocoError as error:
+            done(error)
+            return
+        self._service.submissions.add(runtime, raw, caller, done)
+
+    async def _acknowledge(
+        self, identity: Any, request: Request, envelope: Envelope, caller: Caller, reply: Callable[[bytes], None]
+    ) -> None:
+        result = await self._service.acknowledge(request, envelope, caller)
+        reply(_encode({"jsonrpc": "2.0", "id": identity, "result": result.value}))
+
+    async def call(self, document: Any, caller: Caller) -> dict[str, Any] | None:
+        """Serve one call; its answer, which is None for a notification of a batch that needs none."""
+        if not isinstance(document, dict):
+            return _failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")
+        identity, name = document.get("id"), document.get("method")
+        if not isinstance(name, str) or not isinstance(identity, str | int | float | None) or isinstance(identity, bool):
+            return _failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")
+        params = document.get("params")
+        if params is None:
+            params = []
+        if not isinstance(params, list | dict):
+            return _failure(identity, INVALID_REQUEST, "params must be a list or an object", "rpc.invalid_request")
+        try:
+            reply = await self._service.call(name, Request(name, params), caller)
+        except CocoError as error:
+            return {"jsonrpc": "2.0", "id": identity, "error": error_object(error)}
+        except Exception as error:  # noqa: BLE001 - no call may end the process; the text stays inside (H1)
+            self._failed(error)
+            return _failure(identity, INTERNAL_ERROR, "the node failed to serve this", "node.internal")
+        if reply is None:
+            return _failure(identity, METHOD_NOT_FOUND, f"the method {name[:80]} does not exist", "rpc.method_not_found")
+        return {"jsonrpc": "2.0", "id": identity, "result": reply.value}

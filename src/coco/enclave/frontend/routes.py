@@ -1,0 +1,197 @@
+"""HTTP routes: ``/node`` and recovery on the administration listener, adapters' routes on the application listener."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route as HttpRoute
+
+from coco.attestation.evidence import NONCE_BYTES_MAX
+from coco.enclave.adapters.base import Caller, Request, RouteKind
+from coco.enclave.frontend.http import error_body
+from coco.enclave.frontend.service import Service
+from coco.errors import BusyError, CocoError, NotFoundError, RequestError
+from coco.ledger.position import Position
+
+if TYPE_CHECKING:
+    from coco.enclave.node import EnclaveNode
+
+Handler = Callable[["EnclaveNode", HttpRequest], Awaitable[Any]]
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(_encode(value), status, media_type="application/json")
+
+
+def error_response(error: CocoError) -> Response:
+    """The answer for a refusal, with its code in a header too."""
+    return Response(
+        error_body(error), error.http_status, media_type="application/json", headers={"x-ms-error-code": error.code}
+    )
+
+
+def _guard(node: EnclaveNode, handler: Handler) -> Callable[[HttpRequest], Awaitable[Response]]:
+    @functools.wraps(handler)
+    async def endpoint(request: HttpRequest) -> Response:
+        try:
+            answer = await handler(node, request)
+        except CocoError as error:
+            return error_response(error)
+        return answer if isinstance(answer, Response) else json_response(answer)
+
+    return endpoint
+
+
+def _not_found(request: HttpRequest, exc: Exception) -> Response:
+    return error_response(NotFoundError(f"there is nothing at {request.url.path[:200]}", code="http.not_found"))
+
+
+def _bad_method(request: HttpRequest, exc: Exception) -> Response:
+    error = RequestError(f"{request.method} is not served here", code="http.method_not_allowed")
+    return Response(error_body(error), 405, media_type="application/json")
+
+
+def _starlette(routes: list[HttpRoute]) -> Starlette:
+    return Starlette(routes=routes, exception_handlers={404: _not_found, 405: _bad_method})
+
+
+# --- administration -----------------------------------------------------------------------------------------------
+
+
+async def _info(node: EnclaveNode, request: HttpRequest) -> Any:
+    return node.info()
+
+
+async def _health(node: EnclaveNode, request: HttpRequest) -> Any:
+    status = 200 if node.status == "Open" else 503
+    return json_response({"status": node.status}, status)
+
+
+async def _attestation(node: EnclaveNode, request: HttpRequest) -> Any:
+    try:
+        nonce = bytes.fromhex(request.query_params.get("nonce", ""))
+    except ValueError as error:
+        raise RequestError("the nonce is hex", code="attestation.bad_nonce") from error
+    if len(nonce) > NONCE_BYTES_MAX:
+        raise RequestError(f"the nonce has at most {NONCE_BYTES_MAX} bytes", code="attestation.bad_nonce")
+    return node.attest(nonce)
+
+
+async def _network(node: EnclaveNode, request: HttpRequest) -> Any:
+    return node.network()
+
+
+async def _commit(node: EnclaveNode, request: HttpRequest) -> Any:
+    return {"transaction_id": str(node.committed_position())}
+
+
+async def _transaction(node: EnclaveNode, request: HttpRequest) -> Any:
+    position = Position.parse(request.query_params.get("id", ""))
+    return {"transaction_id": str(position), "status": node.transaction_status(position)}
+
+
+async def _receipt(node: EnclaveNode, request: HttpRequest) -> Any:
+    position = Position.parse(request.query_params.get("id", request.query_params.get("transaction_id", "")))
+    return (await node.receipt(position)).to_json()
+
+
+async def _identities(node: EnclaveNode, request: HttpRequest) -> Any:
+    return node.identities()
+
+
+async def _recovery(node: EnclaveNode, request: HttpRequest) -> Any:
+    return node.recovery_state()
+
+
+async def _statement(node: EnclaveNode, request: HttpRequest) -> Any:
+    return await node.accept_statement(await request.body())
+
+
+async def _encrypted_share(node: EnclaveNode, request: HttpRequest) -> Any:
+    share = node.encrypted_share(request.path_params["member"])
+    return {"encryptedShare": base64.b64encode(share).decode()}
+
+
+async def _recover(node: EnclaveNode, request: HttpRequest) -> Any:
+    return await node.accept_share(request.path_params["member"], await request.body())
+
+
+def administration_app(node: EnclaveNode) -> Starlette:
+    """Routes of the administration listener."""
+    get: dict[str, Handler] = {
+        "/node/info": _info,
+        "/node/health": _health,
+        "/node/attestation": _attestation,
+        "/node/network": _network,
+        "/node/commit": _commit,
+        "/node/tx": _transaction,
+        "/node/receipt": _receipt,
+        "/node/service/identities": _identities,
+        "/gov/recovery": _recovery,
+        "/gov/recovery/encrypted-shares/{member}": _encrypted_share,
+    }
+    post: dict[str, Handler] = {
+        "/gov/recovery/statements": _statement,
+        "/gov/recovery/members/{member}:recover": _recover,
+    }
+    routes = [HttpRoute(path, _guard(node, handler), methods=["GET"]) for path, handler in get.items()]
+    routes += [HttpRoute(path, _guard(node, handler), methods=["POST"]) for path, handler in post.items()]
+    return _starlette(routes)
+
+
+# --- application --------------------------------------------------------------------------------------------------
+
+
+async def _bind_account(node: EnclaveNode, request: HttpRequest) -> Any:
+    return await node.bind_account(await request.body(), _caller(request))
+
+
+async def _who(node: EnclaveNode, request: HttpRequest) -> Any:
+    caller = _caller(request)
+    return {
+        "kind": caller.kind.value,
+        "actor": caller.actor,
+        "network": node.network_name,
+        "accounts": sorted("0x" + account.hex() for account in caller.accounts),
+        "insecure_any_account": caller.any_account,
+    }
+
+
+def _caller(request: HttpRequest) -> Caller:
+    caller: Caller = request.scope["coco.caller"]
+    return caller
+
+
+def application_app(node: EnclaveNode, service: Service) -> Starlette:
+    """Routes of the application listener: the framework's own, and every adapter's."""
+    routes = [
+        HttpRoute("/coco/accounts/bind", _guard(node, _bind_account), methods=["POST"]),
+        HttpRoute("/coco/caller", _guard(node, _who), methods=["GET"]),
+    ]
+    for runtime, route in service.routes:
+        if route.kind is RouteKind.SUBSCRIBE:
+            continue
+
+        async def serve(
+            node: EnclaveNode, request: HttpRequest, runtime: Any = runtime, route: Any = route
+        ) -> Response:
+            if node.status != "Open":
+                raise BusyError("the service is not open", code="node.not_open")
+            asked = Request(route.name, request.path_params, await request.body(), dict(request.query_params))
+            reply = await service.serve(runtime, route, asked, _caller(request))
+            if isinstance(reply.value, bytes):
+                return Response(reply.value, reply.status, media_type=reply.content_type)
+            return json_response(reply.value, reply.status)
+
+        routes.append(HttpRoute(route.path, _guard(node, serve), methods=[route.method]))
+    return _starlette(routes)

@@ -1,0 +1,638 @@
+"""A validating node's life: create or recover a service, serve it, end in good order. Wires the parts together.
+
+States of the service: Opening -> Open; or, after a restart, Recovering -> WaitingForRecoveryShares -> Open. A process
+start is a new node identity, always: no key, vote or term is ever read back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import importlib
+import json
+import socket
+from collections.abc import Callable, Mapping
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coco import _native, limits
+from coco.attestation.evidence import VIRTUAL, Evidence, report_data
+from coco.channel import messages
+from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, LedgerAdapter, Services
+from coco.enclave.configuration import secrets as wrapping
+from coco.enclave.configuration.actors import Actors, account_row, binding_text
+from coco.enclave.configuration.genesis import Genesis
+from coco.enclave.core.clock import Clock
+from coco.enclave.core.control import Control
+from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem, tls_context
+from coco.enclave.frontend.http import Connection, Listener
+from coco.enclave.frontend.jsonrpc import JsonRpc
+from coco.enclave.frontend.routes import administration_app, application_app
+from coco.enclave.frontend.service import Service
+from coco.enclave.frontend.streams import Streams
+from coco.enclave.pool import Pool
+from coco.enclave.recovery import PAGE, Recovery, read_former_life, recovery_members
+from coco.enclave.sequencer import AdapterRuntime, Sequencer
+from coco.enclave.store import Journal, Store
+from coco.errors import AccessError, BusyError, CocoError, ConfigurationError, LedgerError, NotFoundError, RequestError
+from coco.ledger import cose, tables
+from coco.ledger.position import Position
+from coco.ledger.receipts import Receipt
+
+AdapterFactory = Callable[[Mapping[str, Any]], LedgerAdapter]
+
+_FIRST_VIEW = 2
+_HANDSHAKE_SECONDS = 10
+_EXTERNAL_SECONDS = 10.0
+#: Application entries whose state stays readable after a recovery, which knows no times: 10 minutes at full pace.
+_HISTORY_AFTER_RECOVERY = 12_000
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+class EnclaveNode:
+    """The trusted half of one node."""
+
+    def __init__(
+        self,
+        control: Control,
+        listeners: dict[str, socket.socket],
+        *,
+        report: dict[str, str],
+        measurement: str,
+        factories: Mapping[str, AdapterFactory],
+        ended: Callable[[BaseException | None], None],
+    ) -> None:
+        self.status = "Starting"
+        self.exit_numbers: dict[str, int] = {}
+        self._control, self._sockets = control, listeners
+        self._report, self._measurement = report, measurement
+        self._factories, self._ended = factories, ended
+        self._loop = asyncio.get_running_loop()
+        self._callers: dict[bytes | None, Caller] = {}
+        self._listeners: list[Listener] = []
+        self._recovery: Recovery | None = None
+        self._adapters_by_name: dict[str, LedgerAdapter] = {}
+        self._failures = 0
+        self._configuration_hash = bytes(32)
+        self._open_lock = asyncio.Lock()
+
+    @staticmethod
+    def warm_up() -> None:
+        """Touch what the routes import lazily."""
+        for name in ("starlette.responses", "starlette.routing", "anyio._backends._asyncio"):
+            importlib.import_module(name)
+
+    # --- start ---
+
+    async def run(self) -> None:
+        """Start as the host asks; serves until the control channel ends."""
+        start = await self._control.started
+        self.clock = Clock(start.time_ms)
+        self._configuration_hash = sha256(messages.encode(start)).digest()
+        self.journal = Journal(append=self._control.append, read=self._control.read)
+        self.store = Store(self.journal)
+        for name in tables.STATE_TABLES:
+            self.store.declare(name)
+        for name in tables.LOG_TABLES:
+            self.store.declare(name, log=True)
+        if start.mode == "create":
+            await self._create(start)
+        else:
+            await self._recover(start)
+        self._control.on_tick = self._tick
+        self._control.on_stop = lambda: self._spawn(self._stop())
+
+    def _identities_for(self, start: messages.Start) -> None:
+        self.service = ServiceIdentity.generate(self.clock.now_ms)
+        key = ec.generate_private_key(ec.SECP384R1())
+        names = list(dict.fromkeys([*start.host_names, "localhost", "127.0.0.1"]))
+        self.identity = NodeIdentity(key, self.service.endorse(key.public_key(), names, self.clock.now_ms))
+
+    def _make_sequencer(self) -> None:
+        settings = self.genesis.settings
+        self.sequencer = Sequencer(
+            store=self.store,
+            clock=self.clock,
+            node=self.identity,
+            service=self.service,
+            block_interval_ms=settings.block_interval_ms,
+            signature_interval_ms=settings.signature_interval_ms,
+            run=self._run_off_loop,
+            room=self._control.room,
+            fatal=self._ended,
+            log=self._control.log,
+        )
+        self._control.on_appended = self.sequencer.durable
+
+    async def _run_off_loop(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        return await self._loop.run_in_executor(None, partial(function, *arguments, **keywords))
+
+    def _declare_adapters(self) -> None:
+        for name, settings in self.genesis.adapters.items():
+            factory = self._factories.get(name)
+            if factory is None:
+                raise ConfigurationError(f"no adapter {name} in this enclave", code="configuration.unknown_adapter")
+            adapter = factory(settings)
+            manifest = adapter.manifest()
+            for table in manifest.tables:
+                if not table.name.startswith(f"{manifest.name}."):
+                    raise ConfigurationError(
+                        f"table {table.name} is outside its adapter", code="configuration.adapter_table"
+                    )
+                self.store.declare(table.name, log=table.log)
+            self._adapters_by_name[name] = adapter
+            runtime = AdapterRuntime(adapter, Pool(adapter.pool_policy()))
+            self.sequencer.runtimes.append(runtime)
+            adapter.start(
+                Services(
+                    pooled=runtime.pool.get,
+                    pending_position=runtime.pool.pending_position,
+                    call_external=partial(self._call_external, manifest.externals),
+                    run=self._run_off_loop,
+                    committed=lambda: self.sequencer.tracker.committed,
+                )
+            )
+
+    async def _call_external(self, allowed: Any, name: str, body: bytes) -> bytes:
+        if name not in allowed:
+            raise AccessError("the adapter did not declare this processor", code="external.not_declared")
+        return await self._control.call_external(name, body, timeout_s=_EXTERNAL_SECONDS)
+
+    # --- create ---
+
+    async def _create(self, start: messages.Start) -> None:
+        self.genesis = Genesis.parse(start.genesis)
+        self._check_platform()
+        self._identities_for(start)
+        secret = _native.LedgerSecret.generate(start.genesis)
+        self.journal.begin(view=_FIRST_VIEW, secret=secret)
+        self._make_sequencer()
+        self._declare_adapters()
+        transaction = self.store.begin()
+        for table, key, value in self.genesis.rows(start.genesis):
+            transaction.put(table, key, value)
+        for table, key, value in self._node_rows():
+            transaction.put(table, key, value)
+        transaction.put(tables.SERVICE_INFO, tables.SINGLETON, self._service_info("Opening", 0))
+        context = BlockContext(self.clock.now_ms, bytes(32), 1)
+        for name, settings in self.genesis.adapters.items():
+            self._adapters_by_name[name].genesis(settings, transaction, context)
+        self._put_wrapped_secret(transaction, secret, first_seqno=1)
+        writes = transaction.native.write_set()
+        seqno = self.store.write(writes)
+        for adapter in self._adapters_by_name.values():
+            adapter.applied(self.journal.position(seqno), writes)
+        await self.sequencer.committed(await self.sequencer.sign())
+        await self._open(0)
+
+    def _put_wrapped_secret(self, transaction: Any, secret: _native.LedgerSecret, *, first_seqno: int) -> None:
+        members = {
+            key.decode(): pem for key, pem in transaction.scan(tables.MEMBERS_ENCRYPTION)
+        }
+        config = json.loads(transaction.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
+        row = wrapping.wrap(
+            secret,
+            service_key=self.service.spki,
+            first_seqno=first_seqno,
+            members=members,
+            threshold=int(config["recovery_threshold"]),
+        )
+        transaction.put(tables.WRAPPED_SECRET, tables.SINGLETON, row)
+
+    def _check_platform(self) -> None:
+        if not self.genesis.insecure_virtual:
+            raise ConfigurationError(
+                "this enclave runs on platform virtual, which the genesis does not accept",
+                code="configuration.insecure_virtual",
+            )
+
+    def _node_rows(self) -> list[tuple[str, bytes, bytes]]:
+        node_id = self.identity.node_id.encode()
+        info = {
+            "status": "Trusted",
+            "retired_committed": False,
+            "quote_info": {"format": VIRTUAL, **self._evidence(b"").to_json()},
+            "rpc_interfaces": {},
+            "ledger_secret_seqno": self.journal.last_seqno + 1,
+        }
+        return [
+            (tables.NODES_INFO, node_id, _dump(info)),
+            (tables.NODE_CERTIFICATES, node_id, pem(self.identity.certificate).encode()),
+        ]
+
+    def _service_info(self, status: str, recovery_count: int, previous: str = "") -> bytes:
+        info: dict[str, Any] = {
+            "status": status,
+            "cert": pem(self.service.certificate),
+            "recovery_count": recovery_count,
+        }
+        if previous:
+            info["previous_service_identity"] = previous
+        return _dump(info)
+
+    async def _open(self, recovery_count: int, previous: str = "") -> None:
+        seqno = await self.sequencer.write_rows(
+            [(tables.SERVICE_INFO, tables.SINGLETON, self._service_info("Open", recovery_count, previous))]
+        )
+        self.sequencer.start()
+        await self.sequencer.committed(seqno)
+        self.status = "Open"
+        self.service_front = Service(self.sequencer)
+        await self._listen_administration()
+        await self._listen_application()
+        self._announce()
+
+    def _announce(self) -> None:
+        discarded = self._recovery.former.discarded if self._recovery else 0
+        self._control.send(
+            messages.Ready(
+                node_id=self.identity.node_id,
+                status=self.status,
+                service=pem(self.service.certificate).encode(),
+                position=str(self.committed_position()),
+                discarded_entries=discarded,
+            )
+        )
+
+    # --- recover ---
+
+    async def _recover(self, start: messages.Start) -> None:
+        public = _native.Store()
+        for name in tables.STATE_TABLES:
+            public.declare(name, False)
+        former = await read_former_life(self._control, self.journal, public, start)
+        self.genesis = Genesis.parse(former.genesis)
+        self._check_platform()
+        self.clock = Clock(start.time_ms, former.committed_ms)
+        self._identities_for(start)
+        # K1: nothing of this life is sealed under a secret of a former one.
+        self.journal.begin(view=former.end.view + 2, secret=_native.LedgerSecret.generate(former.root))
+        self.store = Store(self.journal, public)
+        self._make_sequencer()
+        self._recovery = Recovery(former, self.service.spki)
+        self._recovery_count = former.recovery_count + 1
+        rows = self._node_rows()
+        for node_id in former.node_ids:
+            info = json.loads(public.get(tables.NODES_INFO, node_id.encode()) or b"{}")
+            rows.append((tables.NODES_INFO, node_id.encode(), _dump({**info, "status": "Retired"})))
+        rows.append((tables.SERVICE_INFO, tables.SINGLETON, self._recovering_info("Recovering")))
+        await self.sequencer.write_rows(rows)
+        await self.sequencer.committed(await self.sequencer.sign())
+        waiting = self._recovering_info("WaitingForRecoveryShares")
+        await self.sequencer.write_rows([(tables.SERVICE_INFO, tables.SINGLETON, waiting)])
+        await self.sequencer.committed(await self.sequencer.sign())
+        self.status = "WaitingForRecoveryShares"
+        if former.discarded:
+            self._control.log("recovery.tail_discarded", {"entries": former.discarded, "end": former.end.seqno})
+        await self._listen_administration()
+        self._announce()
+
+    def _recovering_info(self, status: str) -> bytes:
+        assert self._recovery is not None
+        previous = pem(self._recovery.former.service)
+        return self._service_info(status, self._recovery_count, previous)
+
+    def _recovering(self) -> Recovery:
+        if self._recovery is None or self.status != "WaitingForRecoveryShares":
+            raise RequestError("the service is not being recovered", code="recovery.not_recovering")
+        return self._recovery
+
+    def recovery_state(self) -> dict[str, Any]:
+        """What members need to know to state the new identity."""
+        recovery = self._recovery
+        if recovery is None:
+            return {"status": self.status}
+        former = recovery.former
+        return {
+            "status": self.status,
+            "previous_service": pem(former.service),
+            "next_service": pem(self.service.certificate),
+            "previous_service_key": former.service_key.hex(),
+            "next_service_key": self.service.spki.hex(),
+            "transaction_id": str(former.end),
+            "root": former.root.hex(),
+            "discarded_entries": former.discarded,
+            "statements": sorted(recovery.statements),
+            "shares": sorted(recovery.shares),
+        }
+
+    async def accept_statement(self, body: bytes) -> dict[str, Any]:
+        """Take a member's statement that the new identity continues the old one."""
+        recovery = self._recovering()
+        member = recovery.accept_statement(body, self.store.view())
+        key = self._recovery_count.to_bytes(8, "big") + member.encode()
+        async with self._open_lock:
+            self._recovering()
+            await self.sequencer.write_rows([(tables.IDENTITY_STATEMENTS, key, body)])
+        await self._open_recovered()
+        return self.recovery_state()
+
+    def encrypted_share(self, member: str) -> bytes:
+        """A member's share of the former ledger secret, encrypted to the member."""
+        row = self.store.view().get(tables.WRAPPED_SECRET, tables.SINGLETON)
+        share = json.loads(row or b"{}").get("encrypted_shares", {}).get(member)
+        if share is None:
+            raise NotFoundError("there is no share for this member", code="recovery.no_share")
+        return base64.b64decode(share)
+
+    async def accept_share(self, member: str, body: bytes) -> dict[str, Any]:
+        """Take a member's share; at the threshold the private ledger is recovered and the service opens."""
+        recovery = self._recovering()
+        view = self.store.view()
+        recovery.accept_share(member, body, view)
+        config = json.loads(view.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
+        threshold = int(config["recovery_threshold"])
+        await self._open_recovered()
+        return {
+            "message": f"{len(recovery.shares)} of {threshold} shares",
+            "submittedCount": len(recovery.shares),
+            "recoveryThreshold": threshold,
+        }
+
+    async def _open_recovered(self) -> None:
+        async with self._open_lock:
+            if self.status != "WaitingForRecoveryShares" or self._recovery is None:
+                return
+            recovery, view = self._recovery, self.store.view()
+            config = json.loads(view.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
+            if len(recovery.shares) < int(config["recovery_threshold"]) or not recovery.stated(view):
+                return
+            try:
+                secrets = recovery.secrets(view)
+            except LedgerError:
+                recovery.shares.clear()
+                raise
+            await self.sequencer.committed(await self.sequencer.sign())
+            self.journal.restore_secrets(secrets)
+            await self._replay_private()
+            await self._rewrap(secrets)
+            await self._open(self._recovery_count, pem(recovery.former.service))
+
+    async def _replay_private(self) -> None:
+        """Build the whole store anew from the ledger, private tables included."""
+        store = Store(self.journal)
+        for name in tables.STATE_TABLES:
+            store.declare(name)
+        for name in tables.LOG_TABLES:
+            store.declare(name, log=True)
+        self.store = self.sequencer.store = store
+        self._declare_adapters()
+        last, kept = self.journal.last_seqno, list[int]()
+        for first in range(1, last + 1, PAGE):
+            upto = min(first + PAGE - 1, last)
+            entries = await self._control.read(first, upto)
+            if len(entries) != upto - first + 1:
+                raise LedgerError("the host lost entries during recovery", code="ledger.damaged")
+            for seqno, data in enumerate(entries, first):
+                if _native.Entry.parse(data).leaf != self.journal.tree.leaf(seqno):
+                    self.exit_numbers = {"entry": seqno}
+                    raise LedgerError(f"entry {seqno} changed during recovery", code="ledger.damaged")
+                writes = await self._run_off_loop(self._open_entry, seqno, data)
+                store.native.apply(seqno, writes)
+                if any(not table.startswith("public:") for table in writes.tables()):
+                    kept.append(seqno)
+            store.native.commit(upto)
+            kept = kept[-_HISTORY_AFTER_RECOVERY:]
+            store.native.prune(kept[0] if kept else upto)
+        for adapter in self._adapters_by_name.values():
+            await adapter.rebuild(store.view())
+
+    def _open_entry(self, seqno: int, data: bytes) -> _native.WriteSet:
+        try:
+            return self.journal.secret_at(seqno).open(data)
+        except LedgerError as error:
+            self.exit_numbers = {"entry": seqno}
+            raise LedgerError(f"entry {seqno} is damaged: its seal is broken", code="ledger.damaged") from error
+
+    async def _rewrap(self, former: list[tuple[int, _native.LedgerSecret]]) -> None:
+        """Keep the new secret among the members, and the last former one under the new one."""
+        first, current = self.journal.secrets[-1]
+        last_first, last = former[-1]
+        view = self.store.view()
+        config = json.loads(view.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
+        row = wrapping.wrap(
+            current,
+            service_key=self.service.spki,
+            first_seqno=first,
+            members=recovery_members(view),
+            threshold=int(config["recovery_threshold"]),
+        )
+        await self.sequencer.write_rows(
+            [
+                (tables.WRAPPED_SECRET, tables.SINGLETON, row),
+                (tables.FORMER_SECRETS, last_first.to_bytes(8, "big"), wrapping.wrap_former(last, last_first, current)),
+            ]
+        )
+
+    # --- serving ---
+
+    async def _listen(self, listener: Listener, name: str, anchors: str) -> None:
+        context = tls_context(self.identity, self.service, anchors, ["http/1.1"])
+        await self._loop.create_server(
+            lambda: Connection(listener),
+            sock=self._sockets.pop(name),
+            ssl=context,
+            ssl_handshake_timeout=_HANDSHAKE_SECONDS,
+            backlog=4096,
+        )
+        self._listeners.append(listener)
+
+    async def _listen_administration(self) -> None:
+        if "administration" in self._sockets:
+            app = administration_app(self)
+            listener = Listener("administration", self.caller, app, on_error=self.unexpected)
+            await self._listen(listener, "administration", "")
+
+    async def _listen_application(self) -> None:
+        rpc = JsonRpc(self.service_front, self.unexpected)
+        streams = Streams(self.service_front, rpc)
+        listener = Listener(
+            "application",
+            self.caller,
+            application_app(self, self.service_front),
+            rpc=rpc.handle,
+            websocket=streams.serve,
+            on_error=self.unexpected,
+        )
+        await self._listen(listener, "application", Actors(self.store.view()).anchors())
+
+    def caller(self, certificate: bytes | None) -> Caller:
+        """Who is behind a connection, in the configuration of this moment.
+
+        The answer is kept only until the next change of the configuration tables.
+        """
+        found = self._callers.get(certificate)
+        if found is None:
+            found = Actors(self.store.view(self.sequencer.tracker.committed)).caller(certificate)
+            if len(self._callers) > limits.CONNECTIONS_MAX:
+                self._callers.clear()
+            self._callers[certificate] = found
+        return found
+
+    def _tick(self, time_ms: int) -> None:
+        self.clock.tick(time_ms)
+        now = self._loop.time()
+        for listener in self._listeners:
+            listener.sweep(now)
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        task.add_done_callback(lambda t: self._ended(t.exception()) if not t.cancelled() and t.exception() else None)
+
+    async def _stop(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        if self.status == "Open":
+            await self.sequencer.drain()
+        self._ended(None)
+
+    def unexpected(self, error: BaseException | None) -> None:
+        """An exception that nobody expected: its code and place go to the log; a host's lie ends the enclave."""
+        if isinstance(error, CocoError) and error.code.startswith("channel."):
+            self._ended(error)
+            return
+        self._failures += 1
+        module, line = "unknown", 0
+        trace = error.__traceback__ if error is not None else None
+        while trace is not None:
+            module, line = str(trace.tb_frame.f_globals.get("__name__", "unknown")), trace.tb_lineno
+            trace = trace.tb_next
+        kind = type(error).__name__ if error is not None else "unknown"
+        self._control.log("enclave.unexpected", {"line": line}, {"module": module, "kind": kind})
+
+    # --- answers of the routes ---
+
+    @property
+    def network_name(self) -> str:
+        """Name in the genesis."""
+        return self.genesis.network
+
+    def committed_position(self) -> Position:
+        """Id of the last committed entry."""
+        return self.journal.position(self.sequencer.tracker.committed)
+
+    def transaction_status(self, position: Position) -> str:
+        """Unknown, Pending, Committed or Invalid."""
+        if position.seqno == 0 or position.seqno > self.journal.last_seqno:
+            return "Invalid" if position.view < self.journal.view else "Unknown"
+        if self.journal.position(position.seqno) != position:
+            return "Invalid"
+        return "Committed" if position.seqno <= self.sequencer.tracker.committed else "Pending"
+
+    async def receipt(self, position: Position) -> Receipt:
+        """Receipt of a committed transaction.
+
+        Raises:
+            NotFoundError: not committed here.
+        """
+        if self.transaction_status(position) != "Committed":
+            raise NotFoundError(f"{position} is not committed here", code="ledger.no_receipt")
+        return await self.journal.receipt(position.seqno, self.sequencer.tracker.committed)
+
+    def _evidence(self, nonce: bytes) -> Evidence:
+        return Evidence(
+            VIRTUAL,
+            self._measurement,
+            report_data(
+                _spki(self.identity.certificate),
+                nonce=nonce,
+                service=self.service.spki,
+                constitution=self._constitution_hash(),
+                configuration=self._configuration_hash,
+            ),
+        )
+
+    def _constitution_hash(self) -> bytes:
+        return sha256(self.genesis.constitution.encode()).digest()
+
+    def attest(self, nonce: bytes) -> dict[str, Any]:
+        """Evidence for this nonce, with what a verifier needs to recompute its report data."""
+        return {
+            **self._evidence(nonce).to_json(),
+            "insecure": "platform virtual proves nothing",
+            "node_certificate": pem(self.identity.certificate),
+            "service_certificate": pem(self.service.certificate),
+            "constitution_hash": self._constitution_hash().hex(),
+            "configuration_hash": self._configuration_hash.hex(),
+        }
+
+    def network(self) -> dict[str, Any]:
+        """The network as everyone may see it."""
+        return {
+            "network": self.genesis.network,
+            "status": self.status,
+            "service_certificate": pem(self.service.certificate),
+            "committed": str(self.committed_position()),
+            "view": self.journal.view,
+            "nodes": {self.identity.node_id: {"status": "Trusted", "primary": True}},
+            "members": {
+                key.decode(): value.decode() for key, value in self.store.view().scan(tables.MEMBERS_CERTS)
+            },
+        }
+
+    def identities(self) -> dict[str, Any]:
+        """Members' statements that tie former service identities to this one, oldest first."""
+        statements = [
+            {"recovery": int.from_bytes(key[:8], "big"), "member": key[8:].decode(), "statement": body.hex()}
+            for key, body in self.store.view().scan(tables.IDENTITY_STATEMENTS)
+        ]
+        return {"service_certificate": pem(self.service.certificate), "statements": statements}
+
+    def info(self) -> dict[str, Any]:
+        """What this node is, says and lacks."""
+        return {
+            "node_id": self.identity.node_id,
+            "status": self.status,
+            "platform": VIRTUAL,
+            "warning": "INSECURE: virtual. No trusted execution environment protects this node.",
+            "measurement": self._measurement,
+            "lockdown": self._report,
+            "network": self.genesis.network,
+            "adapters": sorted(self._adapters_by_name),
+            "committed": str(self.committed_position()),
+            "time_ms": self.clock.now_ms,
+            "clipped_time_steps": self.clock.clipped,
+            "unexpected_errors": self._failures,
+            "counters": self.sequencer.counters,
+            "pools": {r.adapter.manifest().name: len(r.pool) for r in self.sequencer.runtimes},
+        }
+
+    # --- accounts ---
+
+    async def bind_account(self, body: bytes, caller: Caller) -> dict[str, Any]:
+        """Record that an account belongs to the caller, proven by the account's signature."""
+        if caller.kind is not CallerKind.PARTICIPANT:
+            raise AccessError("only a participant can bind an account", code="access.not_a_participant")
+        if self.status != "Open":
+            raise BusyError("the service is not open", code="node.not_open")
+        try:
+            document = json.loads(body)
+            account = bytes.fromhex(str(document["account"]).removeprefix("0x"))
+            signature = bytes.fromhex(str(document["signature"]).removeprefix("0x"))
+            nonce = str(document["nonce"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError("account, nonce and signature are needed", code="account.malformed") from error
+        if len(account) != 20 or len(signature) != 65 or not 8 <= len(nonce) <= 128 or not nonce.isalnum():
+            raise RequestError("account, nonce or signature has the wrong form", code="account.malformed")
+        text = binding_text(self.genesis.network, caller.actor, account, nonce).encode()
+        digest = _native.keccak256(b"\x19Ethereum Signed Message:\n" + str(len(text)).encode() + text)
+        if _native.recover_signer(digest, signature) != account:
+            raise AccessError("the account did not sign this statement", code="account.bad_signature")
+        row = _dump({"nonce": nonce, "signature": signature.hex()})
+        seqno = await self.sequencer.write_rows([(tables.ACCOUNTS, account_row(caller.actor, account), row)])
+        await self.sequencer.committed(seqno)
+        self._callers.clear()
+        return {"account": "0x" + account.hex(), "actor": caller.actor, "transaction_id": str(self.journal.position(seqno))}
+
+
+def _spki(certificate: x509.Certificate) -> bytes:
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return cose.spki(key)

@@ -1,0 +1,195 @@
+"""The pool of one adapter: checked transactions that wait for a batch.
+
+Rules: positions of a lane run without gap; a lane whose head can run is ready; every bound has a name in
+:mod:`coco.limits` and a full pool answers at once with ``pool.full``; nothing waits for ever.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from coco import limits
+from coco.enclave.adapters.base import Envelope, PoolPolicy
+from coco.enclave.store import StoreView
+from coco.errors import BusyError, CocoError, RequestError
+
+
+@dataclass(slots=True)
+class _Lane:
+    #: Position that runs next, counting what has been taken.
+    next: int
+    waiting: dict[int, tuple[Envelope, int]] = field(default_factory=dict)
+    #: Taken and not yet done: while there are any, the lane keeps its place.
+    running: int = 0
+
+
+class Pool:
+    """Lanes of envelopes; single-threaded, without I/O and without clock."""
+
+    def __init__(self, policy: PoolPolicy) -> None:
+        self.policy = policy
+        self._lanes: dict[Hashable, _Lane] = {}
+        self._ready: OrderedDict[Hashable, None] = OrderedDict()
+        self._by_id: dict[bytes, Envelope] = {}
+        self._taken: dict[bytes, Envelope] = {}
+        self._bytes = 0
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a batch could be made now."""
+        return bool(self._ready)
+
+    @property
+    def ready_lanes(self) -> int:
+        """Number of lanes with something to run."""
+        return len(self._ready)
+
+    def get(self, identity: bytes) -> Envelope | None:
+        """A waiting or running envelope by its id."""
+        return self._by_id.get(identity) or self._taken.get(identity)
+
+    def pending_position(self, lane_key: Hashable) -> int | None:
+        """The first position of a lane that nothing occupies, or None when the lane is empty."""
+        lane = self._lanes.get(lane_key)
+        if lane is None:
+            return None
+        position = lane.next
+        while position in lane.waiting:
+            position += 1
+        return position
+
+    def add(self, envelopes: Sequence[Envelope], view: StoreView, time_ms: int) -> list[CocoError | None]:
+        """Take envelopes in; for each None or the reason of the refusal."""
+        lanes = [self.policy.lane(envelope) for envelope in envelopes]
+        unknown = [lane for lane in dict.fromkeys(lanes) if lane not in self._lanes]
+        if unknown:
+            for lane, following in zip(unknown, self.policy.next_positions(unknown, view), strict=True):
+                self._lanes[lane] = _Lane(following)
+        verdicts = list(self.policy.check(envelopes, view))
+        for index, (envelope, lane) in enumerate(zip(envelopes, lanes, strict=True)):
+            if verdicts[index] is None:
+                verdicts[index] = self._add(envelope, lane, time_ms)
+        for lane in unknown:
+            if not self._lanes[lane].waiting:
+                del self._lanes[lane]
+        return verdicts
+
+    def _add(self, envelope: Envelope, lane_key: Hashable, time_ms: int) -> CocoError | None:
+        if self.get(envelope.id) is not None:
+            return RequestError("already known", code="pool.already_known")
+        lane = self._lanes[lane_key]
+        position = self.policy.position(envelope)
+        if position is None:
+            position = self._arrivals = max(self._arrivals + 1, lane.next)
+            if not lane.waiting:
+                lane.next = position
+        if position < lane.next:
+            return RequestError("nonce too low", code="pool.position_passed")
+        old = lane.waiting.get(position)
+        if old is not None:
+            refusal = self.policy.replaces(envelope, old[0])
+            if refusal is not None:
+                return refusal
+            self._forget(old[0])
+        elif len(lane.waiting) >= limits.POOL_LANE_MAX:
+            return BusyError("this account has too many transactions waiting", code="pool.lane_full")
+        elif len(self._by_id) >= limits.POOL_TRANSACTIONS_MAX or self._bytes + envelope.size > limits.POOL_BYTES_MAX:
+            return BusyError("the pool is full; try again later", code="pool.full")
+        lane.waiting[position] = (envelope, time_ms)
+        self._by_id[envelope.id] = envelope
+        self._bytes += envelope.size
+        if position == lane.next:
+            self._ready[lane_key] = None
+        return None
+
+    def _forget(self, envelope: Envelope) -> None:
+        self._by_id.pop(envelope.id, None)
+        self._bytes -= envelope.size
+
+    def take(self, count: int, size: int) -> list[Envelope]:
+        """The next batch: at most ``count`` envelopes and about ``size`` bytes, lanes in turn."""
+        batch: list[Envelope] = []
+        taken_bytes = 0
+        blocked: list[Hashable] = []
+        while self._ready and len(batch) < count and taken_bytes < size:
+            lane_key, _ = self._ready.popitem(last=False)
+            lane = self._lanes[lane_key]
+            envelope, _ = lane.waiting[lane.next]
+            if any(needed in self._by_id for needed in envelope.depends_on):
+                blocked.append(lane_key)
+                continue
+            del lane.waiting[lane.next]
+            lane.next += 1
+            lane.running += 1
+            self._forget(envelope)
+            self._taken[envelope.id] = envelope
+            batch.append(envelope)
+            taken_bytes += envelope.size
+            if lane.next in lane.waiting:
+                self._ready[lane_key] = None
+        for lane_key in blocked:
+            self._ready[lane_key] = None
+        return batch
+
+    def done(self, batch: Sequence[Envelope]) -> None:
+        """These were included or refused: the pool has nothing to do with them any more."""
+        for envelope in batch:
+            self._taken.pop(envelope.id, None)
+            key = self.policy.lane(envelope)
+            self._lanes[key].running -= 1
+            self._drop_if_empty(key)
+
+    def refresh(self, lanes: Sequence[Hashable], view: StoreView) -> None:
+        """Set where lanes go on from the state, after a refusal or a roll-back left a gap."""
+        known = [lane for lane in dict.fromkeys(lanes) if lane in self._lanes]
+        for key, following in zip(known, self.policy.next_positions(known, view), strict=True):
+            lane = self._lanes[key]
+            lane.next = following
+            for position in [position for position in lane.waiting if position < following]:
+                self._forget(lane.waiting.pop(position)[0])
+            self._ready.pop(key, None)
+            if following in lane.waiting:
+                self._ready[key] = None
+            self._drop_if_empty(key)
+
+    def give_back(self, batch: Sequence[Envelope], view: StoreView, time_ms: int) -> None:
+        """Put taken envelopes back at the head of their lanes."""
+        for envelope in reversed(batch):
+            self._taken.pop(envelope.id, None)
+            key = self.policy.lane(envelope)
+            lane = self._lanes[key]
+            lane.running -= 1
+            position = self.policy.position(envelope)
+            lane.next = lane.next - 1 if position is None else min(lane.next or position, position)
+            lane.waiting[lane.next if position is None else position] = (envelope, time_ms)
+            self._by_id[envelope.id] = envelope
+            self._bytes += envelope.size
+            self._ready[key] = None
+        numbered = {self.policy.lane(e) for e in batch if self.policy.position(e) is not None}
+        if numbered:
+            self.refresh(list(numbered), view)
+
+    def expire(self, before_ms: int) -> list[Envelope]:
+        """Drop what arrived before ``before_ms``."""
+        dropped: list[Envelope] = []
+        for key, lane in list(self._lanes.items()):
+            for position in [p for p, (_, arrived) in lane.waiting.items() if arrived < before_ms]:
+                envelope, _ = lane.waiting.pop(position)
+                self._forget(envelope)
+                dropped.append(envelope)
+            if lane.next not in lane.waiting:
+                self._ready.pop(key, None)
+            self._drop_if_empty(key)
+        return dropped
+
+    def _drop_if_empty(self, key: Hashable) -> None:
+        lane = self._lanes.get(key)
+        if lane is not None and not lane.waiting and not lane.running:
+            self._ready.pop(key, None)
+            del self._lanes[key]

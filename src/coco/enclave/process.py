@@ -1,0 +1,150 @@
+"""The enclave process: import everything, lock the door, then serve the control channel until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import traceback  # DEBUG
+import linecache  # DEBUG
+import socket
+import ssl
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+import uvloop
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from coco._native import LedgerSecret, WriteSet
+from coco.channel import messages
+from coco.enclave.core import bundle, lockdown
+from coco.enclave.core.control import Control
+from coco.enclave.core.identity import NodeIdentity, ServiceIdentity
+from coco.enclave.node import AdapterFactory, EnclaveNode
+from coco.errors import CocoError
+
+#: Threads for calls of the extension and for signing: one for each of two cores, and one that may wait.
+_THREADS = 3
+_EXIT_SECONDS = 0.2
+
+
+def _preload() -> None:
+    """Do once, in the open, what imports lazily: after lock-down there is no file left to import from."""
+    for name in ("encodings.idna", "concurrent.futures.thread", "stringprep", "http.cookies", "starlette.formparsers"):
+        importlib.import_module(name)
+    service = ServiceIdentity.generate(0)
+    key = ec.generate_private_key(ec.SECP384R1())
+    certificate = service.endorse(key.public_key(), ["localhost", "127.0.0.1"], 0)
+    NodeIdentity(key, certificate).node_id  # noqa: B018
+    signature = key.sign(b"", ec.ECDSA(hashes.SHA384()))
+    key.public_key().verify(signature, b"", ec.ECDSA(hashes.SHA384()))
+    secret = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+    secret.encrypt(b"", padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None))
+    pem = secret.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    serialization.load_pem_public_key(pem)
+    ssl.create_default_context()
+    LedgerSecret.generate(b"")
+    WriteSet([("coco.warm", b"k", b"v")]).encode_private()
+    EnclaveNode.warm_up()
+
+
+def _factories(argument: str) -> dict[str, AdapterFactory]:
+    found: dict[str, AdapterFactory] = {}
+    for item in filter(None, argument.split(",")):
+        name, _, place = item.partition(":")
+        module, _, attribute = place.partition(":")
+        found[name] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def place_of(error: BaseException) -> tuple[str, int]:
+    """Module and line where an exception came from: what may be told of it (H1)."""
+    trace: TracebackType | None = error.__traceback__
+    module, line = "unknown", 0
+    while trace is not None:
+        module, line = str(trace.tb_frame.f_globals.get("__name__", "unknown")), trace.tb_lineno
+        trace = trace.tb_next
+    return module, line
+
+
+def _silence() -> None:
+    """No text of an exception leaves: standard error leads nowhere, and hooks print nothing."""
+    sys.excepthook = lambda *_: None
+    sys.unraisablehook = lambda *_: None
+
+
+def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
+    """Run the enclave on its inherited sockets; never returns."""
+    diagnosis = os.dup(2)
+    try:
+        factories = _factories(adapters)
+        _preload()
+        bundle.check(paths)
+        measurement = bundle.measurement()
+        null = os.open(os.devnull, os.O_RDWR)
+        report = lockdown.isolate()
+        # libuv would use io_uring where the kernel has it; the lock-down does not let it.
+        os.environ["UV_USE_IO_URING"] = "0"
+        loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(loop)
+        loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="coco"))
+        inherited = {name: socket.socket(fileno=descriptor) for name, descriptor in sockets.items()}
+        for sock in inherited.values():
+            sock.setblocking(False)
+    except CocoError as error:
+        os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
+        os._exit(78)
+    _silence()
+    code = 1
+
+    async def main() -> int:
+        # The loop makes its wake-up sockets when it starts to run: the second half of the lock-down comes after that.
+        try:
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+            report.update(lockdown.seal())
+        except CocoError as error:
+            os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
+            return 78
+        return await _serve(inherited, report, measurement, factories, diagnosis)
+
+    try:
+        code = loop.run_until_complete(main())
+    except BaseException:
+        os.write(diagnosis, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
+
+
+async def _serve(
+    inherited: dict[str, socket.socket], report: dict[str, str], measurement: str, factories: dict[str, AdapterFactory], diagnosis: int = 2
+) -> int:
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[BaseException | None] = loop.create_future()
+
+    def end(error: BaseException | None) -> None:
+        if not ended.done():
+            ended.set_result(error)
+
+    control = Control(end)
+    await loop.create_connection(lambda: control, sock=inherited.pop("control"))
+    node = EnclaveNode(control, inherited, report=report, measurement=measurement, factories=factories, ended=end)
+    loop.set_exception_handler(lambda _, context: node.unexpected(context.get("exception")))
+    task = loop.create_task(node.run())
+    task.add_done_callback(lambda t: end(t.exception()) if not t.cancelled() and t.exception() else None)
+    error = await ended
+    if error is None:
+        return 0
+    import traceback
+    os.write(diagnosis, "".join(traceback.format_exception(error)).encode())
+    module, line = place_of(error)
+    code = error.code if isinstance(error, CocoError) else "enclave.failed"
+    numbers = {"line": line, **(node.exit_numbers if isinstance(error, CocoError) else {})}
+    control.send(messages.Exit(code, numbers, {"module": module}))
+    await asyncio.sleep(_EXIT_SECONDS)
+    return 70
+
+
+

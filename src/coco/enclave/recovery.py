@@ -1,0 +1,208 @@
+"""Disaster recovery of one service life by another, in small: one node, members' statements and shares.
+
+Order: replay the public ledger -> refuse damage, another service, a missing position -> drop the unsigned tail ->
+fresh service identity and ledger secret (K1) -> members state that the new identity continues the old one (J7) and
+submit shares -> replay the private ledger -> open.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coco import _native
+from coco.channel import messages
+from coco.enclave.configuration import secrets as wrapping
+from coco.enclave.core.control import Control
+from coco.enclave.store import Journal, StoreView
+from coco.errors import AccessError, LedgerError, RequestError
+from coco.ledger import cose, tables
+from coco.ledger.position import Position
+from coco.ledger.replay import Replay
+from coco.ledger.signature import CWT_CLAIMS, ISSUED_AT
+
+#: Entries read from the disk at once.
+PAGE = 1000
+STATEMENT = "coco.identity_statement"
+SHARE = "recovery_share"
+
+
+@dataclass
+class FormerLife:
+    """What the public ledger of the former life said, once it was believed."""
+
+    #: The last verified signature entry: where the former life ends.
+    end: Position
+    root: bytes
+    discarded: int
+    service: x509.Certificate
+    committed_ms: int
+    recovery_count: int
+    node_ids: list[str]
+    genesis: bytes
+
+    @property
+    def service_key(self) -> bytes:
+        """DER SubjectPublicKeyInfo of the former service."""
+        key = self.service.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        return cose.spki(key)
+
+
+async def read_former_life(
+    control: Control, journal: Journal, public: _native.Store, start: messages.Start
+) -> FormerLife:
+    """Replay the public ledger into ``journal`` and ``public``.
+
+    Raises:
+        LedgerError: damaged, unsigned, of another service, or without the expected position.
+    """
+    replay = Replay()
+    for first in range(1, start.last_seqno + 1, PAGE):
+        replay.feed(await control.read(first, min(first + PAGE - 1, start.last_seqno)))
+    end, discarded = replay.end()
+    signature = replay.verify_signature(end)
+    service = replay.service_certificate(end)
+    if start.expected_service:
+        expected = x509.load_pem_x509_certificate(start.expected_service)
+        if expected.public_key() != service.public_key():
+            raise LedgerError("the ledger belongs to another service", code="recovery.other_service")
+    view = replay.entries[end - 1].view
+    if start.expected_position:
+        expected_position = Position.parse(start.expected_position)
+        within = 0 < expected_position.seqno <= end
+        if not within or replay.entries[expected_position.seqno - 1].view != expected_position.view:
+            raise LedgerError(
+                f"the ledger does not contain {expected_position}", code="recovery.position_missing"
+            )
+    if discarded:
+        await control.truncate(end)
+    control.begin_at(end)
+    for entry in replay.entries[:end]:
+        journal.adopt(entry)
+        public.apply(entry.seqno, entry.public_writes())
+    for seqno in replay.signatures:
+        if seqno <= end:
+            journal.adopt_signature(seqno)
+    public.commit(end)
+    info = json.loads(public.get(tables.SERVICE_INFO, tables.SINGLETON) or b"{}")
+    issued = cose.parse(cose.encode(signature.protected, signature.service_signature, None)).headers
+    return FormerLife(
+        end=Position(view, end),
+        root=signature.root,
+        discarded=discarded,
+        service=service,
+        committed_ms=int(issued[CWT_CLAIMS][ISSUED_AT]) * 1000,
+        recovery_count=int(info.get("recovery_count", 0)),
+        node_ids=[
+            key.decode()
+            for key, value in public.scan(tables.NODES_INFO)
+            if json.loads(value or b"{}").get("status") == "Trusted"
+        ],
+        genesis=public.get(tables.GENESIS, tables.SINGLETON) or b"",
+    )
+
+
+def statement_payload(former: bytes, following: bytes, position: str, root: str) -> dict[str, str]:
+    """What members sign: that one service identity continues another, from this place of the ledger on (J7)."""
+    return {
+        "previous_service": former.hex(),
+        "next_service": following.hex(),
+        "transaction_id": position,
+        "root": root,
+    }
+
+
+@dataclass
+class Recovery:
+    """What members have said and given so far."""
+
+    former: FormerLife
+    following_key: bytes
+    statements: dict[str, bytes] = field(default_factory=dict)
+    shares: dict[str, bytes] = field(default_factory=dict)
+
+    def _signer(self, body: bytes, kind: str, view: StoreView) -> tuple[str, dict[str, Any]]:
+        message = cose.parse(body)
+        key_id = message.headers.get(cose.KEY_ID)
+        if message.headers.get("ccf.gov.msg.type") != kind:
+            raise RequestError(f"the message is no {kind}", code="gov.wrong_message_type")
+        member = key_id.decode("ascii", "replace") if isinstance(key_id, bytes) else ""
+        info = view.get(tables.MEMBERS_INFO, member.encode())
+        pem = view.get(tables.MEMBERS_CERTS, member.encode())
+        if info is None or pem is None or json.loads(info).get("status") != "Active":
+            raise AccessError("the signer is no active member", code="gov.not_a_member")
+        key = x509.load_pem_x509_certificate(pem).public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise AccessError("the member's key is no elliptic-curve key", code="gov.not_a_member")
+        cose.verify(message, key)
+        try:
+            payload = json.loads(message.payload or b"")
+        except ValueError as error:
+            raise RequestError("the payload is no JSON", code="gov.malformed") from error
+        if not isinstance(payload, dict):
+            raise RequestError("the payload is no object", code="gov.malformed")
+        return member, payload
+
+    def accept_statement(self, body: bytes, view: StoreView) -> str:
+        """Take a member's statement; return the member."""
+        member, payload = self._signer(body, STATEMENT, view)
+        expected = statement_payload(
+            self.former.service_key, self.following_key, str(self.former.end), self.former.root.hex()
+        )
+        if payload != expected:
+            raise RequestError("the statement is about something else", code="recovery.other_statement")
+        self.statements[member] = body
+        return member
+
+    def accept_share(self, member: str, body: bytes, view: StoreView) -> None:
+        """Take a member's share."""
+        signer, payload = self._signer(body, SHARE, view)
+        if signer != member:
+            raise AccessError("the share is another member's", code="gov.wrong_member")
+        try:
+            share = base64.b64decode(payload["share"], validate=True)
+        except (KeyError, ValueError, TypeError) as error:
+            raise RequestError("the payload has no share", code="gov.malformed") from error
+        if len(share) != 33:
+            raise RequestError("the share has the wrong length", code="gov.malformed")
+        self.shares[member] = share
+
+    def stated(self, view: StoreView) -> bool:
+        """Whether a majority of the active members stated the new identity."""
+        active = sum(1 for _, info in view.scan(tables.MEMBERS_INFO) if json.loads(info).get("status") == "Active")
+        return len(self.statements) > active // 2
+
+    def secrets(self, view: StoreView) -> list[tuple[int, _native.LedgerSecret]]:
+        """Every former ledger secret, oldest first, from the shares.
+
+        Raises:
+            LedgerError: the shares do not open the ledger (``ledger.shares_refused``).
+        """
+        row = view.get(tables.WRAPPED_SECRET, tables.SINGLETON)
+        if row is None:
+            raise LedgerError("the ledger holds no wrapped secret", code="ledger.shares_refused")
+        members = recovery_members(view)
+        first, secret = wrapping.unwrap(
+            row, list(self.shares.values()), service_key=self.former.service_key, members=members
+        )
+        found = [(first, secret)]
+        for key, wrapped in sorted(view.scan(tables.FORMER_SECRETS), reverse=True):
+            at = int.from_bytes(key, "big")
+            secret = wrapping.unwrap_former(wrapped, at, secret)
+            found.append((at, secret))
+        return found[::-1]
+
+
+def recovery_members(view: StoreView) -> dict[str, bytes]:
+    """PEM of the encryption key of every active recovery member."""
+    return {
+        key.decode(): pem
+        for key, pem in view.scan(tables.MEMBERS_ENCRYPTION)
+        if json.loads(view.get(tables.MEMBERS_INFO, key) or b"{}").get("status") == "Active"
+    }

@@ -1,0 +1,322 @@
+"""The single writer: batches from the pools become entries, entries become signed, signed entries become committed.
+
+Order of one batch: take from a pool -> execute on a store transaction -> seal and apply -> send to the disk -> sign ->
+durable -> committed -> tell. Execution runs ahead of the disk; nothing is told before commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets as randomness
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from coco import limits
+from coco._native import WriteSet
+from coco.enclave.adapters.base import BlockContext, Envelope, LedgerAdapter, Outcome, Verdict
+from coco.enclave.consensus import CommitTracker
+from coco.enclave.core.clock import Clock
+from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem
+from coco.enclave.pool import Pool
+from coco.enclave.store import Store
+from coco.errors import BusyError, CocoError
+from coco.ledger import tables
+from coco.ledger.position import Position
+from coco.ledger.signature import sign_root
+
+_EXPIRY_INTERVAL_S = 60.0
+
+
+@dataclass
+class AdapterRuntime:
+    """An adapter, its pool, and who waits for its transactions."""
+
+    adapter: LedgerAdapter
+    pool: Pool
+    waiting: dict[bytes, list[asyncio.Future[str]]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Executed:
+    seqno: int
+    runtime: AdapterRuntime
+    included: list[bytes]
+
+
+class Sequencer:
+    """Runs the pools of all adapters into one order."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        node: NodeIdentity,
+        service: ServiceIdentity,
+        block_interval_ms: int,
+        signature_interval_ms: int,
+        run: Callable[..., Awaitable[Any]],
+        room: Callable[[], Awaitable[None]],
+        fatal: Callable[[BaseException], None],
+        log: Callable[..., None],
+    ) -> None:
+        self.store, self.clock = store, clock
+        self.runtimes: list[AdapterRuntime] = []
+        self.tracker = CommitTracker()
+        self._node, self._service = node, service
+        self._block_interval_s = block_interval_ms / 1000
+        self._signature_interval_s = signature_interval_ms / 1000
+        self._run, self._room, self._fatal, self._log = run, room, fatal, log
+        self._work = asyncio.Event()
+        self._unsigned = 0
+        self._sign_due = asyncio.Event()
+        #: Held while a position is given to an entry: by the signer and by whoever commits a write set.
+        self._order = asyncio.Lock()
+        #: Held by whoever has an open write transaction.
+        self._writer = asyncio.Lock()
+        self._executed: deque[_Executed] = deque()
+        self._commit_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._history: deque[tuple[int, int]] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._draining = False
+        self.counters = {"transactions": 0, "batches": 0, "signatures": 0, "refused": 0, "crashed": 0}
+
+    def start(self) -> None:
+        """Begin to sequence."""
+        for work in (self._sequence(), self._sign_loop(), self._expire()):
+            task = asyncio.get_running_loop().create_task(work)
+            task.add_done_callback(self._task_ended)
+            self._tasks.append(task)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fatal(error)
+
+    async def drain(self) -> None:
+        """Take no more work, finish what was begun, and wait until it is committed."""
+        self._draining = True
+        async with self._writer:
+            pass
+        if self.store.journal.last_seqno > self.tracker.committed:
+            self._sign_due.set()
+            await self.committed(self.store.journal.last_seqno)
+        for task in self._tasks:
+            task.cancel()
+
+    # --- submissions ---
+
+    def accept(
+        self, runtime: AdapterRuntime, envelopes: Sequence[Envelope]
+    ) -> list[CocoError | None]:
+        """Put envelopes into the pool; for each None or the reason of its refusal."""
+        if self._draining:
+            return [BusyError("the node is stopping", code="node.stopping")] * len(envelopes)
+        verdicts = runtime.pool.add(envelopes, self.store.view(), self.clock.now_ms)
+        if runtime.pool.ready:
+            self._work.set()
+        return verdicts
+
+    def outcome(self, runtime: AdapterRuntime, identity: bytes) -> asyncio.Future[str]:
+        """Resolves when the transaction is committed (to ""), or with the reason why it left the pool."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        runtime.waiting.setdefault(identity, []).append(future)
+        return future
+
+    def _resolve(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
+        for future in runtime.waiting.pop(identity, ()):
+            if not future.done():
+                future.set_result(reason)
+
+    # --- batches ---
+
+    async def _sequence(self) -> None:
+        loop = asyncio.get_running_loop()
+        last = 0.0
+        while True:
+            await self._work.wait()
+            await self._room()
+            delay = last + self._block_interval_s - loop.time()
+            if delay > 0 and not self._full():
+                # A batch closes by time or by size, whichever comes first.
+                await asyncio.sleep(min(delay, 0.005))
+                continue
+            last = loop.time()
+            self._work.clear()
+            for runtime in self.runtimes:
+                if runtime.pool.ready and not self._draining:
+                    batch = runtime.pool.take(limits.BATCH_TRANSACTIONS_MAX, limits.BATCH_BYTES_SOFT)
+                    if batch:
+                        async with self._writer:
+                            await self._execute(runtime, batch)
+                if runtime.pool.ready:
+                    self._work.set()
+
+    def _full(self) -> bool:
+        return any(len(runtime.pool) >= limits.BATCH_TRANSACTIONS_MAX for runtime in self.runtimes)
+
+    async def _execute(self, runtime: AdapterRuntime, batch: list[Envelope]) -> None:
+        transaction = self.store.begin()
+        context = BlockContext(
+            time_ms=self.clock.now_ms,
+            randomness=randomness.token_bytes(32),
+            expected_seqno=self.store.journal.last_seqno + 1,
+        )
+        try:
+            outcomes, claim = await runtime.adapter.execute(batch, transaction, context)
+            assert len(outcomes) == len(batch), "one outcome for each envelope"
+        except Exception as error:  # noqa: BLE001 - whatever an adapter raises, the node goes on (G3)
+            await self._bisect(runtime, batch, error)
+            return
+        try:
+            async with self._order:
+                if claim is not None:
+                    seqno = self.store.journal.last_seqno + 1
+                    transaction.put(tables.CLAIMS, seqno.to_bytes(8, "big"), claim)
+                writes = transaction.native.write_set()
+                included = [e for e, o in zip(batch, outcomes, strict=True) if o.verdict is Verdict.INCLUDED]
+                if included:
+                    self._applied(runtime, self.store.write(writes, claim=claim), writes, included)
+        except CocoError as error:
+            if error.code not in ("ledger.entry_too_large", "store.too_large", "store.log_is_append_only"):
+                raise
+            runtime.adapter.rolled_back(self.store.journal.position(self.store.latest))
+            await self._bisect(runtime, batch, error)
+            return
+        self._settle(runtime, batch, outcomes)
+
+    def _applied(self, runtime: AdapterRuntime, seqno: int, writes: WriteSet, included: list[Envelope]) -> None:
+        runtime.adapter.applied(self.store.journal.position(seqno), writes)
+        self._executed.append(_Executed(seqno, runtime, [envelope.id for envelope in included]))
+        self._history.append((seqno, self.clock.now_ms))
+        self.counters["transactions"] += len(included)
+        self.counters["batches"] += 1
+        self._entry_written()
+
+    def _settle(self, runtime: AdapterRuntime, batch: list[Envelope], outcomes: Sequence[Outcome]) -> None:
+        deferred = [e for e, o in zip(batch, outcomes, strict=True) if o.verdict is Verdict.DEFERRED]
+        finished = [e for e, o in zip(batch, outcomes, strict=True) if o.verdict is not Verdict.DEFERRED]
+        refused = [(e, o) for e, o in zip(batch, outcomes, strict=True) if o.verdict is Verdict.REFUSED]
+        runtime.pool.done(finished)
+        for envelope, outcome in refused:
+            self.counters["refused"] += 1
+            self._resolve(runtime, envelope.id, outcome.reason or "refused")
+        view = self.store.view()
+        if deferred:
+            runtime.pool.give_back(deferred, view, self.clock.now_ms)
+        if refused:
+            runtime.pool.refresh([runtime.pool.policy.lane(envelope) for envelope, _ in refused], view)
+
+    async def _bisect(self, runtime: AdapterRuntime, batch: list[Envelope], error: Exception) -> None:
+        """Run halves of a batch whose execution failed, down to the one envelope that it fails on."""
+        self.counters["crashed"] += 1
+        await runtime.adapter.rebuild(self.store.view())
+        if len(batch) == 1:
+            code = error.code if isinstance(error, CocoError) else "adapter.failed"
+            self._log("sequencer.envelope_dropped", {"size": batch[0].size})
+            self._settle(runtime, batch, [Outcome(Verdict.REFUSED, f"it cannot be executed: {code}")])
+            return
+        middle = len(batch) // 2
+        await self._execute(runtime, batch[:middle])
+        await self._execute(runtime, batch[middle:])
+
+    async def write_rows(self, rows: Sequence[tuple[str, bytes, bytes | None]]) -> int:
+        """Write rows of the framework's own as one entry; return its seqno."""
+        async with self._writer, self._order:
+            seqno = self.store.write(WriteSet(list(rows)))
+            self._entry_written()
+            return seqno
+
+    # --- signatures and commit ---
+
+    def _entry_written(self) -> None:
+        self._unsigned += 1
+        self._sign_due.set()
+
+    async def _sign_loop(self) -> None:
+        while True:
+            await self._sign_due.wait()
+            if self._unsigned < limits.UNSIGNED_ENTRIES_MAX and not self._draining:
+                await asyncio.sleep(self._signature_interval_s)
+            self._sign_due.clear()
+            if self._unsigned:
+                await self.sign()
+
+    async def sign(self) -> int:
+        """Write a signature entry over everything before it; return its seqno."""
+        journal = self.store.journal
+        async with self._order:
+            seqno = journal.last_seqno + 1
+            position = Position(journal.view, seqno)
+            # Signed off the event loop, while batches may execute; only sealing waits.
+            signature = await self._run(
+                sign_root,
+                self._node.key,
+                self._service.key,
+                node_certificate=pem(self._node.certificate),
+                position=position,
+                root=journal.tree.root(),
+                committed=journal.position(self.tracker.committed),
+                time_s=self.clock.now_ms // 1000,
+            )
+            rows = [
+                (tables.SIGNATURES, tables.SINGLETON, signature.signatures_row()),
+                (tables.COSE_SIGNATURES, tables.SINGLETON, signature.cose_row()),
+                (tables.TREE, tables.SINGLETON, journal.tree.serialise()),
+            ]
+            self._unsigned = 0
+            written = self.store.write(WriteSet(rows))
+            assert written == seqno
+            journal.adopt_signature(seqno)
+            self.tracker.signed(seqno)
+            self.counters["signatures"] += 1
+        return seqno
+
+    def durable(self, seqno: int) -> None:
+        """The disk holds everything up to ``seqno``."""
+        moved = self.tracker.made_durable(seqno)
+        if moved is None:
+            return
+        self.store.native.commit(moved)
+        position = self.store.journal.position(moved)
+        for runtime in self.runtimes:
+            runtime.adapter.committed(position)
+        while self._executed and self._executed[0].seqno <= moved:
+            executed = self._executed.popleft()
+            if executed.runtime.waiting:
+                for identity in executed.included:
+                    self._resolve(executed.runtime, identity, "")
+        still: list[tuple[int, asyncio.Future[None]]] = []
+        for wanted, future in self._commit_waiters:
+            if wanted > moved:
+                still.append((wanted, future))
+            elif not future.done():
+                future.set_result(None)
+        self._commit_waiters = still
+        self._prune()
+
+    async def committed(self, seqno: int) -> None:
+        """Wait until ``seqno`` is committed."""
+        if seqno > self.tracker.committed:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._commit_waiters.append((seqno, future))
+            await future
+
+    def _prune(self) -> None:
+        """Keep state readable for a number of application entries and a time back, whichever is more."""
+        oldest_ms = self.clock.now_ms - limits.HISTORY_SECONDS_MIN * 1000
+        oldest = None
+        while len(self._history) > limits.HISTORY_ENTRIES_MIN and self._history[1][1] < oldest_ms:
+            self._history.popleft()
+            oldest = self._history[0][0]
+        if oldest is not None and oldest <= self.tracker.committed:
+            self.store.native.prune(oldest)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY_INTERVAL_S)
+            before = self.clock.now_ms - limits.POOL_SECONDS_MAX * 1000
+            for runtime in self.runtimes:
+                for envelope in runtime.pool.expire(before):
+                    self._resolve(runtime, envelope.id, "expired")

@@ -1,0 +1,6 @@
+"""The replicated persistent store: tables with one global order, and the journal that seals what changes them."""
+
+from coco.enclave.store.journal import Journal
+from coco.enclave.store.tables import Store, StoreTransaction, StoreView
+
+__all__ = ["Journal", "Store", "StoreTransaction", "StoreView"]

@@ -1,0 +1,171 @@
+"""The journal: the ledger as one node writes it. Seals write sets into entries and reads entries back, verified.
+
+Rules: an entry names its predecessor's leaf (L1); an entry that comes back from the host is compared with the leaf held
+here before anything of it is used (L2); a position is sealed once (K2); each epoch has its own secret (K1).
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable
+
+from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, WriteSet
+from coco.errors import HostLiedError, LedgerError, NotFoundError
+from coco.ledger import receipts, signature, tables
+from coco.ledger.position import Position
+
+ReadEntries = Callable[[int, int], Awaitable[list[bytes]]]
+AppendEntry = Callable[[int, bytes], None]
+
+
+class Journal:
+    """Writes and reads the entries of one service life, and reads those of former lives."""
+
+    def __init__(self, *, append: AppendEntry, read: ReadEntries) -> None:
+        self.tree = MerkleTree()
+        self._append, self._read = append, read
+        self._views: list[tuple[int, int]] = []
+        self._secrets: list[tuple[int, LedgerSecret]] = []
+        self._sealer: Sealer | None = None
+        self._signatures = array("Q")
+
+    # --- state ---
+
+    @property
+    def last_seqno(self) -> int:
+        """Number of the last entry."""
+        return len(self.tree) - 1
+
+    @property
+    def view(self) -> int:
+        """View in which this node writes."""
+        return self._views[-1][1]
+
+    def position(self, seqno: int) -> Position:
+        """Id of the entry ``seqno``."""
+        index = bisect_right(self._views, seqno, key=lambda item: item[0]) - 1
+        return Position(self._views[index][1] if index >= 0 else 0, seqno)
+
+    def begin(self, *, view: int, secret: LedgerSecret) -> None:
+        """Start to write in ``view`` under a secret that has sealed nothing yet."""
+        first = self.last_seqno + 1
+        self._views.append((first, view))
+        self._secrets.append((first, secret))
+        self._sealer = Sealer(view, self.last_seqno)
+
+    def adopt(self, entry: Entry) -> None:
+        """Take over a verified entry of a former life."""
+        if not self._views or self._views[-1][1] != entry.view:
+            self._views.append((entry.seqno, entry.view))
+        self.tree.append(entry.leaf)
+
+    def adopt_signature(self, seqno: int) -> None:
+        """``seqno`` is a signature entry."""
+        self._signatures.append(seqno)
+
+    def cut(self, seqno: int) -> None:
+        """Forget every adopted entry above ``seqno``."""
+        self.tree.truncate(seqno + 1)
+        self._views = [(first, view) for first, view in self._views if first <= seqno]
+        while self._signatures and self._signatures[-1] > seqno:
+            self._signatures.pop()
+
+    def restore_secrets(self, secrets: list[tuple[int, LedgerSecret]]) -> None:
+        """Put the secrets of former lives, each with its first seqno, before the current one."""
+        current = self._secrets[-1]
+        self._secrets = sorted([*(item for item in secrets if item[0] < current[0]), current], key=lambda item: item[0])
+
+    @property
+    def secrets(self) -> list[tuple[int, LedgerSecret]]:
+        """Every secret held, with the first seqno that it sealed."""
+        return list(self._secrets)
+
+    def secret_at(self, seqno: int) -> LedgerSecret:
+        """The secret that sealed ``seqno``."""
+        index = bisect_right(self._secrets, seqno, key=lambda item: item[0]) - 1
+        if index < 0:
+            raise LedgerError(f"the secret of entry {seqno} is not recovered", code="ledger.secret_unavailable")
+        return self._secrets[index][1]
+
+    # --- writing ---
+
+    def complete(self, writes: WriteSet) -> WriteSet:
+        """``writes`` with the row that ties the entry to its predecessor."""
+        leaf = self.tree.leaf(self.last_seqno)
+        assert leaf is not None
+        return writes.with_row(tables.PREDECESSOR, tables.SINGLETON, leaf)
+
+    def write(self, writes: WriteSet, *, claim: bytes | None = None) -> int:
+        """Seal a completed write set as the next entry and send it to the disk; return its seqno."""
+        assert self._sealer is not None
+        view, seqno = self._views[-1][1], self.last_seqno + 1
+        secret = self._secrets[-1][1]
+        digest = receipts.NO_CLAIMS
+        if claim is not None:
+            digest = receipts.claims_digest(secret.claims_salt(view, seqno), claim)
+        entry, leaf = self._sealer.seal(secret, view, seqno, digest, writes)
+        self.tree.append(leaf)
+        self._append(seqno, entry)
+        return seqno
+
+    # --- reading back ---
+
+    async def entry(self, seqno: int) -> bytes:
+        """The bytes of an entry, as this enclave knows them to be.
+
+        Raises:
+            HostLiedError: the host gave something else (``channel.wrong_entry``).
+        """
+        if not 0 < seqno <= self.last_seqno:
+            raise NotFoundError(f"there is no entry {seqno}", code="ledger.no_entry")
+        found = await self._read(seqno, seqno)
+        if len(found) == 1:
+            try:
+                if Entry.parse(found[0]).leaf == self.tree.leaf(seqno):
+                    return found[0]
+            except LedgerError:
+                pass
+        raise HostLiedError(f"the host gave another entry than {seqno}", code="channel.wrong_entry")
+
+    async def fetch(self, seqno: int) -> WriteSet:
+        """The write set of an entry."""
+        return self.secret_at(seqno).open(await self.entry(seqno))
+
+    async def receipt(self, seqno: int, committed_signature: int) -> receipts.Receipt:
+        """Proof that ``seqno`` is in the ledger.
+
+        Args:
+            seqno: an entry that is no signature.
+            committed_signature: the last signature entry that is committed.
+
+        Raises:
+            NotFoundError: not committed yet, or a signature entry (``ledger.no_receipt``).
+        """
+        index = bisect_right(self._signatures, seqno)
+        if seqno in self._signatures[max(0, index - 1) : index]:
+            raise NotFoundError("a signature entry has no transaction receipt", code="ledger.no_receipt")
+        if not 0 < seqno or index >= len(self._signatures) or self._signatures[index] > committed_signature:
+            raise NotFoundError(f"entry {seqno} is not committed here", code="ledger.no_receipt")
+        at = self._signatures[index]
+        rows = dict[str, bytes]()
+        writes = Entry.parse(await self.entry(at)).public_writes()
+        for table in (tables.SIGNATURES, tables.COSE_SIGNATURES):
+            rows[table] = dict(writes.rows(table))[tables.SINGLETON] or b""
+        parsed = Entry.parse(await self.entry(seqno))
+        position = self.position(seqno)
+        secret = self.secret_at(seqno)
+        claim = None
+        if parsed.claims_digest != receipts.NO_CLAIMS:
+            private = await self.fetch(seqno)
+            claim = dict(private.rows(tables.CLAIMS)).get(seqno.to_bytes(8, "big"))
+        return receipts.Receipt(
+            position=position,
+            write_set_digest=parsed.write_set_digest,
+            commit_evidence=secret.commit_evidence(*position),
+            claims_digest=parsed.claims_digest,
+            path=tuple(self.tree.proof(seqno, at)),
+            signature=signature.parse_rows(rows[tables.SIGNATURES], rows[tables.COSE_SIGNATURES]),
+            claim=claim,
+            claim_salt=secret.claims_salt(*position) if claim is not None else None,
+        )

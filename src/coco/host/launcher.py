@@ -1,0 +1,94 @@
+"""Start an enclave process on platform ``virtual``: inherited sockets, no environment, isolated interpreter (H2)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import coco
+
+#: The only environment that an enclave accepts (coco.enclave.core.bundle checks the same list).
+ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
+#: Streams that may wait for the enclave to accept them.
+BACKLOG = 4096
+
+
+@dataclass
+class EnclaveProcess:
+    """A running enclave and the host's ends of its sockets."""
+
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+    #: Path of the local socket of each listener: ``application`` and ``administration``.
+    listeners: dict[str, Path]
+    directory: tempfile.TemporaryDirectory[str]
+
+    def close(self) -> None:
+        """Kill the process if it still runs and remove the sockets."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.control.close()
+        self.directory.cleanup()
+
+
+def module_path() -> list[str]:
+    """Directories from which the enclave imports: standard library, installed packages, Coco itself."""
+    paths = sysconfig.get_paths()
+    standard = [paths["stdlib"], str(Path(paths["stdlib"]) / "lib-dynload")]
+    packages = list(dict.fromkeys([paths["purelib"], paths["platlib"]]))
+    source = str(Path(coco.__file__).parent.parent)
+    return list(dict.fromkeys([*standard, source, *packages]))
+
+
+def launch_virtual(
+    *, adapters: Mapping[str, str], extra_path: Sequence[str] = (), nested_log: int | None = None
+) -> EnclaveProcess:
+    """Start the enclave of platform ``virtual``.
+
+    ``adapters`` names each adapter's factory as ``module:attribute``; they are imported before lock-down.
+
+    ``nested_log`` is a descriptor for the enclave's standard error before lock-down, for diagnosis of a failed start;
+    afterwards it leads nowhere.
+    """
+    directory = tempfile.TemporaryDirectory(prefix="coco-")
+    ours, theirs = socket.socketpair()
+    listeners: dict[str, Path] = {}
+    inherited: dict[str, socket.socket] = {"control": theirs}
+    for name in ("application", "administration"):
+        path = Path(directory.name) / name
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+        listeners[name] = path
+        inherited[name] = listener
+    empty = Path(directory.name) / "no-bytecode"
+    empty.mkdir()
+    boot = Path(coco.__file__).parent / "enclave" / "boot.py"
+    sockets = [f"{name}={sock.fileno()}" for name, sock in inherited.items()]
+    # -P has no meaning beside -I; -B and an empty prefix keep a swapped .pyc from running.
+    command = [sys.executable, "-I", "-S", "-B", "-X", f"pycache_prefix={empty}", str(boot)]
+    command += [
+        "--path=" + os.pathsep.join([*module_path(), *extra_path]),
+        "--adapters=" + ",".join(f"{name}:{factory}" for name, factory in adapters.items()),
+        *sockets,
+    ]
+    process = subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        pass_fds=[sock.fileno() for sock in inherited.values()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if nested_log is None else nested_log,
+        start_new_session=True,
+    )
+    for sock in inherited.values():
+        sock.close()
+    return EnclaveProcess(process, ours, listeners, directory)

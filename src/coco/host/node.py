@@ -1,0 +1,251 @@
+"""The host process of one validating node: it launches the enclave, carries its bytes and keeps its entries.
+
+States: launching -> serving -> ended. If the enclave dies, the host ends and says why; if the host dies, the enclave
+sees its control channel close and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coco import limits
+from coco._native import Relay
+from coco.channel import messages
+from coco.channel.framing import FrameReader, FrameWriter
+from coco.errors import CocoError, HostError
+from coco.host.launcher import EnclaveProcess, launch_virtual
+from coco.host.persistence import LedgerFile
+
+TICK_SECONDS = 1.0
+STOP_SECONDS = 10.0
+
+External = Callable[[bytes], Awaitable[bytes]]
+
+
+@dataclass
+class NodeOptions:
+    """What an operator chooses for one node."""
+
+    ledger: Path
+    application: tuple[str, int] = ("127.0.0.1", 0)
+    administration: tuple[str, int] = ("127.0.0.1", 0)
+    genesis: dict[str, Any] | None = None
+    expected_service: bytes = b""
+    expected_position: str = ""
+    host_names: list[str] = field(default_factory=lambda: ["localhost", "127.0.0.1"])
+    externals: dict[str, External] = field(default_factory=dict)
+    #: Factories of the adapters in the enclave's bundle, ``module:attribute`` by name.
+    adapters: dict[str, str] = field(default_factory=lambda: {"ethereum": "coco.enclave.adapters.ethereum.adapter:adapter"})
+    extra_path: list[str] = field(default_factory=list)
+    connections_max: int = limits.CONNECTIONS_MAX
+
+
+class Node:
+    """A running node, seen from the host."""
+
+    def __init__(self, options: NodeOptions, log: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.options = options
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ready: asyncio.Future[messages.Ready] = asyncio.get_running_loop().create_future()
+        self.relays: dict[str, Relay] = {}
+        self._log = log or (lambda line: print(json.dumps(line), file=sys.stderr, flush=True))
+        self._loop = asyncio.get_running_loop()
+        self._frames = FrameWriter()
+        self._enclave: EnclaveProcess | None = None
+        self._transport: asyncio.Transport | None = None
+        self._ledger: LedgerFile | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._exit: messages.Exit | None = None
+
+    @property
+    def enclave_pid(self) -> int:
+        """Process id of the enclave."""
+        assert self._enclave is not None
+        return self._enclave.process.pid
+
+    async def start(self) -> messages.Ready:
+        """Launch the enclave, start it on the ledger and wait until it serves.
+
+        Raises:
+            HostError: the enclave ended before it was ready (code ``host.enclave_ended``), or the disk or a port failed.
+        """
+        options = self.options
+        options.ledger.parent.mkdir(parents=True, exist_ok=True)
+        self._ledger = LedgerFile(
+            options.ledger,
+            appended=lambda seqno: self._from_thread(self.send, messages.Appended(seqno)),
+            failed=lambda error: self._from_thread(self._end, f"the ledger file failed: {error}"),
+        )
+        self._enclave = launch_virtual(
+            adapters=options.adapters,
+            extra_path=options.extra_path,
+            nested_log=sys.stderr.fileno() if _has_descriptor() else None,
+        )
+        self._transport, _ = await self._loop.create_connection(
+            lambda: _Control(self), sock=_non_blocking(self._enclave.control)
+        )
+        last = self._ledger.last_seqno
+        create = options.genesis is not None and last == 0
+        self.send(
+            messages.Start(
+                mode="create" if create else "recover",
+                last_seqno=last,
+                time_ms=_now_ms(),
+                genesis=json.dumps(options.genesis).encode() if create else b"",
+                expected_service=options.expected_service,
+                expected_position=options.expected_position,
+                host_names=options.host_names,
+            )
+        )
+        self._spawn(self._tick())
+        await asyncio.wait({self.ready, self.ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not self.ready.done():
+            raise HostError(self.ended.result(), code=self._exit.code if self._exit else "host.enclave_ended")
+        for name, (host, port) in (
+            ("application", options.application),
+            ("administration", options.administration),
+        ):
+            self.relays[name] = Relay(host, port, str(self._enclave.listeners[name]), options.connections_max)
+        return self.ready.result()
+
+    async def stop(self) -> None:
+        """Ask the enclave to end, wait for it, close everything."""
+        for relay in self.relays.values():
+            relay.stop()
+        if not self.ended.done():
+            self.send(messages.Stop())
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self.ended), STOP_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        if self._transport is not None:
+            self._transport.close()
+        if self._enclave is not None:
+            await self._loop.run_in_executor(None, self._enclave.close)
+        if self._ledger is not None:
+            await self._loop.run_in_executor(None, self._ledger.close)
+
+    def send(self, message: messages.ToEnclave) -> None:
+        """Send one message to the enclave."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(self._frames.frame(messages.encode(message)))
+
+    def receive(self, message: messages.ToHost) -> None:
+        """Serve one message of the enclave."""
+        assert self._ledger is not None
+        match message:
+            case messages.Append(first, entries):
+                self._ledger.append(first, entries)
+            case messages.Read(request, first, last):
+                self._ledger.read(
+                    first,
+                    last,
+                    lambda entries: self._from_thread(self.send, messages.Entries(request, entries)),
+                )
+            case messages.Truncate(seqno):
+                self._ledger.truncate(seqno, lambda: self._from_thread(self.send, messages.Truncated(seqno)))
+            case messages.ExternalCall(request, name, body):
+                self._spawn(self._call_external(request, name, body))
+            case messages.Log(code, numbers, ids):
+                self._log({"event": code, **numbers, **ids})
+            case messages.Ready():
+                if not self.ready.done():
+                    self.ready.set_result(message)
+            case messages.Exit(code, numbers, ids):
+                self._exit = message
+                self._log({"event": "enclave.exit", "code": code, **numbers, **ids})
+
+    def lost(self) -> None:
+        """The control channel closed: the enclave is gone or going."""
+        reason = "the enclave ended without a word"
+        if self._exit is not None:
+            details = " ".join(f"{k}={v}" for k, v in {**self._exit.numbers, **self._exit.ids}.items())
+            reason = f"the enclave ended: {self._exit.code} {details}".rstrip()
+        self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        if not self.ended.done():
+            self.ended.set_result(reason)
+
+    def _from_thread(self, call: Callable[..., None], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self.send(messages.Tick(_now_ms()))
+
+    async def _call_external(self, request: int, name: str, body: bytes) -> None:
+        external = self.options.externals.get(name)
+        try:
+            if external is None:
+                raise HostError(f"no external processor {name}", code="host.no_external")
+            reply = messages.ExternalReply(request, True, await external(body))
+        except (OSError, CocoError, asyncio.TimeoutError):
+            reply = messages.ExternalReply(request, False, b"")
+        self.send(reply)
+
+
+class _Control(asyncio.Protocol):
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._reader = FrameReader()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._reader.feed(data):
+                self._node.receive(messages.decode_to_host(frame))
+        except (CocoError, msgspec.DecodeError) as error:
+            self._node._end(f"the enclave sent a bad message: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._node.lost()
+
+
+def _non_blocking(sock: Any) -> Any:
+    sock.setblocking(False)
+    return sock
+
+
+def _has_descriptor() -> bool:
+    try:
+        sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return False
+    return True
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def run_until_signal(node: Node) -> str:
+    """Serve until SIGINT or SIGTERM, or until the enclave ends; return the reason."""
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[str] = loop.create_future()
+
+    def stop(name: str) -> None:
+        if not stopped.done():
+            stopped.set_result(name)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number.name)
+    await asyncio.wait({stopped, node.ended}, return_when=asyncio.FIRST_COMPLETED)
+    return node.ended.result() if node.ended.done() else stopped.result()

@@ -1,0 +1,116 @@
+"""COSE_Sign1 with ES384 (RFC 9052), as signature entries, receipts and governance messages use it.
+
+Rules: the protected header is kept as the bytes that were signed; algorithm and key must match; a bad message raises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+import cbor2
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from coco.errors import RequestError
+
+ES384: Final = -35
+ALGORITHM: Final = 1
+KEY_ID: Final = 4
+SIGN1_TAG: Final = 18
+MESSAGE_BYTES_MAX: Final = 1024 * 1024
+_HALF: Final = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Sign1:
+    """A parsed message; ``payload`` is None when it is detached."""
+
+    protected: bytes
+    headers: dict[Any, Any]
+    unprotected: dict[Any, Any]
+    payload: bytes | None
+    signature: bytes
+
+    @property
+    def replay_key(self) -> bytes:
+        """SHA-256 of what was signed: the same for every form of the signature (G1)."""
+        return sha256(_to_be_signed(self.protected, self.payload or b"")).digest()
+
+
+def spki(key: ec.EllipticCurvePublicKey) -> bytes:
+    """DER SubjectPublicKeyInfo of a public key."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def key_id(key: ec.EllipticCurvePublicKey) -> str:
+    """Hex SHA-256 of a public key: the name of a node or a service."""
+    return sha256(spki(key)).hexdigest()
+
+
+def _to_be_signed(protected: bytes, payload: bytes) -> bytes:
+    return cbor2.dumps(["Signature1", protected, b"", payload])
+
+
+def sign(key: ec.EllipticCurvePrivateKey, headers: dict[Any, Any], payload: bytes) -> tuple[bytes, bytes]:
+    """Sign ``payload``; return the protected header's bytes and the signature, r and s of 48 bytes each."""
+    protected = cbor2.dumps({ALGORITHM: ES384, **headers})
+    der = key.sign(_to_be_signed(protected, payload), ec.ECDSA(hashes.SHA384()))
+    r, s = utils.decode_dss_signature(der)
+    return protected, r.to_bytes(_HALF, "big") + s.to_bytes(_HALF, "big")
+
+
+def encode(
+    protected: bytes, signature: bytes, payload: bytes | None, unprotected: dict[Any, Any] | None = None
+) -> bytes:
+    """Return the tagged message."""
+    return cbor2.dumps(cbor2.CBORTag(SIGN1_TAG, [protected, unprotected or {}, payload, signature]))
+
+
+def parse(message: bytes) -> Sign1:
+    """Parse a tagged COSE_Sign1.
+
+    Raises:
+        RequestError: not such a message (code ``cose.malformed``).
+    """
+    try:
+        if len(message) > MESSAGE_BYTES_MAX:
+            raise ValueError("too large")
+        tagged = cbor2.loads(message)
+        if not isinstance(tagged, cbor2.CBORTag) or tagged.tag != SIGN1_TAG:
+            raise ValueError("no COSE_Sign1 tag")
+        protected, unprotected, payload, signature = tagged.value
+        headers = cbor2.loads(protected)
+        if not isinstance(headers, dict) or not isinstance(unprotected, dict | type(None)):
+            raise ValueError("headers are no maps")
+        if not isinstance(payload, bytes | None) or not isinstance(signature, bytes):
+            raise ValueError("payload or signature is no byte string")
+    except (ValueError, TypeError, cbor2.CBORDecodeError, RecursionError, OverflowError) as error:
+        raise RequestError(f"not a COSE_Sign1 message: {error}", code="cose.malformed") from error
+    return Sign1(bytes(protected), dict(headers), dict(unprotected or {}), payload, signature)
+
+
+def verify(message: Sign1, key: ec.EllipticCurvePublicKey, payload: bytes | None = None) -> None:
+    """Check the signature over the attached payload, or over ``payload`` when it is detached.
+
+    Raises:
+        RequestError: wrong algorithm (``cose.algorithm``) or signature (``cose.bad_signature``).
+    """
+    signed = message.payload if message.payload is not None else payload
+    if message.headers.get(ALGORITHM) != ES384 or key.curve.name != "secp384r1":
+        raise RequestError("only ES384 over P-384 is accepted", code="cose.algorithm")
+    if 2 in message.headers:
+        raise RequestError("a critical header is not understood", code="cose.algorithm")
+    if signed is None or len(message.signature) != 2 * _HALF:
+        raise RequestError("the signature does not verify", code="cose.bad_signature")
+    r = int.from_bytes(message.signature[:_HALF], "big")
+    s = int.from_bytes(message.signature[_HALF:], "big")
+    try:
+        key.verify(
+            utils.encode_dss_signature(r, s), _to_be_signed(message.protected, signed), ec.ECDSA(hashes.SHA384())
+        )
+    except InvalidSignature as error:
+        raise RequestError("the signature does not verify", code="cose.bad_signature") from error

@@ -1,0 +1,159 @@
+"""Read a ledger from its first entry and find what of it can be believed. Sans-I/O; used by recovery and by auditors.
+
+Rules:
+1. Entry n+1 names the leaf of entry n, and has number n+1; views never fall.
+2. A signature entry counts when both its signatures verify over the root of everything before it, under the service
+   certificate that the ledger itself last declared before it.
+3. The last such entry is the end: what follows is an *unsigned tail*, discarded and counted. But if a damaged place
+   has a signed entry behind it, the damage is *interior*, and the ledger is refused with the entry named.
+4. A cut exactly at a signature cannot be seen here: whoever knows a later transaction id must compare.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coco._native import Entry, MerkleTree, WriteSet
+from coco.errors import CocoError, LedgerError
+from coco.ledger import signature, tables
+from coco.ledger.position import Position
+
+
+@dataclass
+class Replay:
+    """Feed entries in order, then ask for the end."""
+
+    tree: MerkleTree = field(default_factory=MerkleTree)
+    entries: list[Entry] = field(default_factory=list)
+    #: Signature entries in the chain, verified or not yet.
+    signatures: list[int] = field(default_factory=list)
+    _services: list[tuple[int, x509.Certificate]] = field(default_factory=list)
+    #: First seqno that does not fit, and why.
+    broken: tuple[int, str] | None = None
+    _signed_after_break: bool = False
+    _count: int = 0
+    _last_bad: bytes | None = None
+
+    def feed(self, entries: Iterable[bytes]) -> None:
+        """Take the next entries, as they come from the disk."""
+        for data in entries:
+            self._count += 1
+            if self.broken is None:
+                self._next(data)
+            else:
+                self._behind_break(data)
+
+    def _next(self, data: bytes) -> None:
+        seqno = len(self.entries) + 1
+        try:
+            entry = Entry.parse(data)
+            writes = entry.public_writes()
+        except CocoError as error:
+            self.broken = (seqno, str(error))
+            return
+        named = dict(writes.rows(tables.PREDECESSOR)).get(tables.SINGLETON)
+        previous = self.tree.leaf(seqno - 1)
+        if entry.seqno != seqno or (self.entries and entry.view < self.entries[-1].view):
+            self.broken = (seqno, f"it calls itself {entry.view}.{entry.seqno}")
+            return
+        if named != previous:
+            # Either this entry or the one before was changed; the next one tells which.
+            self.broken = (max(1, seqno - 1), f"entry {seqno} names another predecessor")
+            self._last_bad = data
+            return
+        self.entries.append(entry)
+        self.tree.append(entry.leaf)
+        self._note(seqno, writes)
+
+    def _note(self, seqno: int, writes: WriteSet) -> None:
+        info = dict(writes.rows(tables.SERVICE_INFO)).get(tables.SINGLETON)
+        if info is not None:
+            try:
+                certificate = x509.load_pem_x509_certificate(json.loads(info)["cert"].encode())
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise LedgerError(f"entry {seqno} declares no service", code="ledger.damaged") from error
+            self._services.append((seqno, certificate))
+        if writes.rows(tables.SIGNATURES):
+            self.signatures.append(seqno)
+
+    def _behind_break(self, data: bytes) -> None:
+        assert self.broken is not None
+        try:
+            entry = Entry.parse(data)
+            writes = entry.public_writes()
+        except CocoError:
+            return
+        if self._last_bad is not None:
+            named = dict(writes.rows(tables.PREDECESSOR)).get(tables.SINGLETON)
+            try:
+                if named != Entry.parse(self._last_bad).leaf:
+                    self.broken = (self.broken[0] + 1, "its bytes are not what the next entry names")
+            except CocoError:
+                pass
+            self._last_bad = None
+        rows, cose_rows = writes.rows(tables.SIGNATURES), writes.rows(tables.COSE_SIGNATURES)
+        if rows and cose_rows:
+            try:
+                claimed = signature.parse_rows(rows[0][1] or b"", cose_rows[0][1] or b"")
+                position = Position(entry.view, entry.seqno)
+                key = self._service_key(len(self.entries) + 1)
+                signature.verify_root(claimed, root=claimed.root, position=position, service_key=key)
+                self._signed_after_break = True
+            except LedgerError:
+                pass
+
+    def _service_key(self, seqno: int) -> ec.EllipticCurvePublicKey:
+        known = [certificate for first, certificate in self._services if first < seqno]
+        if not known:
+            raise LedgerError("the ledger declares no service", code="ledger.damaged")
+        key = known[-1].public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise LedgerError("the service has no elliptic-curve key", code="ledger.damaged")
+        return key
+
+    def service_certificate(self, seqno: int) -> x509.Certificate:
+        """The service certificate in force just before entry ``seqno``."""
+        return [certificate for first, certificate in self._services if first < seqno][-1]
+
+    def verify_signature(self, seqno: int) -> signature.RootSignature:
+        """Check the signature entry ``seqno`` of the chain.
+
+        Raises:
+            LedgerError: it does not verify.
+        """
+        writes = self.entries[seqno - 1].public_writes()
+        rows = dict(writes.rows(tables.SIGNATURES)), dict(writes.rows(tables.COSE_SIGNATURES))
+        try:
+            found = signature.parse_rows(*(row[tables.SINGLETON] or b"" for row in rows))
+        except KeyError as error:
+            raise LedgerError("a signature entry lacks a row", code="ledger.bad_signature_row") from error
+        position = Position(self.entries[seqno - 1].view, seqno)
+        root = self.tree.root(seqno)
+        signature.verify_root(found, root=root, position=position, service_key=self._service_key(seqno))
+        return found
+
+    def end(self) -> tuple[int, int]:
+        """``(last verified signature, entries discarded behind it)``.
+
+        Raises:
+            LedgerError: interior damage (``ledger.damaged``), or nothing is signed (``ledger.unsigned``).
+        """
+        if self.broken is not None and self._signed_after_break:
+            seqno, reason = self.broken
+            raise LedgerError(
+                f"entry {seqno} is damaged: {reason}", code="ledger.damaged", hint="restore the ledger from a copy"
+            )
+        for seqno in reversed(self.signatures):
+            try:
+                self.verify_signature(seqno)
+            except LedgerError:
+                if seqno != self.signatures[-1]:
+                    raise
+                continue
+            return seqno, self._count - seqno
+        raise LedgerError("the ledger holds no verified signature", code="ledger.unsigned")

@@ -1,0 +1,141 @@
+"""Signature entries: the node's and the service's signatures over the Merkle root (docs/ledger-format.md, section 6).
+
+The node key signs only roots, TLS, certificate requests and labelled messages; here it signs a root.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+from coco.errors import LedgerError, RequestError
+from coco.ledger import cose
+from coco.ledger.position import Position
+
+#: "verifiable data structure" header and its value for this ledger.
+VDS: Final = 395
+VDS_CCF_LEDGER: Final = 2
+CWT_CLAIMS: Final = 15
+ISSUED_AT: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class RootSignature:
+    """Both signatures over one root."""
+
+    position: Position
+    root: bytes
+    node_id: str
+    node_signature: bytes
+    node_certificate: str
+    protected: bytes
+    service_signature: bytes
+    #: The enclave's commit position when it signed (L3).
+    committed: Position
+
+    def signatures_row(self) -> bytes:
+        """Value of the ``signatures`` table."""
+        record = {
+            "seqno": self.position.seqno,
+            "view": self.position.view,
+            "node": self.node_id,
+            "root": self.root.hex(),
+            "sig": base64.b64encode(self.node_signature).decode(),
+            "cert": self.node_certificate,
+            "commit_seqno": self.committed.seqno,
+            "commit_view": self.committed.view,
+        }
+        return json.dumps(record, separators=(",", ":")).encode()
+
+    def cose_row(self) -> bytes:
+        """Value of the ``cose_signatures`` table."""
+        message = cose.encode(self.protected, self.service_signature, None)
+        return json.dumps(base64.b64encode(message).decode()).encode()
+
+
+def sign_root(
+    node_key: ec.EllipticCurvePrivateKey,
+    service_key: ec.EllipticCurvePrivateKey,
+    *,
+    node_certificate: str,
+    position: Position,
+    root: bytes,
+    committed: Position,
+    time_s: int,
+) -> RootSignature:
+    """Sign ``root``, which covers every entry before ``position``, with both keys (about 0.7 ms)."""
+    node_signature = node_key.sign(root, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+    headers: dict[Any, Any] = {
+        cose.KEY_ID: cose.key_id(service_key.public_key()).encode(),
+        VDS: VDS_CCF_LEDGER,
+        CWT_CLAIMS: {ISSUED_AT: time_s},
+        "ccf.v1": {"txid": str(position)},
+    }
+    protected, service_signature = cose.sign(service_key, headers, root)
+    return RootSignature(
+        position=position,
+        root=root,
+        node_id=cose.key_id(node_key.public_key()),
+        node_signature=node_signature,
+        node_certificate=node_certificate,
+        protected=protected,
+        service_signature=service_signature,
+        committed=committed,
+    )
+
+
+def parse_rows(signatures: bytes, cose_signatures: bytes) -> RootSignature:
+    """Read the two rows back.
+
+    Raises:
+        LedgerError: they are malformed (``ledger.bad_signature_row``).
+    """
+    try:
+        record = json.loads(signatures)
+        message = cose.parse(base64.b64decode(json.loads(cose_signatures), validate=True))
+        return RootSignature(
+            position=Position(int(record["view"]), int(record["seqno"])),
+            root=bytes.fromhex(record["root"]),
+            node_id=str(record["node"]),
+            node_signature=base64.b64decode(record["sig"], validate=True),
+            node_certificate=str(record["cert"]),
+            protected=message.protected,
+            service_signature=message.signature,
+            committed=Position(int(record["commit_view"]), int(record["commit_seqno"])),
+        )
+    except (ValueError, KeyError, TypeError, RequestError) as error:
+        raise LedgerError("a signature row is malformed", code="ledger.bad_signature_row") from error
+
+
+def verify_root(
+    signature: RootSignature, *, root: bytes, position: Position, service_key: ec.EllipticCurvePublicKey
+) -> None:
+    """Check both signatures over ``root`` at ``position``.
+
+    Raises:
+        LedgerError: ``ledger.bad_signature``.
+    """
+    try:
+        if signature.root != root or signature.position != position:
+            raise LedgerError(f"the signature at {position} signs something else", code="ledger.bad_signature")
+        certificate = x509.load_pem_x509_certificate(signature.node_certificate.encode())
+        node_key = certificate.public_key()
+        if not isinstance(node_key, ec.EllipticCurvePublicKey) or cose.key_id(node_key) != signature.node_id:
+            raise LedgerError(f"the signature at {position} names another node", code="ledger.bad_signature")
+        service_key.verify(
+            certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA384())
+        )
+        node_key.verify(signature.node_signature, root, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+        message = cose.parse(cose.encode(signature.protected, signature.service_signature, None))
+        if message.headers.get("ccf.v1") != {"txid": str(position)}:
+            raise LedgerError(f"the service signature at {position} is for another place", code="ledger.bad_signature")
+        cose.verify(message, service_key, root)
+    except (ValueError, InvalidSignature, RequestError) as error:
+        raise LedgerError(f"the signature at {position} does not verify", code="ledger.bad_signature") from error

@@ -1,0 +1,59 @@
+"""Names of the public tables. ``ccf`` where that format has one, ``coco`` where it has none."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Key of the row of a one-row table.
+SINGLETON: Final = bytes(8)
+
+SERVICE_INFO: Final = "public:ccf.gov.service.info"
+SERVICE_CONFIG: Final = "public:ccf.gov.service.config"
+CONSTITUTION: Final = "public:ccf.gov.constitution"
+NODES_INFO: Final = "public:ccf.gov.nodes.info"
+NODE_CERTIFICATES: Final = "public:ccf.gov.nodes.endorsed_certificates"
+MEMBERS_INFO: Final = "public:ccf.gov.members.info"
+MEMBERS_CERTS: Final = "public:ccf.gov.members.certs"
+MEMBERS_ENCRYPTION: Final = "public:ccf.gov.members.encryption_public_keys"
+USERS_INFO: Final = "public:ccf.gov.users.info"
+USERS_CERTS: Final = "public:ccf.gov.users.certs"
+SIGNATURES: Final = "public:ccf.internal.signatures"
+COSE_SIGNATURES: Final = "public:ccf.internal.cose_signatures"
+TREE: Final = "public:ccf.internal.tree"
+
+#: Leaf of the entry before this one (L1): ties every entry to its predecessor without the tree.
+PREDECESSOR: Final = "public:coco.internal.predecessor"
+#: The genesis as the network was founded with it: settings, adapters, platform.
+GENESIS: Final = "public:coco.gov.genesis"
+#: The current ledger secret, wrapped; and each former one, wrapped under its successor.
+WRAPPED_SECRET: Final = "public:coco.internal.wrapped_ledger_secret"
+FORMER_SECRETS: Final = "public:coco.internal.former_ledger_secrets"
+#: Members' statements that a new service identity continues an old one (J7).
+IDENTITY_STATEMENTS: Final = "public:coco.gov.identity_statements"
+
+#: Private: accounts proven for actors; claims of entries.
+ACCOUNTS: Final = "coco.accounts"
+CLAIMS: Final = "coco.claims"
+
+STATE_TABLES: Final = (
+    SERVICE_INFO,
+    SERVICE_CONFIG,
+    CONSTITUTION,
+    NODES_INFO,
+    NODE_CERTIFICATES,
+    MEMBERS_INFO,
+    MEMBERS_CERTS,
+    MEMBERS_ENCRYPTION,
+    USERS_INFO,
+    USERS_CERTS,
+    SIGNATURES,
+    COSE_SIGNATURES,
+    TREE,
+    PREDECESSOR,
+    GENESIS,
+    WRAPPED_SECRET,
+    FORMER_SECRETS,
+    IDENTITY_STATEMENTS,
+    ACCOUNTS,
+)
+LOG_TABLES: Final = (CLAIMS,)

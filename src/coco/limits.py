@@ -1,0 +1,62 @@
+"""Named limits: everything that can grow has one, and both sides of a boundary check it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+#: Hard limit of one ledger entry, on channel, engine, peer link and disk.
+ENTRY_BYTES_MAX: Final = 16 * MIB
+#: One message between host and enclave: an entry and its frame.
+MESSAGE_BYTES_MAX: Final = ENTRY_BYTES_MAX + 64 * KIB
+#: Bytes that the enclave may have under way to the host before it stops executing.
+APPENDING_BYTES_MAX: Final = 64 * MIB
+#: Entries of one reply to a read.
+READ_ENTRIES_MAX: Final = 4096
+#: Soft limit of the transactions of one batch.
+BATCH_BYTES_SOFT: Final = 128 * KIB
+#: Transactions of one batch.
+BATCH_TRANSACTIONS_MAX: Final = 2000
+#: Entries after which a signature is due at once.
+UNSIGNED_ENTRIES_MAX: Final = 100
+
+#: One HTTP request body.
+BODY_BYTES_MAX: Final = 5 * MIB
+#: Request line and headers of one request.
+HEAD_BYTES_MAX: Final = 32 * KIB
+#: Bodies that all connections may hold at once.
+BODIES_BYTES_MAX: Final = 256 * MIB
+#: Connections of one listener.
+CONNECTIONS_MAX: Final = 12_000
+#: Time from the first byte of a request to its last.
+REQUEST_SECONDS_MAX: Final = 30
+#: Time that a connection may stay open without a request.
+IDLE_SECONDS_MAX: Final = 600
+#: Calls of one JSON-RPC batch.
+RPC_BATCH_MAX: Final = 1000
+#: Bytes of one reply that wait for a slow reader before the connection is cut.
+REPLY_BYTES_MAX: Final = 64 * MIB
+
+#: Transactions of a pool, and of one lane (an account) in it.
+POOL_TRANSACTIONS_MAX: Final = 50_000
+POOL_BYTES_MAX: Final = 128 * MIB
+POOL_LANE_MAX: Final = 2_000
+#: Time after which a transaction that could not run leaves the pool.
+POOL_SECONDS_MAX: Final = 3 * 3600
+
+#: Readable history: at least this many application entries *and* this much time.
+HISTORY_ENTRIES_MIN: Final = 128
+HISTORY_SECONDS_MIN: Final = 600
+#: Blocks that one log query may cover, and logs that it may return.
+LOGS_BLOCKS_MAX: Final = 10_000
+LOGS_MAX: Final = 10_000
+#: Filters and subscriptions of one node, and their life without a poll.
+FILTERS_MAX: Final = 10_000
+FILTER_SECONDS_MAX: Final = 300
+#: Time that a request may wait for commit.
+COMMIT_SECONDS_MAX: Final = 30
+
+#: Furthest that the enclave's time follows the host's in one tick of a second.
+TIME_STEP_MS_MAX: Final = 60_000
