@@ -24,7 +24,7 @@ from coco.attestation.evidence import VIRTUAL, Evidence, report_data
 from coco.channel import messages
 from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, LedgerAdapter, Services
 from coco.enclave.configuration import secrets as wrapping
-from coco.enclave.configuration.actors import Actors, account_row, binding_text
+from coco.enclave.configuration.actors import Actors, account_row
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.control import Control
@@ -42,6 +42,7 @@ from coco.errors import AccessError, BusyError, CocoError, ConfigurationError, L
 from coco.ledger import cose, tables
 from coco.ledger.position import Position
 from coco.ledger.receipts import Receipt
+from coco.ledger.statements import binding_text
 
 AdapterFactory = Callable[[Mapping[str, Any]], LedgerAdapter]
 
@@ -447,7 +448,7 @@ class EnclaveNode:
     async def _listen_administration(self) -> None:
         if "administration" in self._sockets:
             app = administration_app(self)
-            listener = Listener("administration", self.caller, app, on_error=self.unexpected)
+            listener = Listener("administration", self.caller, app, on_error=self.unexpected, position=lambda: "")
             await self._listen(listener, "administration", "")
 
     async def _listen_application(self) -> None:
@@ -458,6 +459,7 @@ class EnclaveNode:
             self.caller,
             application_app(self, self.service_front),
             rpc=rpc.handle,
+            position=lambda: str(self.committed_position()),
             websocket=streams.serve,
             on_error=self.unexpected,
         )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import traceback  # DEBUG
-import linecache  # DEBUG
 import socket
 import ssl
 import sys
@@ -85,8 +83,6 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
         measurement = bundle.measurement()
         null = os.open(os.devnull, os.O_RDWR)
         report = lockdown.isolate()
-        # libuv would use io_uring where the kernel has it; the lock-down does not let it.
-        os.environ["UV_USE_IO_URING"] = "0"
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="coco"))
@@ -108,18 +104,17 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
         except CocoError as error:
             os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
             return 78
-        return await _serve(inherited, report, measurement, factories, diagnosis)
+        os.close(diagnosis)
+        return await _serve(inherited, report, measurement, factories)
 
     try:
         code = loop.run_until_complete(main())
-    except BaseException:
-        os.write(diagnosis, traceback.format_exc().encode())
     finally:
         os._exit(code)
 
 
 async def _serve(
-    inherited: dict[str, socket.socket], report: dict[str, str], measurement: str, factories: dict[str, AdapterFactory], diagnosis: int = 2
+    inherited: dict[str, socket.socket], report: dict[str, str], measurement: str, factories: dict[str, AdapterFactory]
 ) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[BaseException | None] = loop.create_future()
@@ -137,8 +132,6 @@ async def _serve(
     error = await ended
     if error is None:
         return 0
-    import traceback
-    os.write(diagnosis, "".join(traceback.format_exception(error)).encode())
     module, line = place_of(error)
     code = error.code if isinstance(error, CocoError) else "enclave.failed"
     numbers = {"line": line, **(node.exit_numbers if isinstance(error, CocoError) else {})}

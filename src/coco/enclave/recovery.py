@@ -25,11 +25,10 @@ from coco.ledger import cose, tables
 from coco.ledger.position import Position
 from coco.ledger.replay import Replay
 from coco.ledger.signature import CWT_CLAIMS, ISSUED_AT
+from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, RECOVERY_SHARE, identity_payload
 
 #: Entries read from the disk at once.
 PAGE = 1000
-STATEMENT = "coco.identity_statement"
-SHARE = "recovery_share"
 
 
 @dataclass
@@ -108,16 +107,6 @@ async def read_former_life(
     )
 
 
-def statement_payload(former: bytes, following: bytes, position: str, root: str) -> dict[str, str]:
-    """What members sign: that one service identity continues another, from this place of the ledger on (J7)."""
-    return {
-        "previous_service": former.hex(),
-        "next_service": following.hex(),
-        "transaction_id": position,
-        "root": root,
-    }
-
-
 @dataclass
 class Recovery:
     """What members have said and given so far."""
@@ -130,7 +119,7 @@ class Recovery:
     def _signer(self, body: bytes, kind: str, view: StoreView) -> tuple[str, dict[str, Any]]:
         message = cose.parse(body)
         key_id = message.headers.get(cose.KEY_ID)
-        if message.headers.get("ccf.gov.msg.type") != kind:
+        if message.headers.get(MESSAGE_TYPE) != kind:
             raise RequestError(f"the message is no {kind}", code="gov.wrong_message_type")
         member = key_id.decode("ascii", "replace") if isinstance(key_id, bytes) else ""
         info = view.get(tables.MEMBERS_INFO, member.encode())
@@ -151,8 +140,8 @@ class Recovery:
 
     def accept_statement(self, body: bytes, view: StoreView) -> str:
         """Take a member's statement; return the member."""
-        member, payload = self._signer(body, STATEMENT, view)
-        expected = statement_payload(
+        member, payload = self._signer(body, IDENTITY_STATEMENT, view)
+        expected = identity_payload(
             self.former.service_key, self.following_key, str(self.former.end), self.former.root.hex()
         )
         if payload != expected:
@@ -162,7 +151,7 @@ class Recovery:
 
     def accept_share(self, member: str, body: bytes, view: StoreView) -> None:
         """Take a member's share."""
-        signer, payload = self._signer(body, SHARE, view)
+        signer, payload = self._signer(body, RECOVERY_SHARE, view)
         if signer != member:
             raise AccessError("the share is another member's", code="gov.wrong_member")
         try:

@@ -67,6 +67,7 @@ class Node:
         self._ledger: LedgerFile | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._exit: messages.Exit | None = None
+        self._stopping = False
 
     @property
     def enclave_pid(self) -> int:
@@ -123,6 +124,7 @@ class Node:
         """Ask the enclave to end, wait for it, close everything."""
         for relay in self.relays.values():
             relay.stop()
+        self._stopping = True
         if not self.ended.done():
             self.send(messages.Stop())
             with contextlib.suppress(asyncio.TimeoutError):
@@ -168,7 +170,7 @@ class Node:
 
     def lost(self) -> None:
         """The control channel closed: the enclave is gone or going."""
-        reason = "the enclave ended without a word"
+        reason = "stopped" if self._stopping else "the enclave ended without a word"
         if self._exit is not None:
             details = " ".join(f"{k}={v}" for k, v in {**self._exit.numbers, **self._exit.ids}.items())
             reason = f"the enclave ended: {self._exit.code} {details}".rstrip()

@@ -5,6 +5,7 @@ Rules: the protected header is kept as the bytes that were signed; algorithm and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -84,7 +85,7 @@ def parse(message: bytes) -> Sign1:
             raise ValueError("no COSE_Sign1 tag")
         protected, unprotected, payload, signature = tagged.value
         headers = cbor2.loads(protected)
-        if not isinstance(headers, dict) or not isinstance(unprotected, dict | type(None)):
+        if not isinstance(headers, Mapping) or not isinstance(unprotected, Mapping | type(None)):
             raise ValueError("headers are no maps")
         if not isinstance(payload, bytes | None) or not isinstance(signature, bytes):
             raise ValueError("payload or signature is no byte string")

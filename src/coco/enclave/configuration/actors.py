@@ -11,7 +11,6 @@ from hashlib import sha256
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from coco.enclave.adapters.base import Caller, CallerKind
 from coco.enclave.store import StoreView
@@ -19,11 +18,6 @@ from coco.ledger import tables
 
 ANONYMOUS = Caller()
 _ACCOUNT_BYTES = 20
-
-
-def fingerprint(certificate: x509.Certificate) -> str:
-    """Hex SHA-256 of the DER: the id of a member or participant."""
-    return sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
@@ -100,14 +94,3 @@ def account_row(actor: str, account: bytes) -> bytes:
     """Key of the row that proves ``account`` for ``actor``."""
     assert len(account) == _ACCOUNT_BYTES
     return bytes.fromhex(actor) + account
-
-
-def binding_text(network: str, actor: str, account: bytes, nonce: str) -> str:
-    """What an account signs (EIP-191) to say that it belongs to an actor."""
-    return (
-        "Coco account binding\n"
-        f"network: {network}\n"
-        f"actor: {actor}\n"
-        f"account: 0x{account.hex()}\n"
-        f"nonce: {nonce}\n"
-    )

@@ -12,9 +12,9 @@ import msgspec
 from cryptography import x509
 from msgspec import Meta
 
-from coco.enclave.configuration.actors import fingerprint
 from coco.errors import ConfigurationError
 from coco.ledger import tables
+from coco.ledger.statements import fingerprint
 
 _Pem = Annotated[str, Meta(max_length=16 * 1024)]
 

@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from coco._native import LedgerSecret, WrappingKey
 from coco.errors import ConfigurationError, LedgerError
+from coco.ledger.statements import SHARE_PADDING
 
 _LABEL = b"coco wrapped ledger secret v1"
 _FORMER_LABEL = b"coco former ledger secret v1"
-_OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 
 
 def _sized(value: bytes) -> bytes:
@@ -58,7 +58,7 @@ def wrap(
             raise ConfigurationError(
                 f"member {member} needs an RSA key of 2048 bits or more", code="configuration.encryption_key"
             )
-        encrypted[member] = base64.b64encode(public.encrypt(share, _OAEP)).decode()
+        encrypted[member] = base64.b64encode(public.encrypt(share, SHARE_PADDING)).decode()
     row: dict[str, Any] = {
         "first_seqno": first_seqno,
         "threshold": threshold,
@@ -96,8 +96,3 @@ def wrap_former(former: LedgerSecret, first_seqno: int, successor: LedgerSecret)
 def unwrap_former(row: bytes, first_seqno: int, successor: LedgerSecret) -> LedgerSecret:
     """The secret of such a row."""
     return LedgerSecret.unwrap(row, successor.wrapping_key(), _FORMER_LABEL + first_seqno.to_bytes(8, "big"))
-
-
-def decrypt_share(encrypted: bytes, key: rsa.RSAPrivateKey) -> bytes:
-    """A member's share, on the member's side."""
-    return key.decrypt(encrypted, _OAEP)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -55,6 +55,8 @@ class Listener:
     caller: Callable[[bytes | None], Caller]
     app: AsgiApp
     rpc: RpcHandler | None = None
+    #: Id of the last committed entry, for the header of JSON-RPC replies.
+    position: Callable[[], str] = str
     #: Serves WebSocket connections, or None.
     websocket: Callable[[WebSocketSession], Awaitable[None]] | None = None
     on_error: Callable[[BaseException], None] = lambda error: None
@@ -115,9 +117,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport and the client's certificate."""
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self._transport = transport  # type: ignore[assignment]
-        transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)  # type: ignore[attr-defined]
+        # uvloop's transports keep the contract but do not inherit from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
         tls = transport.get_extra_info("ssl_object")
         self._peer = tls.getpeercert(binary_form=True) if tls is not None else None
         self._listener.connections.add(self)
@@ -263,7 +265,8 @@ class Connection(asyncio.Protocol):
             self._task = self._loop.create_task(self._serve(incoming, caller))
 
     def _rpc_done(self, reply: bytes, keep_alive: bool) -> None:
-        self._respond(200, reply, _JSON, keep_alive=keep_alive)
+        extra = [(b"x-ms-ccf-transaction-id", self._listener.position().encode())]
+        self._respond(200, reply, _JSON, keep_alive=keep_alive, extra=extra)
 
     def _finished(self, keep_alive: bool) -> None:
         self._busy = False

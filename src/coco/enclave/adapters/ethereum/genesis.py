@@ -18,7 +18,7 @@ class Account(msgspec.Struct, forbid_unknown_fields=True):
     """An account that exists from the start."""
 
     balance: Annotated[str, Meta(pattern=r"^(0x[0-9a-fA-F]{1,64}|[0-9]{1,78})$")] = "0"
-    nonce: Annotated[int, Meta(ge=0, lt=1 << 63)] = 0
+    nonce: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
     code: _Hex = "0x"
     storage: dict[_Hex, _Hex] = {}
 
@@ -27,7 +27,7 @@ class Fees(msgspec.Struct, forbid_unknown_fields=True):
     """Fee policy: ``free`` (zero base fee; gas limits still hold) or ``eip1559``."""
 
     policy: Literal["free", "eip1559"] = "free"
-    initial_base_fee: Annotated[int, Meta(ge=0, lt=1 << 63)] = 1_000_000_000
+    initial_base_fee: Annotated[int, Meta(ge=0, lt=1 << 62)] = 1_000_000_000
 
 
 class EthereumSettings(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,0 +1,83 @@
+"""``coco ledger``: export the open format, and show what the administrative ledger says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coco._native import Entry
+from coco.errors import ConfigurationError, LedgerError
+from coco.host.persistence import iterate_entries, open_database
+from coco.ledger import tables
+from coco.ledger.chunks import write_chunk
+
+_CHUNK_BYTES = 5_000_000
+
+
+def _entries(ledger: Path) -> Iterator[tuple[int, bytes]]:
+    if not ledger.is_file():
+        raise ConfigurationError(f"there is no ledger at {ledger}", code="ledger.no_file")
+    connection = open_database(ledger)
+    try:
+        yield from iterate_entries(connection)
+    finally:
+        connection.close()
+
+
+def export(ledger: Path, directory: Path) -> dict[str, Any]:
+    """Write chunk files; each ends on a signature entry, and what no signature covers is left out.
+
+    Raises:
+        LedgerError: the ledger has a gap.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(directory.glob("ledger_*")):
+        raise ConfigurationError(f"{directory} holds chunk files already", code="ledger.not_empty")
+    files: list[str] = []
+    waiting: list[bytes] = []
+    signed, size, first, last = 0, 0, 1, 0
+    for seqno, entry in _entries(ledger):
+        if seqno != last + 1:
+            raise LedgerError(f"entry {last + 1} is missing", code="ledger.gap")
+        last = seqno
+        waiting.append(entry)
+        size += len(entry)
+        if tables.SIGNATURES in Entry.parse(entry).public_writes().tables():
+            signed = len(waiting)
+            if size >= _CHUNK_BYTES:
+                files.append(write_chunk(directory, first, waiting).name)
+                first, waiting, signed, size = seqno + 1, [], 0, 0
+    if signed:
+        files.append(write_chunk(directory, first, waiting[:signed]).name)
+    return {"files": files, "entries": first - 1 + signed, "left_out_unsigned": len(waiting) - signed}
+
+
+def describe(ledger: Path, first: int, last: int) -> Iterator[dict[str, Any]]:
+    """What anyone may read of each entry: position, public tables, and the size of the sealed part."""
+    for seqno, data in _entries(ledger):
+        if not first <= seqno <= last:
+            continue
+        entry = Entry.parse(data)
+        writes = entry.public_writes()
+        rows: dict[str, Any] = {}
+        for table in writes.tables():
+            if table in (tables.PREDECESSOR, tables.TREE, tables.SIGNATURES, tables.COSE_SIGNATURES):
+                continue
+            rows[table] = {_key(key): _value(value) for key, value in writes.rows(table)}
+        kind = "signature" if tables.SIGNATURES in writes.tables() else "write set"
+        yield {"id": f"{entry.view}.{entry.seqno}", "kind": kind, "bytes": len(data), "public": rows}
+
+
+def _key(key: bytes) -> str:
+    return "" if key == tables.SINGLETON else key.decode("ascii") if key.isascii() and key.isalnum() else key.hex()
+
+
+def _value(value: bytes | None) -> Any:
+    if value is None:
+        return None
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value.decode(errors="replace") if value.startswith(b"-----BEGIN") else value.hex()[:128]

@@ -1,0 +1,232 @@
+"""The ``coco`` command: noun, verb, ``--json`` everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+import coco
+from coco.cli import account as accounts
+from coco.cli import doctor as examination
+from coco.cli import ledger as ledgers
+from coco.cli import sandbox as sandboxes
+from coco.cli.output import console, fail, run, show
+from coco.client.connect import Connector, ConnectOptions
+from coco.client.http import HttpsClient
+from coco.client.pin import Pin
+from coco.client.verify import service_context, verify_node
+from coco.errors import CocoError, ConfigurationError
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=coco.__doc__)
+ledger_app = typer.Typer(no_args_is_help=True, help="Export and read a ledger.")
+account_app = typer.Typer(no_args_is_help=True, help="Prove which accounts are yours.")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(account_app, name="account")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Directory = Annotated[Path, typer.Option("--dir", help="Folder of the sandbox.")]
+
+
+@app.command()
+def sandbox(
+    directory: Directory = Path(".coco"),
+    port: Annotated[int, typer.Option(help="Port of plain JSON-RPC on loopback; 0 chooses one.")] = 8545,
+    node_port: Annotated[int, typer.Option(help="Port of the node's application listener (TLS).")] = 0,
+    admin_port: Annotated[int, typer.Option(help="Port of the node's administration listener (TLS).")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Erase the folder first.")] = False,
+    expect: Annotated[str, typer.Option(help="Refuse a ledger that does not contain this view.seqno.")] = "",
+    fees: Annotated[str, typer.Option(help="free or eip1559; only for a new sandbox.")] = "free",
+    fork: Annotated[str, typer.Option(help="Ethereum fork; only for a new sandbox.")] = "osaka",
+    chain_id: Annotated[int, typer.Option(help="Chain id; only for a new sandbox.")] = 2017,
+    allow_origin: Annotated[list[str] | None, typer.Option(help="Web origin that may call; repeatable.")] = None,
+    show_accounts: Annotated[bool, typer.Option("--accounts", help="Print the accounts and end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a network on this machine. INSECURE: for development only."""
+    if show_accounts:
+        listed = [{"address": address, "key": key} for address, key in sandboxes.WELL_KNOWN_ACCOUNTS]
+        show({"accounts": listed}, as_json, lambda: [console.print(f"{a}  {k}") for a, k in sandboxes.WELL_KNOWN_ACCOUNTS] and None)
+        return
+    files = sandboxes.SandboxFiles(directory.resolve())
+    try:
+        if fresh:
+            sandboxes.erase(files)
+    except CocoError as error:
+        fail(error, as_json)
+    work = sandboxes.serve(
+        files,
+        as_json=as_json,
+        port=port,
+        node_port=node_port,
+        admin_port=admin_port,
+        expect=expect,
+        fees=fees,
+        fork=fork,
+        chain_id=chain_id,
+        origins=tuple(allow_origin or ()),
+    )
+    run(work, as_json)
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or not parts.port:
+        raise ConfigurationError(f"{url} is no https://host:port", code="cli.bad_url")
+    return parts.hostname, parts.port
+
+
+async def _connect(
+    url: str, admin: str, cert: Path, key: Path | None, pin_path: Path, options: ConnectOptions, insecure: bool, expect: str, as_json: bool
+) -> None:
+    pin = Pin.load(pin_path)
+    first = pin is None
+    if pin is not None and expect:
+        pin.saw(expect)
+    verified = await verify_node(*_address(admin), pin, accept_insecure_virtual=insecure)
+    if pin is None:
+        pin = Pin(verified.service, dict(verified.network["members"]), expect or "0.0")
+        await verify_node(*_address(admin), pin, accept_insecure_virtual=insecure)
+    pin.save(pin_path)
+    context = service_context(pin.service, str(cert), str(key) if key else "")
+    connector = Connector(options, HttpsClient(*_address(url), context), pin, pin_path)
+    await connector.start()
+    local = f"http://{options.host}:{connector.port}{options.secret_path}"
+    if as_json:
+        print(json.dumps({"url": local, "platform": verified.platform, "service": pin.service, "pinned_now": first}), flush=True)
+    else:
+        if verified.platform == "insecure_virtual":
+            console.print("[red]INSECURE: virtual. The node's evidence proves nothing.[/]")
+        console.print(f"serving {local} -> {url}   service {'pinned now' if first else 'as pinned'} ({pin_path})")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await connector.stop()
+
+
+@app.command()
+def connect(
+    url: Annotated[str, typer.Argument(help="Application listener of a node, https://host:port.")],
+    admin: Annotated[str, typer.Option(help="Administration listener of the same node, https://host:port.")],
+    cert: Annotated[Path, typer.Option(help="Participant certificate, PEM.", exists=True)],
+    key: Annotated[Path | None, typer.Option(help="Its key, PEM.", exists=True)] = None,
+    pin: Annotated[Path, typer.Option(help="What to remember of the service.")] = Path("coco-connect.json"),
+    port: Annotated[int, typer.Option(help="Local port; 0 chooses one.")] = 8545,
+    allow_origin: Annotated[list[str] | None, typer.Option(help="Web origin that may call; repeatable.")] = None,
+    secret_path: Annotated[str, typer.Option(help="Serve only below this path, such as /4f2a91.")] = "",
+    expect: Annotated[str, typer.Option(help="Refuse a node that does not have this view.seqno committed.")] = "",
+    insecure_virtual: Annotated[bool, typer.Option("--insecure-virtual", help="Accept platform virtual, which proves nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Verify a node, then serve it as plain HTTP on loopback for tools without client certificates."""
+    options = ConnectOptions(port=port, origins=tuple(allow_origin or ()), secret_path=secret_path)
+    try:
+        run(_connect(url, admin, cert, key, pin, options, insecure_virtual, expect, as_json), as_json)
+    except KeyboardInterrupt:
+        pass
+
+
+@ledger_app.command("export")
+def ledger_export(
+    directory: Annotated[Path, typer.Argument(help="Folder for the chunk files.")],
+    ledger: Annotated[Path, typer.Option(help="Ledger of a node.")] = Path(".coco/n0/ledger.db"),
+    as_json: Json = False,
+) -> None:
+    """Write the ledger as chunk files of the open format."""
+    try:
+        done = ledgers.export(ledger, directory)
+    except CocoError as error:
+        fail(error, as_json)
+    show(done, as_json, lambda: console.print(f"{done['entries']} entries in {len(done['files'])} files below {directory}"))
+
+
+@ledger_app.command("show")
+def ledger_show(
+    first: Annotated[int, typer.Option("--from", help="First entry.")] = 1,
+    last: Annotated[int, typer.Option("--to", help="Last entry.")] = 1 << 62,
+    ledger: Annotated[Path, typer.Option(help="Ledger of a node.")] = Path(".coco/n0/ledger.db"),
+    as_json: Json = False,
+) -> None:
+    """Show what anyone may read of a ledger: one line for each entry."""
+    try:
+        for entry in ledgers.describe(ledger, first, last):
+            if as_json:
+                print(json.dumps(entry))
+            else:
+                named = ", ".join(entry["public"]) or "sealed only"
+                console.print(f"{entry['id']:>12}  {entry['kind']:<10} {entry['bytes']:>9} B  {named}")
+    except CocoError as error:
+        fail(error, as_json)
+
+
+@account_app.command("bind")
+def account_bind(
+    account: Annotated[str, typer.Argument(help="Address, 0x and 40 hex digits.")],
+    url: Annotated[str, typer.Option(help="Application listener of a node, https://host:port.")],
+    service: Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)],
+    cert: Annotated[Path, typer.Option(help="Participant certificate, PEM.", exists=True)],
+    key: Annotated[Path | None, typer.Option(help="Its key, PEM.", exists=True)] = None,
+    nonce: Annotated[str, typer.Option(help="Nonce of the signed statement.")] = "",
+    signature: Annotated[str, typer.Option(help="Signature of the statement; without it the statement is printed.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Prove that an account is yours: print the statement to sign, or send its signature."""
+
+    async def work() -> dict[str, Any]:
+        address = account.removeprefix("0x")
+        if len(address) != 40 or any(digit not in "0123456789abcdefABCDEF" for digit in address):
+            raise ConfigurationError(f"{account} is no address", code="cli.bad_address")
+        context = service_context(service.read_text(), str(cert), str(key) if key else "")
+        client = HttpsClient(*_address(url), context)
+        try:
+            if signature:
+                return await accounts.bind(client, account, nonce, signature)
+            return await accounts.statement(client, account, nonce)
+        finally:
+            await client.close()
+
+    done = run(work(), as_json)
+    if signature:
+        show(done, as_json, lambda: console.print(f"{account} is bound, transaction {done['transaction_id']}"))
+    else:
+        show(done, as_json, lambda: print(f"{done['text']}\nsign this with personal_sign, then add --nonce {done['nonce']} --signature 0x…"))
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print versions."""
+    from coco._native import __version__ as native
+
+    found = {"coco": native, "python": platform.python_version(), "platforms": ["insecure_virtual"]}
+    show(found, as_json, lambda: console.print(f"coco {native}, Python {found['python']}, platform virtual only (INSECURE)"))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is missing on this machine and how to get it."""
+    findings = examination.examine()
+
+    def text() -> None:
+        for finding in findings:
+            mark = "[green]ok[/]  " if finding["ok"] else "[red]MISSING[/]" if finding["needed"] else "[yellow]note[/]"
+            console.print(f"{mark} {finding['name']}: {finding['says']}")
+            if not finding["ok"] and finding["hint"]:
+                console.print(f"     {finding['hint']}")
+
+    show({"checks": findings}, as_json, text)
+    if any(finding["needed"] and not finding["ok"] for finding in findings):
+        raise typer.Exit(3)
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

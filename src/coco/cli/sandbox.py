@@ -1,0 +1,343 @@
+"""``coco sandbox``: a network on this machine, for development only, with its keys and ledger below one folder."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from coco.cli.output import console
+from coco.client.connect import Connector, ConnectOptions
+from coco.client.http import HttpsClient
+from coco.client.members import Member, recover
+from coco.client.pin import Pin
+from coco.client.verify import service_context, unverified_context, verify_node
+from coco.channel.messages import Ready
+from coco.errors import ConfigurationError, HostError
+from coco.host.node import Node, NodeOptions, run_until_signal
+
+#: The ten accounts that every development tool knows; their keys are public.
+WELL_KNOWN_ACCOUNTS = (
+    ("0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266", "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"),
+    ("0x70997970C51812dc3A010C7d01b50e0d17dc79C8", "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"),
+    ("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC", "0x5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a"),
+    ("0x90F79bf6EB2c4f870365E785982E1f101E93b906", "0x7c852118294e51e653712a81e05800f419141751be58f605c371e15141b007a6"),
+    ("0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65", "0x47e179ec197488593b187f80a00eb0da91f1b9d0b13f8733639f19c30a34926a"),
+    ("0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc", "0x8b3a350cf5c34c9194ca85829a2df0ec3153be0318b5e2d3348e872092edffba"),
+    ("0x976EA74026E726554dB657fA54763abd0C3a0aa9", "0x92db14e403b83dfe3df233f83dfa3a0d7096f21ca9b0d6d6b8d88b2b4ec1564e"),
+    ("0x14dC79964da2C08b23698B3D3cc7Ca32193d9955", "0x4bbbf85ce3377467afe5d46f804f221813b2bb87f24d81f60f1fcdbf7cbf4356"),
+    ("0x23618e81E3f5cdF7f54C3d65f7FBc0aBf5B21E8f", "0xdbda1821b80551c9d65939329250298aa3472ba22feea921c0cf5d620ea67b97"),
+    ("0xa0Ee7A142d267C1f36714E4a8F75612F20a79720", "0x2a871d0798f97d79848a013d4936a73bf4cc922c825d33c1cf7073dff6d409c6"),
+)
+_BALANCE_WEI = 1000 * 10**18
+_MEMBER, _PARTICIPANT = "alice", "dapp"
+_CERTIFICATE_DAYS = 3650
+
+
+@dataclass(frozen=True)
+class SandboxFiles:
+    """Where everything of one sandbox lies."""
+
+    directory: Path
+
+    @property
+    def ledger(self) -> Path:
+        """Ledger of the one node."""
+        return self.directory / "n0" / "ledger.db"
+
+    @property
+    def pin(self) -> Path:
+        """What the sandbox's client knows of the service."""
+        return self.directory / "connect.json"
+
+    @property
+    def service(self) -> Path:
+        """Service certificate."""
+        return self.directory / "service.pem"
+
+    @property
+    def genesis(self) -> Path:
+        """Genesis document."""
+        return self.directory / "genesis.json"
+
+    def actor(self, kind: str, name: str, suffix: str) -> Path:
+        """A key or certificate file."""
+        return self.directory / kind / f"{name}{suffix}"
+
+    def member(self) -> Member:
+        """The development member's keys."""
+        at = lambda suffix: self.actor("members", _MEMBER, suffix)  # noqa: E731
+        return Member.load(at(".pem"), at(".key.pem"), at(".encryption.key.pem"))
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(data)
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def make_actor(directory: Path, name: str) -> str:
+    """Make a key and a self-signed certificate as files; return the certificate's PEM."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=_CERTIFICATE_DAYS))
+        .sign(key, hashes.SHA384())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    _write_secret(directory / f"{name}.key.pem", _private_pem(key))
+    (directory / f"{name}.pem").write_bytes(pem)
+    return pem.decode()
+
+
+def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) -> dict[str, Any]:
+    """Make the sandbox's actors and its genesis document."""
+    member = make_actor(files.directory / "members", _MEMBER)
+    encryption = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    _write_secret(files.actor("members", _MEMBER, ".encryption.key.pem"), _private_pem(encryption))
+    public = encryption.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    participant = make_actor(files.directory / "participants", _PARTICIPANT)
+    genesis: dict[str, Any] = {
+        "network": f"coco-dev-{secrets.token_hex(2)}",
+        "members": [{"cert": member, "encryption_public_key": public.decode(), "member_data": {"name": _MEMBER}}],
+        "participants": [{"cert": participant, "user_data": {"name": _PARTICIPANT, "insecure_any_account": True}}],
+        "insecure_virtual": True,
+        "production": False,
+        "adapters": {
+            "ethereum": {
+                "chain_id": chain_id,
+                "fork": fork,
+                "fees": {"policy": fees},
+                "alloc": {address: {"balance": str(_BALANCE_WEI)} for address, _ in WELL_KNOWN_ACCOUNTS},
+            }
+        },
+    }
+    files.genesis.write_text(json.dumps(genesis, indent=1))
+    return genesis
+
+
+@dataclass
+class Sandbox:
+    """A running sandbox."""
+
+    files: SandboxFiles
+    node: Node
+    connector: Connector | None
+    service: str
+    recovered: bool
+    discarded: int
+
+    def administration_port(self) -> int:
+        """Port of the administration listener."""
+        return self.node.relays["administration"].port
+
+    def application_port(self) -> int:
+        """Port of the application listener (TLS)."""
+        return self.node.relays["application"].port
+
+    async def stop(self) -> None:
+        """End in good order."""
+        if self.connector is not None:
+            await self.connector.stop()
+        await self.node.stop()
+
+
+async def start(
+    files: SandboxFiles,
+    *,
+    port: int = 8545,
+    node_port: int = 0,
+    admin_port: int = 0,
+    expect: str = "",
+    fees: str = "free",
+    fork: str = "osaka",
+    chain_id: int = 2017,
+    origins: tuple[str, ...] = (),
+    connect: bool = True,
+    log: Any = None,
+) -> Sandbox:
+    """Start the sandbox in ``files``, made new or recovered from its ledger.
+
+    Raises:
+        ConfigurationError, HostError, AttestationError: with what to do about it.
+    """
+    files.directory.mkdir(parents=True, exist_ok=True)
+    pin = Pin.load(files.pin)
+    genesis = json.loads(files.genesis.read_text()) if files.genesis.exists() else None
+    if genesis is None or not files.actor("members", _MEMBER, ".encryption.key.pem").exists():
+        genesis = make_genesis(files, fees=fees, fork=fork, chain_id=chain_id)
+    options = NodeOptions(
+        ledger=files.ledger,
+        genesis=genesis,
+        application=("127.0.0.1", node_port),
+        administration=("127.0.0.1", admin_port),
+        expected_service=pin.service.encode() if pin is not None else b"",
+        expected_position=expect,
+    )
+    node, ready = await _launch(files, options, log, first_start=pin is None)
+    try:
+        service = ready.service.decode()
+        if ready.status != "Open":
+            await _recover(files, node, pin)
+        verified = await verify_node(
+            "127.0.0.1", node.relays["administration"].port, pin, accept_insecure_virtual=True
+        )
+        if pin is None:
+            pin = Pin(verified.service, dict(verified.network["members"]))
+        pin.save(files.pin)
+        files.service.write_text(service)
+        connector = None
+        if connect:
+            connector = await _connect(files, node, pin, service, port, origins)
+    except BaseException:
+        await node.stop()
+        raise
+    return Sandbox(files, node, connector, service, ready.status != "Open", ready.discarded_entries)
+
+
+async def _launch(files: SandboxFiles, options: NodeOptions, log: Any, *, first_start: bool) -> tuple[Node, Ready]:
+    node = Node(options, log)
+    try:
+        return node, await node.start()
+    except HostError as error:
+        await node.stop()
+        if not first_start or error.code != "ledger.unsigned":
+            raise
+        # The very first start was cut short before its first signature: nothing was ever served from this ledger.
+        shutil.rmtree(files.ledger.parent)
+        node = Node(options, log)
+        try:
+            return node, await node.start()
+        except BaseException:
+            await node.stop()
+            raise
+    except BaseException:
+        await node.stop()
+        raise
+
+
+async def _recover(files: SandboxFiles, node: Node, pin: Pin | None) -> None:
+    client = HttpsClient("127.0.0.1", node.relays["administration"].port, unverified_context())
+    try:
+        if pin is None:
+            # The pin file is gone: this folder's own ledger is all that there is to go by.
+            state = (await client.request("GET", "/gov/recovery")).json()
+            pin = Pin(state["previous_service"])
+        state = await recover(client, files.member(), pinned_service=pin.service, seen=pin.position)
+        if state["status"] != "Open":
+            raise HostError("the service did not open after the member's share", code="sandbox.not_open")
+    finally:
+        await client.close()
+
+
+async def _connect(
+    files: SandboxFiles, node: Node, pin: Pin, service: str, port: int, origins: tuple[str, ...]
+) -> Connector:
+    certificate = files.actor("participants", _PARTICIPANT, ".pem")
+    key = files.actor("participants", _PARTICIPANT, ".key.pem")
+    context = service_context(service, str(certificate), str(key))
+    upstream = HttpsClient("127.0.0.1", node.relays["application"].port, context)
+    connector = Connector(ConnectOptions(port=port, origins=origins), upstream, pin, files.pin)
+    await connector.start()
+    return connector
+
+
+def banner(sandbox: Sandbox, seconds: float) -> None:
+    """Print what a person needs first."""
+    network = json.loads(sandbox.files.genesis.read_text())
+    chain = network["adapters"]["ethereum"]["chain_id"]
+    how = f"recovered from its ledger ({sandbox.discarded} unsigned entries discarded)" if sandbox.recovered else "new"
+    assert sandbox.connector is not None
+    console.print("[bold]Coco sandbox[/]  [red](INSECURE: virtual enclave, no confidentiality; for development only)[/]")
+    console.print(f"  network   {network['network']}   chain id {chain}   {how}, ready in {seconds:.1f} s")
+    console.print(f"  ethereum  [bold]http://127.0.0.1:{sandbox.connector.port}[/]   for web3.py, ethers, MetaMask")
+    console.print(f"  node n0   application https://127.0.0.1:{sandbox.application_port()} (TLS, client certificate)")
+    console.print(f"            administration https://127.0.0.1:{sandbox.administration_port()}/node/info")
+    console.print(f"  keys      {sandbox.files.directory}/participants/dapp.pem, service {sandbox.files.service}")
+    console.print("  accounts  1000 ETH each, with keys that everybody knows:")
+    for address, key in WELL_KNOWN_ACCOUNTS[:3]:
+        console.print(f"            {address}  {key}")
+    console.print(f"            and {len(WELL_KNOWN_ACCOUNTS) - 3} more: coco sandbox --accounts")
+    console.print(f"Ctrl-C stops it; state stays in {sandbox.files.directory} (--fresh erases it).")
+
+
+def summary(sandbox: Sandbox) -> dict[str, Any]:
+    """The same for a program."""
+    assert sandbox.connector is not None
+    return {
+        "ethereum_url": f"http://127.0.0.1:{sandbox.connector.port}",
+        "application_url": f"https://127.0.0.1:{sandbox.application_port()}",
+        "administration_url": f"https://127.0.0.1:{sandbox.administration_port()}",
+        "service_certificate": str(sandbox.files.service),
+        "participant_certificate": str(sandbox.files.actor("participants", _PARTICIPANT, ".pem")),
+        "participant_key": str(sandbox.files.actor("participants", _PARTICIPANT, ".key.pem")),
+        "insecure": "platform virtual, well-known accounts, any_account",
+        "recovered": sandbox.recovered,
+        "discarded_entries": sandbox.discarded,
+        "enclave_pid": sandbox.node.enclave_pid,
+        "host_pid": os.getpid(),
+    }
+
+
+async def serve(files: SandboxFiles, *, as_json: bool, **options: Any) -> None:
+    """Run a sandbox until a signal.
+
+    Raises:
+        HostError: the enclave ended by itself (``sandbox.ended``).
+    """
+    began = time.monotonic()
+    sandbox = await start(files, **options)
+    if as_json:
+        print(json.dumps(summary(sandbox)), flush=True)
+    else:
+        banner(sandbox, time.monotonic() - began)
+    reason = await run_until_signal(sandbox.node)
+    ended = sandbox.node.ended.done()
+    await sandbox.stop()
+    if ended:
+        raise HostError(reason, code="sandbox.ended", hint="start it again: everything acknowledged is in the ledger")
+    if not as_json:
+        print("stopped", file=sys.stderr)
+
+
+def erase(files: SandboxFiles) -> None:
+    """Remove a sandbox.
+
+    Raises:
+        ConfigurationError: the folder is something else (``sandbox.not_a_sandbox``).
+    """
+    if not files.directory.exists():
+        return
+    if any(files.directory.iterdir()) and not files.genesis.exists():
+        raise ConfigurationError(f"{files.directory} is not a sandbox", code="sandbox.not_a_sandbox")
+    shutil.rmtree(files.directory)
+
+
+

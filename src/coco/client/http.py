@@ -1,0 +1,153 @@
+"""A small HTTP/1.1 client over TLS: one request at a time on each connection, kept alive."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from dataclasses import dataclass, field
+from typing import Any
+
+import httptools
+
+from coco.errors import CocoError, HostError
+
+_READ_BYTES = 256 * 1024
+_REPLY_BYTES_MAX = 256 * 1024 * 1024
+
+
+@dataclass
+class HttpReply:
+    """Status, headers with lower-case names, and body."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    def json(self) -> Any:
+        """The body as JSON; raises for an error of the node.
+
+        Raises:
+            RemoteError: the node refused, with its code.
+        """
+        try:
+            document = json.loads(self.body)
+        except ValueError as error:
+            raise RemoteError(f"the node answered {self.status} without JSON", code="client.bad_reply") from error
+        if self.status >= 400:
+            inner = document.get("error", {}) if isinstance(document, dict) else {}
+            raise RemoteError(
+                str(inner.get("message", "refused")), code=str(inner.get("code", "client.refused")), hint=inner.get("hint")
+            )
+        return document
+
+
+class RemoteError(CocoError):
+    """A refusal by the node."""
+
+    code = "client.refused"
+
+
+class _Parser:
+    def __init__(self) -> None:
+        self.reply = HttpReply()
+        self.done = False
+        self._body: list[bytes] = []
+        self._size = 0
+        self.parser: Any = httptools.HttpResponseParser(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.reply.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        self._size += len(body)
+        if self._size > _REPLY_BYTES_MAX:
+            raise HostError("the reply is too large", code="client.reply_too_large")
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self.reply.status = self.parser.get_status_code()
+        self.reply.body = b"".join(self._body)
+        self.done = True
+
+
+class HttpsClient:
+    """Talks to one listener of one node."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, *, connections_max: int = 64) -> None:
+        self.host, self.port, self.context = host, port, context
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._slots = asyncio.Semaphore(connections_max)
+
+    async def request(
+        self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json"
+    ) -> HttpReply:
+        """Send one request.
+
+        Raises:
+            HostError: the node cannot be reached (``client.unreachable``).
+        """
+        head = (
+            f"{method} {path} HTTP/1.1\r\nhost: {self.host}:{self.port}\r\n"
+            f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        async with self._slots:
+            if self._idle:
+                # A kept connection may have been closed meanwhile; then one fresh one is tried, since nothing was read.
+                connection = self._idle.pop()
+                reply = await self._try(connection, head.encode() + body)
+                if reply is not None:
+                    return reply
+            reply = await self._try(await self._connect(), head.encode() + body)
+            if reply is None:
+                raise HostError(f"{self.host}:{self.port} closed the connection", code="client.unreachable")
+            return reply
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        try:
+            return await asyncio.open_connection(
+                self.host, self.port, ssl=self.context, server_hostname=self.host, ssl_handshake_timeout=10
+            )
+        except (OSError, ssl.SSLError) as error:
+            raise HostError(
+                f"cannot reach {self.host}:{self.port}: {error}", code="client.unreachable", hint="is the node running?"
+            ) from error
+
+    async def _try(
+        self, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], data: bytes
+    ) -> HttpReply | None:
+        reader, writer = connection
+        parser = _Parser()
+        try:
+            writer.write(data)
+            await writer.drain()
+            while not parser.done:
+                received = await reader.read(_READ_BYTES)
+                if not received:
+                    writer.close()
+                    return None
+                parser.parser.feed_data(received)
+        except (OSError, ssl.SSLError, httptools.HttpParserError):
+            writer.close()
+            return None
+        except BaseException:
+            writer.close()
+            raise
+        if parser.reply.headers.get("connection", "").lower() == "close":
+            writer.close()
+        else:
+            self._idle.append(connection)
+        return parser.reply
+
+    async def peer_certificate(self) -> bytes:
+        """DER of the certificate that the node shows."""
+        connection = await self._connect()
+        tls = connection[1].get_extra_info("ssl_object")
+        self._idle.append(connection)
+        der: bytes = tls.getpeercert(binary_form=True)
+        return der
+
+    async def close(self) -> None:
+        """Close every kept connection."""
+        while self._idle:
+            self._idle.pop()[1].close()

@@ -1,0 +1,138 @@
+"""The pin file: which service a client trusts, who may say that another continues it, and how far it has seen.
+
+A client moves from one service identity to the next only on the signatures of a majority of the members that it knew
+(J7), and never to a ledger that ends before what it has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coco.errors import AttestationError, ConfigurationError, RequestError
+from coco.ledger import cose
+from coco.ledger.position import Position
+from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, fingerprint
+
+_STATEMENTS_MAX = 100_000
+
+
+@dataclass
+class Pin:
+    """What a client remembers of a network."""
+
+    service: str
+    members: dict[str, str] = field(default_factory=dict)
+    position: str = "0.0"
+
+    @classmethod
+    def load(cls, path: Path) -> Pin | None:
+        """Read a pin file; None when there is none.
+
+        Raises:
+            ConfigurationError: it is damaged (``client.bad_pin``).
+        """
+        try:
+            document = json.loads(path.read_text())
+            pin = cls(str(document["service"]), dict(document["members"]), str(document["position"]))
+            pin.key()
+            Position.parse(pin.position)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, RequestError) as error:
+            raise ConfigurationError(f"the pin file {path} is damaged", code="client.bad_pin") from error
+        return pin
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        with partial.open("w") as out:
+            json.dump({"service": self.service, "members": self.members, "position": self.position}, out, indent=1)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(path)
+
+    def key(self) -> bytes:
+        """DER SubjectPublicKeyInfo of the pinned service."""
+        return _certificate_key(self.service)
+
+    def saw(self, position: str) -> bool:
+        """Remember a committed position; True when it is news."""
+        if position and Position.parse(position) > Position.parse(self.position):
+            self.position = position
+            return True
+        return False
+
+    def follow(self, service: str, statements: list[dict[str, Any]]) -> bool:
+        """Move to ``service`` if members' statements lead there; False when it is the pinned one already.
+
+        Raises:
+            AttestationError: they do not (``client.other_service``), or the ledger was cut (``client.rolled_back``).
+        """
+        target = _certificate_key(service)
+        at = self.key()
+        if target == at:
+            return False
+        links = self._links(statements)
+        last_known = Position.parse(self.position)
+        for _ in range(len(links) + 1):
+            found = [(following, position) for (previous, following, position), signers in links.items()
+                     if previous == at and len(signers) > len(self.members) // 2]
+            if not found:
+                break
+            at, position = found[-1]
+            if position < last_known:
+                raise AttestationError(
+                    f"the service continues from {position}, but {last_known} was seen committed",
+                    code="client.rolled_back",
+                    hint="the ledger was cut or rolled back: do not use this node; recover from a later copy",
+                )
+            # Ids have a meaning only within one identity: beyond the first link nothing has been seen.
+            last_known = Position(0, 0)
+            if at == target:
+                self.service = service
+                self.position = "0.0"
+                return True
+        raise AttestationError(
+            "the node runs another service than the pinned one, and no majority of its members says that it continues it",
+            code="client.other_service",
+            hint="compare the service certificate with the operator, then remove the pin file",
+        )
+
+    def _links(self, statements: list[dict[str, Any]]) -> dict[tuple[bytes, bytes, Position], set[str]]:
+        links: dict[tuple[bytes, bytes, Position], set[str]] = {}
+        for row in statements[:_STATEMENTS_MAX]:
+            try:
+                message = cose.parse(bytes.fromhex(row["statement"]))
+                member = message.headers[cose.KEY_ID].decode()
+                certificate = x509.load_pem_x509_certificate(self.members[member].encode())
+                key = certificate.public_key()
+                if message.headers.get(MESSAGE_TYPE) != IDENTITY_STATEMENT or fingerprint(certificate) != member:
+                    continue
+                if not isinstance(key, ec.EllipticCurvePublicKey):
+                    continue
+                cose.verify(message, key)
+                payload = json.loads(message.payload or b"")
+                link = (
+                    bytes.fromhex(payload["previous_service"]),
+                    bytes.fromhex(payload["next_service"]),
+                    Position.parse(payload["transaction_id"]),
+                )
+            except (ValueError, KeyError, TypeError, AttributeError, RequestError):
+                continue  # a statement of a stranger, or a broken one, counts for nothing
+            links.setdefault(link, set()).add(member)
+        return links
+
+
+def _certificate_key(pem: str) -> bytes:
+    key = x509.load_pem_x509_certificate(pem.encode()).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ConfigurationError("the service certificate has no elliptic-curve key", code="client.bad_pin")
+    return cose.spki(key)

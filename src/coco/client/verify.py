@@ -1,0 +1,107 @@
+"""Verify a node before a byte of application data is sent: evidence, node key, service identity, position."""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from coco.attestation import evidence
+from coco.client.http import HttpsClient
+from coco.client.pin import Pin
+from coco.errors import AttestationError
+from coco.ledger import cose
+
+
+@dataclass(frozen=True)
+class VerifiedNode:
+    """What was verified."""
+
+    platform: str
+    measurement: str
+    service: str
+    network: dict[str, Any]
+
+
+def unverified_context() -> ssl.SSLContext:
+    """TLS without a trust anchor: only for fetching the evidence that is then verified against the very key."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def service_context(service: str, certificate: str = "", key: str = "") -> ssl.SSLContext:
+    """TLS that trusts one service and shows a client certificate, given as file paths."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=service)
+    if certificate:
+        context.load_cert_chain(certificate, key or None)
+    return context
+
+
+def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise AttestationError("a certificate has no elliptic-curve key", code="attestation.malformed")
+    return key
+
+
+async def verify_node(host: str, port: int, pin: Pin | None, *, accept_insecure_virtual: bool) -> VerifiedNode:
+    """Verify the node whose administration listener is at ``host:port``; ``pin`` follows the members' statements.
+
+    Raises:
+        AttestationError: the evidence, the key, the service or the position is not what it must be.
+    """
+    client = HttpsClient(host, port, unverified_context())
+    try:
+        shown = x509.load_der_x509_certificate(await client.peer_certificate())
+        nonce = secrets.token_bytes(32)
+        document = (await client.request("GET", f"/node/attestation?nonce={nonce.hex()}")).json()
+        service = x509.load_pem_x509_certificate(document["service_certificate"].encode())
+        found = evidence.Evidence.parse(document)
+        evidence.verify(
+            found,
+            expected_report_data=evidence.report_data(
+                cose.spki(_public_key(shown)),
+                nonce=nonce,
+                service=cose.spki(_public_key(service)),
+                constitution=bytes.fromhex(document["constitution_hash"]),
+                configuration=bytes.fromhex(document["configuration_hash"]),
+            ),
+            accept_insecure_virtual=accept_insecure_virtual,
+        )
+        try:
+            _public_key(service).verify(shown.signature, shown.tbs_certificate_bytes, ec.ECDSA(hashes.SHA384()))
+        except InvalidSignature as error:
+            raise AttestationError("the service did not endorse this node", code="attestation.not_endorsed") from error
+        network = (await client.request("GET", "/node/network")).json()
+        pem = service.public_bytes(Encoding.PEM).decode()
+        if pin is not None:
+            await _check_pin(client, pin, pem)
+        return VerifiedNode(found.platform, found.measurement, pem, network)
+    except (KeyError, ValueError, TypeError) as error:
+        raise AttestationError("the node's answer is malformed", code="attestation.malformed") from error
+    finally:
+        await client.close()
+
+
+async def _check_pin(client: HttpsClient, pin: Pin, service: str) -> None:
+    identities = (await client.request("GET", "/node/service/identities")).json()
+    if not pin.follow(service, identities["statements"]) and pin.position != "0.0":
+        answer = (await client.request("GET", f"/node/tx?id={pin.position}")).json()
+        if answer["status"] != "Committed":
+            raise AttestationError(
+                f"{pin.position} was seen committed, the node says {answer['status']}",
+                code="client.rolled_back",
+                hint="the ledger was cut or rolled back: do not use this node",
+            )

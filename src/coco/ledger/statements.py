@@ -1,0 +1,84 @@
+"""What members and accounts sign, word for word: both sides of each statement use this file."""
+
+from __future__ import annotations
+
+import base64
+import json
+from hashlib import sha256
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from coco.errors import RequestError
+from coco.ledger import cose
+
+MESSAGE_TYPE: Final = "ccf.gov.msg.type"
+CREATED_AT: Final = "ccf.gov.msg.created_at"
+IDENTITY_STATEMENT: Final = "coco.identity_statement"
+RECOVERY_SHARE: Final = "recovery_share"
+
+#: Encryption of recovery shares: RSA-OAEP with SHA-256, as the format's tools expect.
+SHARE_PADDING: Final = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """Hex SHA-256 of the DER: the id of a member or participant."""
+    return sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+
+
+def identity_payload(previous: bytes, following: bytes, position: str, root: str) -> dict[str, str]:
+    """What members sign: that one service identity continues another, from this place of the ledger on (J7).
+
+    Args:
+        previous: DER SubjectPublicKeyInfo of the former service.
+        following: the same of the new one.
+        position: transaction id of the last signature of the former life.
+        root: hex Merkle root that it signed.
+    """
+    return {
+        "previous_service": previous.hex(),
+        "next_service": following.hex(),
+        "transaction_id": position,
+        "root": root,
+    }
+
+
+def sign_as_member(
+    key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, kind: str, payload: Any, *, created_at_s: int
+) -> bytes:
+    """A member's COSE message."""
+    body = json.dumps(payload, sort_keys=True).encode()
+    headers = {cose.KEY_ID: fingerprint(certificate).encode(), MESSAGE_TYPE: kind, CREATED_AT: created_at_s}
+    protected, signature = cose.sign(key, headers, body)
+    return cose.encode(protected, signature, body)
+
+
+def share_payload(share: bytes) -> dict[str, str]:
+    """What a member sends to recover."""
+    return {"share": base64.b64encode(share).decode()}
+
+
+def decrypt_share(encrypted: bytes, key: rsa.RSAPrivateKey) -> bytes:
+    """A member's share, on the member's side.
+
+    Raises:
+        RequestError: it is not encrypted to this key (``recovery.share_not_ours``).
+    """
+    try:
+        return key.decrypt(encrypted, SHARE_PADDING)
+    except ValueError as error:
+        raise RequestError("the share is not encrypted to this key", code="recovery.share_not_ours") from error
+
+
+def binding_text(network: str, actor: str, account: bytes, nonce: str) -> str:
+    """What an account signs (EIP-191) to say that it belongs to an actor."""
+    return (
+        "Coco account binding\n"
+        f"network: {network}\n"
+        f"actor: {actor}\n"
+        f"account: 0x{account.hex()}\n"
+        f"nonce: {nonce}\n"
+    )
