@@ -1,0 +1,120 @@
+"""Fixtures: real sandboxes as processes, and the checks that every ledger they write must pass."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+#: The independent ledger reader needs an older cbor2, so it has an environment of its own (Makefile).
+CCF_PYTHON = ROOT / ".venv-ccf" / "bin" / "python"
+
+
+@dataclass
+class SandboxProcess:
+    """A ``coco sandbox`` as a user starts it."""
+
+    directory: Path
+    arguments: list[str] = field(default_factory=list)
+    process: subprocess.Popen[str] | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def start(self, *extra: str, timeout_s: float = 60) -> dict[str, Any]:
+        command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0"]
+        command += ["--dir", str(self.directory), *self.arguments, *extra]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(f"the sandbox did not start: {self.process.communicate(timeout=timeout_s)}")
+        self.summary = json.loads(line)
+        if "error" in self.summary:
+            self.process.wait(timeout=timeout_s)
+            self._close()
+        return self.summary
+
+    @property
+    def url(self) -> str:
+        return str(self.summary["ethereum_url"])
+
+    @property
+    def ledger(self) -> Path:
+        return self.directory / "n0" / "ledger.db"
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            assert self.process.wait(timeout=30) == 0
+        self._close()
+
+    def kill(self, which: str) -> None:
+        """``kill -9`` of the host or of the enclave, and wait until both are gone."""
+        assert self.process is not None
+        os.kill(self.summary[f"{which}_pid"], signal.SIGKILL)
+        self.process.wait(timeout=30)
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{self.summary['enclave_pid']}").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not Path(f"/proc/{self.summary['enclave_pid']}").exists(), "the enclave outlived its host"
+        self._close()
+
+    def _close(self) -> None:
+        if self.process is not None:
+            for stream in (self.process.stdout, self.process.stderr):
+                if stream is not None:
+                    stream.close()
+            self.process = None
+
+
+@pytest.fixture
+def sandboxes(tmp_path: Path) -> Iterator[Callable[..., SandboxProcess]]:
+    """Make sandboxes; at the end each is stopped and its ledger is verified by the independent reader."""
+    made: list[SandboxProcess] = []
+
+    def make(name: str = "sandbox", *arguments: str) -> SandboxProcess:
+        sandbox = SandboxProcess(tmp_path / name, list(arguments))
+        made.append(sandbox)
+        return sandbox
+
+    yield make
+    for sandbox in made:
+        sandbox.stop()
+        if sandbox.ledger.exists() and not (sandbox.directory / "damaged").exists():
+            verify_with_ccf(sandbox.ledger, tmp_path / f"{sandbox.directory.name}-chunks")
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
+    """One running sandbox for the tests of a module."""
+    directory = tmp_path_factory.mktemp("shared")
+    running = SandboxProcess(directory / "sandbox")
+    running.start()
+    yield running
+    running.stop()
+    verify_with_ccf(running.ledger, directory / "chunks")
+
+
+def verify_with_ccf(ledger: Path, chunks: Path) -> str:
+    """Export ``ledger`` and have the independent ``ccf`` package verify it."""
+    assert CCF_PYTHON.exists(), "run `make build`: the independent reader has its own environment"
+    coco = [sys.executable, "-m", "coco.cli.main"]
+    subprocess.run([*coco, "ledger", "export", str(chunks), "--ledger", str(ledger)], check=True, capture_output=True)
+    checked = subprocess.run(
+        [str(CCF_PYTHON), str(Path(__file__).parent / "verify_with_ccf.py"), str(chunks)],
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    return checked.stdout
