@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 OUT = HERE / "out"
 SENDERS, CONNECTIONS, BATCH = 100, 32, 100
 MAX_FEE, TIP = 20 * 10**9, 10**9
-TRANSFER_GAS = 60_000
+TRANSFER_GAS = 200_000
 
 
 def contracts() -> dict:
@@ -66,7 +66,7 @@ def prepare(count: int) -> dict:
     token_code = contracts()["Token"]["bytecode"] + encode(["uint256"], [10**24]).hex()
     nonce_rlp = bytes.fromhex("d694" + deployer[2:] + "80")
     token = to_checksum_address(keccak(nonce_rlp)[12:])
-    jobs = [(key(SENDERS), {"nonce": 0, "gas": 2_000_000, "data": token_code})]
+    jobs = [(key(SENDERS), {"nonce": 0, "gas": 5_000_000, "data": token_code})]
     jobs += [
         (key(SENDERS), {"nonce": 1 + i, "gas": TRANSFER_GAS, "to": token, "data": transfer(sender, 10**20)})
         for i, sender in enumerate(senders)
@@ -108,7 +108,7 @@ async def set_up(system: System, prepared: dict) -> None:
     """Give every sender ether for fees, deploy the token, share it out."""
     target = system.target
     client = await target.connect()
-    wei = 10**18
+    wei = 5 * 10**18
     everyone = [prepared["deployer"], *prepared["senders"]]
     last = ""
     if isinstance(system, Geth):

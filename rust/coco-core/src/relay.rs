@@ -111,6 +111,8 @@ struct Direction {
     written: usize,
     readable: bool,
     writable: bool,
+    /// The source has said that it ends: a short read is then not the last one.
+    ending: bool,
     source_ended: bool,
     finished: bool,
 }
@@ -182,6 +184,7 @@ impl Loop {
         let (from, into) =
             if token.0 % 2 == 0 { (&mut pair.inward, &mut pair.outward) } else { (&mut pair.outward, &mut pair.inward) };
         from.readable |= readable;
+        from.ending |= event.is_read_closed() || event.is_error();
         into.writable |= writable;
         self.ready.push_back(number);
     }
@@ -329,6 +332,8 @@ fn pump<S: Read, D: Write + Half>(
             Ok(0) => state.source_ended = true,
             Ok(count) => {
                 counter.fetch_add(count as u64, Ordering::Relaxed);
+                // A short read has emptied the socket: the next bytes, or its end, come with an event of their own.
+                state.readable = count == buffer.len() || state.ending;
                 let mut written = 0;
                 while written < count {
                     match sink.write(&buffer[written..count]) {

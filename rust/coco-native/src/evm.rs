@@ -62,6 +62,9 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn integer<'py>(py: Python<'py>, value: &U256) -> PyResult<Bound<'py, PyAny>> {
+    if let Ok(small) = u64::try_from(value) {
+        return Ok(small.into_pyobject(py)?.into_any());
+    }
     let bytes = PyBytes::new(py, &value.to_be_bytes::<32>());
     py.import("builtins")?.getattr("int")?.call_method1("from_bytes", (bytes, "big"))
 }

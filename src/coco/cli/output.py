@@ -6,13 +6,13 @@ cannot do it, 4 not verified, 70 a fault of Coco.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
 import typer
+import uvloop
 from rich.console import Console
 
 from coco.errors import AttestationError, CocoError, ConfigurationError, HostError, LedgerError, LockdownError
@@ -55,6 +55,6 @@ def show(value: dict[str, Any], as_json: bool, text: Callable[[], None]) -> None
 def run(work: Coroutine[Any, Any, Any], as_json: bool) -> Any:
     """Run a coroutine and report its error."""
     try:
-        return asyncio.run(work)
+        return uvloop.run(work)
     except CocoError as error:
         fail(error, as_json)

@@ -81,6 +81,7 @@ class EnclaveNode:
         self._recovery: Recovery | None = None
         self._adapters_by_name: dict[str, LedgerAdapter] = {}
         self._failures = 0
+        self._position = (-1, b"")
         self._configuration_hash = bytes(32)
         self._open_lock = asyncio.Lock()
 
@@ -448,7 +449,7 @@ class EnclaveNode:
     async def _listen_administration(self) -> None:
         if "administration" in self._sockets:
             app = administration_app(self)
-            listener = Listener("administration", self.caller, app, on_error=self.unexpected, position=lambda: "")
+            listener = Listener("administration", self.caller, app, on_error=self.unexpected)
             await self._listen(listener, "administration", "")
 
     async def _listen_application(self) -> None:
@@ -459,11 +460,17 @@ class EnclaveNode:
             self.caller,
             application_app(self, self.service_front),
             rpc=rpc.handle,
-            position=lambda: str(self.committed_position()),
+            position=self._position_header,
             websocket=streams.serve,
             on_error=self.unexpected,
         )
         await self._listen(listener, "application", Actors(self.store.view()).anchors())
+
+    def _position_header(self) -> bytes:
+        committed = self.sequencer.tracker.committed
+        if self._position[0] != committed:
+            self._position = (committed, str(self.committed_position()).encode())
+        return self._position[1]
 
     def caller(self, certificate: bytes | None) -> Caller:
         """Who is behind a connection, in the configuration of this moment.

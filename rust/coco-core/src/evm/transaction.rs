@@ -16,6 +16,9 @@ use thiserror::Error;
 /// Largest encoded transaction that is accepted.
 pub const TRANSACTION_BYTES_MAX: usize = 128 * 1024;
 
+/// Below this many transactions, waking another thread costs more than it gives.
+const PARALLEL_MIN: usize = 32;
+
 /// Half of the order of secp256k1: a higher `s` is the malleable twin of a valid signature.
 const HALF_ORDER: U256 =
     U256::from_limbs([0xdfe9_2f46_681b_20a0, 0x5d57_6e73_57a4_501d, 0xffff_ffff_ffff_ffff, 0x7fff_ffff_ffff_ffff]);
@@ -216,7 +219,11 @@ pub fn admit(raw: &[u8], rules: &Rules) -> Result<Recovered, TransactionError> {
 /// The same for many, on as many threads as there are cores; results stand in the order of the input.
 #[must_use]
 pub fn admit_batch(raw: &[Vec<u8>], rules: &Rules) -> Vec<Result<Arc<Recovered>, TransactionError>> {
-    raw.par_iter().with_min_len(8).map(|raw| admit(raw, rules).map(Arc::new)).collect()
+    let one = |raw: &Vec<u8>| admit(raw, rules).map(Arc::new);
+    if raw.len() < PARALLEL_MIN {
+        return raw.iter().map(one).collect();
+    }
+    raw.par_iter().with_min_len(PARALLEL_MIN / 2).map(one).collect()
 }
 
 fn check(envelope: &TxEnvelope, rules: &Rules) -> Result<(), TransactionError> {

@@ -9,8 +9,8 @@ Who does what:
 * Replicated state is only in the store. What an adapter derives from it (tries, indexes, filters) it keeps by the hooks
   ``applied``, ``rolled_back`` and ``rebuild``, on every node alike.
 
-The way of one submission: ``parse_submission`` -> ``admit`` -> pool (``PoolPolicy``) -> ``execute`` -> ledger ->
-``applied`` -> commit -> ``committed`` -> ``acknowledge``.
+The way of one submission: ``parse_submission`` -> ``admit`` -> pool (``PoolPolicy``) -> ``accepted`` ->
+``execute`` -> ledger -> ``applied`` -> commit -> ``committed`` -> ``acknowledge``.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class RouteKind(Enum):
 
     #: Answered by ``query`` from committed state.
     QUERY = "query"
-    #: Transactions for the pool, answered by ``acknowledge`` once they are accepted.
+    #: Transactions for the pool, answered by ``accepted`` once they are in it.
     SUBMIT = "submit"
-    #: The same, answered once they are committed.
+    #: The same, answered by ``acknowledge`` once they are committed.
     SUBMIT_AND_WAIT = "submit_and_wait"
     #: A stream of events, served by ``subscribe`` over a WebSocket.
     SUBSCRIBE = "subscribe"
@@ -268,8 +268,12 @@ class LedgerAdapter(ABC):
         return [request.body]
 
     @abstractmethod
-    async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
-        """Checks that need no state, for many at once; one answer for each, in order. Never raises for bad input."""
+    def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+        """Checks that need no state, for many at once; one answer for each, in order. Never raises for bad input.
+
+        Large batches are called from another thread, so it changes nothing of the adapter, and what takes long in it
+        releases the GIL.
+        """
 
     @abstractmethod
     async def execute(
@@ -289,9 +293,15 @@ class LedgerAdapter(ABC):
             CocoError: refused, with a stable code.
         """
 
-    async def acknowledge(self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView) -> Reply:
-        """Answer a submission: accepted, or (SUBMIT_AND_WAIT) committed in ``view``."""
+    def accepted(self, request: Request, envelopes: Sequence[Envelope]) -> Reply:
+        """Answer a submission that the pool has taken; this says nothing of commit."""
         return Reply([envelope.id.hex() for envelope in envelopes])
+
+    async def acknowledge(
+        self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView
+    ) -> Reply:
+        """Answer a submission of kind SUBMIT_AND_WAIT, which is committed in ``view``."""
+        return self.accepted(request, envelopes)
 
     def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
         """Events from now on, as JSON values; only committed ones.

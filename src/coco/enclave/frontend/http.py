@@ -56,7 +56,7 @@ class Listener:
     app: AsgiApp
     rpc: RpcHandler | None = None
     #: Id of the last committed entry, for the header of JSON-RPC replies.
-    position: Callable[[], str] = str
+    position: Callable[[], bytes] = bytes
     #: Serves WebSocket connections, or None.
     websocket: Callable[[WebSocketSession], Awaitable[None]] | None = None
     on_error: Callable[[BaseException], None] = lambda error: None
@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
             self._task = self._loop.create_task(self._serve(incoming, caller))
 
     def _rpc_done(self, reply: bytes, keep_alive: bool) -> None:
-        extra = [(b"x-ms-ccf-transaction-id", self._listener.position().encode())]
+        extra = [(b"x-ms-ccf-transaction-id", self._listener.position())]
         self._respond(200, reply, _JSON, keep_alive=keep_alive, extra=extra)
 
     def _finished(self, keep_alive: bool) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from coco import limits
 from coco.enclave.adapters.base import AdapterError, Caller, Envelope, Request, RouteKind
 from coco.enclave.frontend.service import Service
+from coco.enclave.sequencer import AdapterRuntime
 from coco.errors import AccessError, BusyError, CocoError
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601
@@ -59,7 +60,7 @@ class JsonRpc:
         if isinstance(document, dict):
             route = self._service.rpc_route(document.get("method"))
             if route is not None and route[1].kind is RouteKind.SUBMIT:
-                self._submit(document, caller, reply)
+                self._submit(route[0], document, caller, reply)
             else:
                 self._spawn(self._single(document, caller, reply))
         elif isinstance(document, list) and document:
@@ -84,7 +85,9 @@ class JsonRpc:
         answers = await asyncio.gather(*(self.call(document, caller) for document in documents))
         reply(_encode([answer for answer in answers if answer is not None]))
 
-    def _submit(self, document: dict[str, Any], caller: Caller, reply: Callable[[bytes], None]) -> None:
+    def _submit(
+        self, runtime: AdapterRuntime, document: dict[str, Any], caller: Caller, reply: Callable[[bytes], None]
+    ) -> None:
         identity = document.get("id")
         name, params = document["method"], document.get("params")
 
@@ -92,23 +95,15 @@ class JsonRpc:
             if isinstance(answer, CocoError):
                 reply(_encode({"jsonrpc": "2.0", "id": identity, "error": error_object(answer)}))
             else:
-                self._spawn(self._acknowledge(identity, request, answer, caller, reply))
+                reply(_encode({"jsonrpc": "2.0", "id": identity, "result": adapter.accepted(request, [answer]).value}))
 
-        request = Request(name, params if params is not None else [])
+        request, adapter = Request(name, params if params is not None else []), runtime.adapter
         try:
-            runtime, _ = self._service.rpc_route(name) or (None, None)
-            assert runtime is not None
-            (raw,) = runtime.adapter.parse_submission(request)
+            (raw,) = adapter.parse_submission(request)
         except CocoError as error:
             done(error)
             return
         self._service.submissions.add(runtime, raw, caller, done)
-
-    async def _acknowledge(
-        self, identity: Any, request: Request, envelope: Envelope, caller: Caller, reply: Callable[[bytes], None]
-    ) -> None:
-        result = await self._service.acknowledge(request, envelope, caller)
-        reply(_encode({"jsonrpc": "2.0", "id": identity, "result": result.value}))
 
     async def call(self, document: Any, caller: Caller) -> dict[str, Any] | None:
         """Serve one call; its answer, which is None for a notification of a batch that needs none."""

@@ -6,7 +6,7 @@ A reply is made from the last committed version; a submission that waits is answ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from coco import limits
@@ -15,6 +15,10 @@ from coco.enclave.sequencer import AdapterRuntime, Sequencer
 from coco.errors import AccessError, BusyError, CocoError
 
 Answer = Callable[[Envelope | CocoError], None]
+_Waiting = tuple[AdapterRuntime, bytes, Caller, Answer]
+
+#: Fewer submissions than this are checked on the event loop's thread: two thread changes cost more than they take.
+_INLINE_MAX = 16
 
 
 class Submissions:
@@ -22,8 +26,8 @@ class Submissions:
 
     def __init__(self, sequencer: Sequencer) -> None:
         self._sequencer = sequencer
-        self._waiting: dict[int, list[tuple[AdapterRuntime, bytes, Caller, Answer]]] = {}
-        self._running: set[int] = set()
+        self._waiting: dict[tuple[int, int], list[_Waiting]] = {}
+        self._running: set[tuple[int, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._count = 0
 
@@ -36,37 +40,43 @@ class Submissions:
             answer(BusyError("the node is full; try again later", code="pool.full"))
             return
         self._count += 1
-        key = id(runtime)
+        key = id(runtime), id(caller)
         self._waiting.setdefault(key, []).append((runtime, raw, caller, answer))
         if key not in self._running:
             self._running.add(key)
-            task = asyncio.get_running_loop().create_task(self._run(key))
+            # After everything that has arrived by now has been read: so submissions gather without waiting.
+            asyncio.get_running_loop().call_soon(self._flush, key)
+
+    def _flush(self, key: tuple[int, int]) -> None:
+        batch = self._waiting.pop(key, [])
+        if len(batch) >= _INLINE_MAX:
+            task = asyncio.get_running_loop().create_task(self._admit_in_thread(key, batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            return
+        self._running.discard(key)
+        if batch:
+            self._settle(batch, _admit(batch))
 
-    async def _run(self, key: int) -> None:
-        try:
-            while batch := self._waiting.pop(key, None):
-                runtime = batch[0][0]
-                callers = {id(caller): caller for _, _, caller, _ in batch}
-                for caller in callers.values():
-                    await self._admit(runtime, [item for item in batch if item[2] is caller], caller)
-        finally:
-            self._running.discard(key)
+    async def _admit_in_thread(self, key: tuple[int, int], batch: list[_Waiting]) -> None:
+        admitted = await asyncio.get_running_loop().run_in_executor(None, _admit, batch)
+        self._settle(batch, admitted)
+        self._flush(key)
 
-    async def _admit(
-        self, runtime: AdapterRuntime, batch: list[tuple[AdapterRuntime, bytes, Caller, Answer]], caller: Caller
-    ) -> None:
+    def _settle(self, batch: list[_Waiting], admitted: Sequence[Envelope | CocoError]) -> None:
         self._count -= len(batch)
-        try:
-            admitted = await runtime.adapter.admit([raw for _, raw, _, _ in batch], caller)
-        except Exception:  # noqa: BLE001 - an adapter's failure is this batch's refusal, not the node's end
-            failure = AdapterError("the transaction could not be checked", code="adapter.failed")
-            admitted = [failure] * len(batch)
         envelopes = [one for one in admitted if isinstance(one, Envelope)]
-        refusals = iter(self._sequencer.accept(runtime, envelopes))
+        refusals = iter(self._sequencer.accept(batch[0][0], envelopes))
         for (_, _, _, answer), one in zip(batch, admitted, strict=True):
             answer(one if isinstance(one, CocoError) else next(refusals) or one)
+
+
+def _admit(batch: list[_Waiting]) -> Sequence[Envelope | CocoError]:
+    runtime, _, caller, _ = batch[0]
+    try:
+        return runtime.adapter.admit([raw for _, raw, _, _ in batch], caller)
+    except Exception:  # noqa: BLE001 - an adapter's failure is this batch's refusal, not the node's end
+        return [AdapterError("the transaction could not be checked", code="adapter.failed")] * len(batch)
 
 
 class Service:
@@ -111,12 +121,9 @@ class Service:
         for envelope, outcome in submitted:
             if outcome is not None:
                 await self._wait(envelope, outcome)
+        if not wait:
+            return runtime.adapter.accepted(request, envelopes)
         return await runtime.adapter.acknowledge(request, envelopes, caller, self._view())
-
-    async def acknowledge(self, request: Request, envelope: Envelope, caller: Caller) -> Reply:
-        """Answer a submission that the pool took."""
-        runtime, _ = self._rpc[request.name]
-        return await runtime.adapter.acknowledge(request, [envelope], caller, self._view())
 
     def _view(self) -> Any:
         return self._sequencer.store.view(self._sequencer.tracker.committed)

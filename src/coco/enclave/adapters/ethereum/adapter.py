@@ -121,9 +121,9 @@ class EthereumAdapter(LedgerAdapter):
         """The raw transaction of ``eth_sendRawTransaction`` and its kin."""
         return [rpc.raw_transaction(request)]
 
-    async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+    def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
         """Decode, check and recover senders, in the extension and without the GIL."""
-        admitted = await self.services.run(self.chain.admit, list(raw))
+        admitted = self.chain.admit(list(raw))
         return [
             Envelope(one.hash, one, one.size)
             if isinstance(one, Transaction)
@@ -262,16 +262,17 @@ class EthereumAdapter(LedgerAdapter):
         """Serve a JSON-RPC method."""
         return Reply(await rpc.METHODS[request.name](self, request, caller, view))
 
+    def accepted(self, request: Request, envelopes: Sequence[Envelope]) -> Reply:
+        """The hash."""
+        return Reply("0x" + envelopes[0].id.hex())
+
     async def acknowledge(
         self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView
     ) -> Reply:
-        """The hash; or the receipt, for ``eth_sendRawTransactionSync``."""
-        (envelope,) = envelopes
-        if request.name == "eth_sendRawTransactionSync":
-            found = await self.locate(envelope.id, view)
-            assert found is not None
-            return Reply(found[0].receipt(found[1]))
-        return Reply("0x" + envelope.id.hex())
+        """The receipt, for ``eth_sendRawTransactionSync``."""
+        found = await self.locate(envelopes[0].id, view)
+        assert found is not None
+        return Reply(found[0].receipt(found[1]))
 
     def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
         """``newHeads`` and ``logs``."""
