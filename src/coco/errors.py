@@ -7,6 +7,7 @@ what clients, scripts and the documentation refer to. Nothing that comes from th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -16,13 +17,22 @@ class CocoError(Exception):
     code: str = "coco.error"
     http_status: ClassVar[int] = 500
 
-    def __init__(self, message: str, *, code: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        hint: str | None = None,
+        numbers: Mapping[str, int] | None = None,
+    ) -> None:
         if type(self) is CocoError:
             raise TypeError("raise a subclass of CocoError")
         super().__init__(message)
         if code is not None:
             self.code = code
         self.hint = hint
+        #: Facts that may leave the enclave with the code, while the text stays inside (H1).
+        self.numbers = dict(numbers or {})
 
     def diagnostics(self) -> str:
         """One paragraph for a person: what happened and what to do next."""

@@ -9,10 +9,11 @@ use coco_core::evm::block::{self as core, BlockContext, Verdict};
 use coco_core::evm::chain::{ChainConfig, GenesisAccount, predeployed};
 use coco_core::evm::query::{Answer, Message, Query};
 use coco_core::evm::state::{CodeCache, FormerTries, State, StateTrie};
-use coco_core::evm::transaction::{self, Recovered, Rules};
-use coco_core::evm::{SpecId, rlp, trie};
+use coco_core::evm::transaction::{self, Recovered, Rules, TransactionError};
+use coco_core::evm::{SpecId, rlp, trie, wide};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
+use revm::context_interface::transaction::{Authorization, SignedAuthorization};
 
 use crate::errors::{NativeError, guarded};
 use crate::store::Transaction;
@@ -438,6 +439,8 @@ pub struct Chain {
 
 type GenesisRow = (Vec<u8>, Vec<u8>, u64, Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
 type AccessRow = (Vec<u8>, Vec<Vec<u8>>);
+/// Chain id, address, nonce, parity, r, s.
+type AuthorizationRow = (Vec<u8>, Vec<u8>, u64, u8, Vec<u8>, Vec<u8>);
 
 impl Chain {
     fn lock(&self) -> MutexGuard<'_, Derived> {
@@ -663,7 +666,6 @@ impl Chain {
 
     /// Run a message on the state of `transaction` in the surroundings of `block`. `kind` is `call`, `estimate` or
     /// `access_list`. Returns `(outcome, output, gas, reason)` and the access list.
-    #[pyo3(signature = (kind, transaction, block, sender, to, gas, gas_price, value, data, access_list))]
     fn query<'py>(
         &self,
         py: Python<'py>,
@@ -677,6 +679,7 @@ impl Chain {
         value: &[u8],
         data: Vec<u8>,
         access_list: Vec<AccessRow>,
+        authorizations: Vec<AuthorizationRow>,
     ) -> PyResult<(Answered<'py>, Vec<(Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>)>)> {
         let list: Result<Vec<_>, NativeError> = access_list
             .iter()
@@ -693,6 +696,14 @@ impl Chain {
             value: number(value)?,
             data: data.into(),
             access_list: list?,
+            authorizations: authorizations
+                .iter()
+                .map(|(chain_id, at, nonce, parity, r, s)| {
+                    let inner =
+                        Authorization { chain_id: number(chain_id)?, address: address(at)?, nonce: *nonce };
+                    Ok(SignedAuthorization::new_unchecked(inner, *parity, number(r)?, number(s)?))
+                })
+                .collect::<Result<_, NativeError>>()?,
         };
         let (outcome, touched) = guarded(py, || {
             let query = Query { chain: &self.config, header: &block.block.header, cache: self.cache.clone() };
@@ -836,11 +847,16 @@ pub fn check_transaction<'py>(
 ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>, u64)> {
     let spec = fork(fork_name)?;
     let rules = Rules { spec, chain_id, allow_unprotected: true, allow_blobs: true };
-    let recovered = guarded(py, || {
-        transaction::admit(raw, &rules).map_err(|error| NativeError::new(error.code(), error))
+    let (hash, recovered) = guarded(py, || match transaction::admit(raw, &rules) {
+        Ok(recovered) => Ok((*recovered.hash(), recovered)),
+        Err(TransactionError::FeeTooHigh) => {
+            let wide = wide::check(raw, &rules).map_err(|error| NativeError::new(error.code(), error))?;
+            Ok((wide.hash, wide.narrowed))
+        }
+        Err(error) => Err(NativeError::new(error.code(), error)),
     })?;
     let gas = transaction::intrinsic_gas(&recovered, spec);
-    let hash = PyBytes::new(py, recovered.hash().as_slice());
+    let hash = PyBytes::new(py, hash.as_slice());
     Ok((hash, PyBytes::new(py, recovered.sender.as_slice()), gas))
 }
 
@@ -853,7 +869,7 @@ mod conformance {
     use revm::context::TxEnv;
     use revm::context::result::ExecutionResult;
     use revm::context_interface::either::Either;
-    use revm::context_interface::transaction::{AccessList, AccessListItem, Authorization, SignedAuthorization};
+    use revm::context_interface::transaction::{AccessList, AccessListItem};
     use revm::database_interface::DatabaseCommit;
     use revm::primitives::TxKind;
     use revm::{ExecuteEvm, primitives::eip4844};

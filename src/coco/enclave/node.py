@@ -71,7 +71,6 @@ class EnclaveNode:
         ended: Callable[[BaseException | None], None],
     ) -> None:
         self.status = "Starting"
-        self.exit_numbers: dict[str, int] = {}
         self._control, self._sockets = control, listeners
         self._report, self._measurement = report, measurement
         self._factories, self._ended = factories, ended
@@ -394,8 +393,9 @@ class EnclaveNode:
                 raise LedgerError("the host lost entries during recovery", code="ledger.damaged")
             for seqno, data in enumerate(entries, first):
                 if _native.Entry.parse(data).leaf != self.journal.tree.leaf(seqno):
-                    self.exit_numbers = {"entry": seqno}
-                    raise LedgerError(f"entry {seqno} changed during recovery", code="ledger.damaged")
+                    raise LedgerError(
+                        f"entry {seqno} changed during recovery", code="ledger.damaged", numbers={"entry": seqno}
+                    )
                 writes = await self._run_off_loop(self._open_entry, seqno, data)
                 store.native.apply(seqno, writes)
                 if any(not table.startswith("public:") for table in writes.tables()):
@@ -410,8 +410,9 @@ class EnclaveNode:
         try:
             return self.journal.secret_at(seqno).open(data)
         except LedgerError as error:
-            self.exit_numbers = {"entry": seqno}
-            raise LedgerError(f"entry {seqno} is damaged: its seal is broken", code="ledger.damaged") from error
+            raise LedgerError(
+                f"entry {seqno} is damaged: its seal is broken", code="ledger.damaged", numbers={"entry": seqno}
+            ) from error
 
     async def _rewrap(self, former: list[tuple[int, _native.LedgerSecret]]) -> None:
         """Keep the new secret among the members, and the last former one under the new one."""

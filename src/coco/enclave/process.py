@@ -141,7 +141,7 @@ async def _serve(
         return 0
     module, line = place_of(error)
     code = error.code if isinstance(error, CocoError) else "enclave.failed"
-    numbers = {"line": line, **(node.exit_numbers if isinstance(error, CocoError) else {})}
+    numbers = {"line": line, **(error.numbers if isinstance(error, CocoError) else {})}
     control.send(messages.Exit(code, numbers, {"module": module}))
     await asyncio.sleep(_EXIT_SECONDS)
     return 70

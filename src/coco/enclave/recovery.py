@@ -64,7 +64,7 @@ async def read_former_life(
     replay = Replay()
     for first in range(1, start.last_seqno + 1, PAGE):
         replay.feed(await control.read(first, min(first + PAGE - 1, start.last_seqno)))
-    end, discarded = replay.end()
+    end, discarded = replay.end_of_last_opened_life()
     signature = replay.verify_signature(end)
     service = replay.service_certificate(end)
     if start.expected_service:

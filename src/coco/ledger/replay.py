@@ -35,6 +35,8 @@ class Replay:
     _services: list[tuple[int, x509.Certificate]] = field(default_factory=list)
     #: First seqno that does not fit, and why.
     broken: tuple[int, str] | None = None
+    #: First entry of a life that began to recover and never opened: nothing was ever acknowledged in it.
+    unopened: int | None = None
     _signed_after_break: bool = False
     _count: int = 0
     _last_bad: bytes | None = None
@@ -74,10 +76,16 @@ class Replay:
         info = dict(writes.rows(tables.SERVICE_INFO)).get(tables.SINGLETON)
         if info is not None:
             try:
-                certificate = x509.load_pem_x509_certificate(json.loads(info)["cert"].encode())
+                parsed = json.loads(info)
+                certificate = x509.load_pem_x509_certificate(parsed["cert"].encode())
+                status = str(parsed["status"])
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise LedgerError(f"entry {seqno} declares no service", code="ledger.damaged") from error
             self._services.append((seqno, certificate))
+            if status == "Open":
+                self.unopened = None
+            elif status == "Recovering" and self.unopened is None:
+                self.unopened = seqno
         if writes.rows(tables.SIGNATURES):
             self.signatures.append(seqno)
 
@@ -146,7 +154,10 @@ class Replay:
         if self.broken is not None and self._signed_after_break:
             seqno, reason = self.broken
             raise LedgerError(
-                f"entry {seqno} is damaged: {reason}", code="ledger.damaged", hint="restore the ledger from a copy"
+                f"entry {seqno} is damaged: {reason}",
+                code="ledger.damaged",
+                hint="restore the ledger from a copy",
+                numbers={"entry": seqno},
             )
         for seqno in reversed(self.signatures):
             try:
@@ -157,3 +168,12 @@ class Replay:
                 continue
             return seqno, self._count - seqno
         raise LedgerError("the ledger holds no verified signature", code="ledger.unsigned")
+
+    def end_of_last_opened_life(self) -> tuple[int, int]:
+        """The same as :meth:`end`, without a recovery that was begun and never finished: that one begins anew."""
+        end, discarded = self.end()
+        if self.unopened is None or self.unopened > end:
+            return end, discarded
+        before = self.unopened - 1
+        self.verify_signature(before)
+        return before, discarded + end - before

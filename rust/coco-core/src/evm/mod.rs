@@ -9,5 +9,6 @@ pub mod rlp;
 pub mod state;
 pub mod transaction;
 pub mod trie;
+pub mod wide;
 
 pub use revm::primitives::hardfork::SpecId;

@@ -6,6 +6,8 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use revm::ExecuteEvm;
 use revm::context::TxEnv;
 use revm::context::result::{EVMError, ExecutionResult, ResultAndState};
+use revm::context_interface::either::Either;
+use revm::context_interface::transaction::SignedAuthorization;
 use revm::primitives::hardfork::SpecId;
 use revm::primitives::{TxKind, eip7825};
 use thiserror::Error;
@@ -35,6 +37,8 @@ pub struct Message {
     pub data: Bytes,
     /// Access list.
     pub access_list: Vec<(Address, Vec<B256>)>,
+    /// Signed authorisations (EIP-7702).
+    pub authorizations: Vec<SignedAuthorization>,
 }
 
 /// What a query gives.
@@ -112,7 +116,13 @@ impl Query<'_> {
         }
         let mut machine = machine(state, config, env);
         let result = machine.transact(TxEnv {
-            tx_type: u8::from(!message.access_list.is_empty()),
+            tx_type: match (message.authorizations.is_empty(), message.access_list.is_empty()) {
+                (false, _) => 4,
+                (true, false) => 1,
+                (true, true) => 0,
+            },
+            gas_priority_fee: (!message.authorizations.is_empty()).then_some(gas_price),
+            authorization_list: message.authorizations.iter().cloned().map(Either::Left).collect(),
             caller: message.from,
             gas_limit,
             gas_price,

@@ -13,6 +13,8 @@ use revm::primitives::hardfork::SpecId;
 use revm::primitives::{eip3860, eip7825};
 use thiserror::Error;
 
+use super::wide;
+
 /// Largest encoded transaction that is accepted.
 pub const TRANSACTION_BYTES_MAX: usize = 128 * 1024;
 
@@ -71,9 +73,12 @@ pub enum TransactionError {
     /// Priority fee above the fee.
     #[error("the priority fee is above the maximum fee")]
     PriorityAboveMaximum,
-    /// `gas * price` or its sum with the value overflows.
-    #[error("gas cost and value overflow")]
+    /// `gas * price` overflows.
+    #[error("gas limit times fee overflows")]
     CostOverflow,
+    /// A fee over 128 bits: valid, but more than any account can hold.
+    #[error("the fee is higher than any account could pay")]
+    FeeTooHigh,
     /// EIP-7702 without an authorisation.
     #[error("the authorisation list is empty")]
     NoAuthorisation,
@@ -94,6 +99,7 @@ impl TransactionError {
             Self::InitCodeTooLarge(_) => "ethereum.transaction.init_code_too_large",
             Self::NonceAtMaximum => "ethereum.transaction.nonce_at_maximum",
             Self::PriorityAboveMaximum => "ethereum.transaction.priority_above_maximum",
+            Self::FeeTooHigh => "ethereum.transaction.fee_too_high",
             Self::CostOverflow => "ethereum.transaction.cost_overflow",
             Self::NoAuthorisation => "ethereum.transaction.no_authorisation",
         }
@@ -204,16 +210,31 @@ pub fn admit(raw: &[u8], rules: &Rules) -> Result<Recovered, TransactionError> {
     if raw.len() > TRANSACTION_BYTES_MAX {
         return Err(TransactionError::TooLarge(raw.len()));
     }
+    let mut recovered = decode_checked(raw, rules).map_err(|error| match error {
+        // A fee over 128 bits does not decode, but deserves its own answer.
+        TransactionError::Undecodable(_) if wide::check(raw, rules).is_ok() => TransactionError::FeeTooHigh,
+        other => other,
+    })?;
+    let (hash, signature) = signing_hash(&recovered.envelope);
+    recovered.sender = signer_of(&hash, &signature, rules)?;
+    Ok(recovered)
+}
+
+/// Decode and check everything but the signature; the sender is still zero.
+pub(super) fn decode_checked(raw: &[u8], rules: &Rules) -> Result<Recovered, TransactionError> {
     let envelope = decode(raw)?;
     check(&envelope, rules)?;
-    let (hash, signature) = signing_hash(&envelope);
+    let recovered = Recovered { envelope, raw: Bytes::copy_from_slice(raw), sender: Address::ZERO };
+    check_gas(&recovered, rules)?;
+    Ok(recovered)
+}
+
+/// The account behind a signature, under the fork's rules for signatures.
+pub(super) fn signer_of(hash: &B256, signature: &Signature, rules: &Rules) -> Result<Address, TransactionError> {
     if rules.spec >= SpecId::HOMESTEAD && signature.s() > HALF_ORDER {
         return Err(TransactionError::BadSignature);
     }
-    let sender = recover_signer(&hash, &signature).ok_or(TransactionError::BadSignature)?;
-    let recovered = Recovered { envelope, raw: Bytes::copy_from_slice(raw), sender };
-    check_gas(&recovered, rules)?;
-    Ok(recovered)
+    recover_signer(hash, signature).ok_or(TransactionError::BadSignature)
 }
 
 /// The same for many, on as many threads as there are cores; results stand in the order of the input.
@@ -254,7 +275,6 @@ fn check(envelope: &TxEnvelope, rules: &Rules) -> Result<(), TransactionError> {
     }
     U256::from(envelope.gas_limit())
         .checked_mul(U256::from(max_fee))
-        .and_then(|cost| cost.checked_add(envelope.value()))
         .ok_or(TransactionError::CostOverflow)?;
     let creates = envelope.kind().is_create();
     if creates && rules.spec >= SpecId::SHANGHAI && envelope.input().len() > eip3860::MAX_INITCODE_SIZE {

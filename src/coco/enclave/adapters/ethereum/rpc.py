@@ -525,6 +525,9 @@ async def _query(
         rows = [(address(row["address"]), [data(k, size=32) for k in row["storageKeys"]]) for row in access]
     except (KeyError, TypeError) as error:
         raise bad_params("an access list has addresses and storage keys") from error
+    signed = call.get("authorizationList") or []
+    if not isinstance(signed, list) or len(signed) > 256:
+        raise bad_params("an authorization list is a list")
     block, state = await _state(adapter, _param(request, 1, "latest"), view)
     (outcome, output, used, reason), touched = await adapter.services.run(
         adapter.chain.query,
@@ -538,12 +541,28 @@ async def _query(
         b"" if value is None else quantity(value).to_bytes(32, "big"),
         next(iter(payloads), b""),
         rows,
+        [_authorization(one) for one in signed],
     )
     if outcome == "revert":
         raise reverted(output)
     if outcome in ("halt", "refused"):
         raise AdapterError(reason, code=f"ethereum.call_{outcome}", rpc_code=-32000)
     return output, used, touched
+
+
+def _authorization(row: Any) -> tuple[bytes, bytes, int, int, bytes, bytes]:
+    if not isinstance(row, dict):
+        raise bad_params("an authorization is an object")
+    parity = quantity(row.get("yParity") if row.get("yParity") is not None else row.get("v"), most=255)
+    r, s = quantity(row.get("r")), quantity(row.get("s"))
+    return (
+        quantity(row.get("chainId")).to_bytes(32, "big"),
+        address(row.get("address")),
+        quantity(row.get("nonce"), most=(1 << 64) - 1),
+        parity,
+        r.to_bytes(32, "big"),
+        s.to_bytes(32, "big"),
+    )
 
 
 def reverted(output: bytes) -> AdapterError:

@@ -1,0 +1,82 @@
+# Every command that a person or CI needs. `make sandbox` and `make test` do all the set-up.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CARGO_TARGET := rust/target
+RUST_SOURCES := $(shell find rust -name '*.rs' -not -path 'rust/target/*') rust/Cargo.toml rust/Cargo.lock rust/coco-core/Cargo.toml rust/coco-native/Cargo.toml
+DIR ?= tests/vectors/ethereum-tests
+
+.PHONY: build sandbox test test-clients test-vectors check format bench wheel lock soak clean
+
+build: $(VENV)/.built ## Environment, extension, independent ledger reader
+
+$(VENV)/.packages: requirements.lock
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(RUST_SOURCES) pyproject.toml
+	@command -v cargo >/dev/null || { echo "Rust is needed: https://rustup.rs" >&2; exit 3; }
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --target-dir $(CARGO_TARGET)
+	touch $@
+
+# The independent ledger reader needs an older cbor2 than Coco: an environment of its own.
+.venv-ccf/.built: tests/requirements-ccf.lock
+	test -x .venv-ccf/bin/python || $(PYTHON) -m venv .venv-ccf
+	.venv-ccf/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements-ccf.lock
+	touch $@
+
+tests/clients/node_modules/.built: tests/clients/package-lock.json
+	cd tests/clients && npm ci --no-audit --no-fund --silent
+	touch $@
+
+bench/peers/node_modules/.built: bench/peers/package-lock.json
+	cd bench/peers && npm ci --no-audit --no-fund --silent
+	touch $@
+
+bench/peers/bin/geth:
+	GOBIN=$(CURDIR)/bench/peers/bin go install github.com/ethereum/go-ethereum/cmd/geth@v1.17.8
+
+sandbox: build ## Start a network on this machine (development only)
+	$(BIN)/coco sandbox $(ARGS)
+
+test: build .venv-ccf/.built tests/clients/node_modules/.built ## All tests
+	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo test --release --locked --target-dir target -p coco-core --quiet
+	$(BIN)/python -m pytest $(ARGS)
+
+test-vectors: build ## Conformance data below DIR; ends with "N passed, N failed"
+	$(BIN)/python tests/conformance/run.py $(DIR)
+
+test-clients: build ## hardhat, viem and cast as well
+	cd tests/clients/more && npm install --no-audit --no-fund --silent
+	$(BIN)/python -m pytest tests/clients -m clients
+
+check: build ## Format, lint, types, import rules, clippy
+	$(BIN)/ruff format --check src tests bench examples
+	$(BIN)/ruff check src tests bench examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd rust && cargo fmt --check
+	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --release --locked --target-dir target --all-targets -- -D warnings
+
+format: build
+	$(BIN)/ruff format src tests bench examples
+	$(BIN)/ruff check --fix src tests bench examples
+	cd rust && cargo fmt
+
+bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built bench/peers/bin/geth ## Beside anvil and geth
+	$(BIN)/python bench/store.py
+	$(BIN)/python bench/workload.py
+	$(BIN)/python bench/ethereum.py $(ARGS)
+
+wheel: build ## Byte-identical wheel in dist/
+	PATH=$(CURDIR)/$(BIN):$$PATH sh scripts/build_wheel.sh dist
+
+lock: ## Renew the hash-pinned locks
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --group dev pyproject.toml -o requirements.lock
+	printf 'ccf==6.0.28\ncbor2<6\n' | $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --python-version 3.11 - -o tests/requirements-ccf.lock
+
+clean:
+	rm -rf $(VENV) .venv-ccf rust/target dist bench/out tests/clients/node_modules bench/peers/node_modules bench/peers/bin
