@@ -1,0 +1,144 @@
+"""A key-value ledger on Coco: the smallest adapter that does everything an adapter must.
+
+    PUT  /kv/{key}      the body is the value; answered once committed
+    GET  /kv/{key}      the value, and who wrote it, for its owner
+    GET  /kv-stream     WebSocket: every committed change that the caller may see
+
+The first participant to write a key owns it: only the owner may write or read it afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from coco._native import WriteSet, keccak256
+from coco.enclave.adapters.base import (
+    AdapterError,
+    BlockContext,
+    Caller,
+    Envelope,
+    LedgerAdapter,
+    Manifest,
+    Outcome,
+    Reply,
+    Request,
+    Route,
+    RouteKind,
+    Table,
+    Verdict,
+)
+from coco.enclave.store import StoreTransaction, StoreView
+from coco.errors import CocoError, NotFoundError
+from coco.ledger.position import Position
+
+VALUE_BYTES_MAX = 64 * 1024
+_KEY_CHARACTERS_MAX = 200
+
+
+class KeyValueLedger(LedgerAdapter):
+    """Keys with owners."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._uncommitted: list[tuple[int, dict[str, Any]]] = []
+        self._streams: set[asyncio.Queue[dict[str, Any]]] = set()
+        self._arrivals = 0
+
+    def manifest(self) -> Manifest:
+        """Two tables, three routes."""
+        routes = (
+            Route("kv.put", RouteKind.SUBMIT_AND_WAIT, "PUT", "/kv/{key}"),
+            Route("kv.get", RouteKind.QUERY, "GET", "/kv/{key}"),
+            Route("kv.stream", RouteKind.SUBSCRIBE, "GET", "/kv-stream"),
+        )
+        return Manifest("kv", "1", routes, (Table("kv.rows"), Table("kv.history", log=True)))
+
+    def parse_submission(self, request: Request) -> Sequence[bytes]:
+        """Key and value as one transaction."""
+        assert isinstance(request.params, Mapping)
+        key = str(request.params["key"])
+        if len(key) > _KEY_CHARACTERS_MAX or len(request.body) > VALUE_BYTES_MAX:
+            raise AdapterError("the key or the value is too large", code="kv.too_large")
+        return [json.dumps({"key": key, "value": request.body.hex()}).encode()]
+
+    def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+        """Every change carries its author, whom the connection proved."""
+        envelopes = []
+        for one in raw:
+            self._arrivals += 1
+            identity = keccak256(one + caller.actor.encode() + self._arrivals.to_bytes(8, "big"))
+            envelopes.append(Envelope(identity, {**json.loads(one), "owner": caller.actor}, len(one)))
+        return envelopes
+
+    async def execute(
+        self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
+    ) -> tuple[Sequence[Outcome], bytes | None]:
+        """Write what its owner may write."""
+        outcomes = []
+        for envelope in batch:
+            change = envelope.payload
+            row = tx.get("kv.rows", change["key"].encode())
+            if row is not None and json.loads(row)["owner"] != change["owner"]:
+                outcomes.append(Outcome(Verdict.REFUSED, "the key is another's"))
+                continue
+            document = json.dumps({**change, "time_ms": block.time_ms}, sort_keys=True).encode()
+            tx.put("kv.rows", change["key"].encode(), document)
+            tx.put("kv.history", envelope.id, document)
+            outcomes.append(Outcome(Verdict.INCLUDED))
+        return outcomes, None
+
+    async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
+        """The row of a key."""
+        assert isinstance(request.params, Mapping)
+        row = view.get("kv.rows", str(request.params["key"]).encode())
+        seen = self.redact([json.loads(row)] if row is not None else [], caller, view)
+        if not seen:
+            raise NotFoundError("there is no such key", code="kv.not_found")
+        return Reply(seen[0])
+
+    async def acknowledge(
+        self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView
+    ) -> Reply:
+        """Committed: give the record from the history, which lies in the ledger."""
+        record = await view.fetch("kv.history", envelopes[0].id)
+        return Reply(json.loads(record or b"{}"), status=201)
+
+    def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
+        """Owners see their own; an auditor sees all."""
+        return [item for item in items if caller.auditor or item["owner"] == caller.actor]
+
+    def applied(self, position: Position, writes: WriteSet) -> None:
+        """Remember what changed until it is committed."""
+        changes = [json.loads(value) for _, value in writes.rows("kv.rows") if value is not None]
+        self._uncommitted += [(position.seqno, change) for change in changes]
+
+    def committed(self, position: Position) -> None:
+        """Tell the streams."""
+        done = [change for seqno, change in self._uncommitted if seqno <= position.seqno]
+        self._uncommitted = self._uncommitted[len(done) :]
+        for stream in self._streams:
+            for change in done:
+                stream.put_nowait(change)
+
+    def rolled_back(self, position: Position) -> None:
+        """Forget what is gone."""
+        self._uncommitted = [item for item in self._uncommitted if item[0] <= position.seqno]
+
+    async def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
+        """Changes from now on."""
+        stream: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._streams.add(stream)
+        try:
+            while True:
+                change = await stream.get()
+                if caller.auditor or change["owner"] == caller.actor:
+                    yield change
+        finally:
+            self._streams.discard(stream)
+
+
+def adapter(settings: Mapping[str, Any]) -> KeyValueLedger:
+    """Make the adapter of a genesis document's ``kv`` section."""
+    return KeyValueLedger(settings)

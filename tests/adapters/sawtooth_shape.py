@@ -1,0 +1,167 @@
+"""A fake in Sawtooth's shape, to hold the adapter contract to what that protocol will need.
+
+Atomic batches of several transactions, dependencies between batches, handlers inside and an asynchronous external
+processor outside the enclave, events, and a state root of its own. The wire formats are invented; the shape is real.
+
+    POST /batches            {"id", "transactions": [{"family", "key", "value"}], "depends_on"?: [id]}
+    GET  /batch_statuses/{id}   COMMITTED, INVALID or UNKNOWN
+    GET  /state/{key}           {"data", "root"}
+    WS   /subscriptions         one event for each committed batch
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from hashlib import sha512
+from typing import Any
+
+from coco._native import WriteSet
+from coco.enclave.adapters.base import (
+    AdapterError,
+    BlockContext,
+    Caller,
+    CallerKind,
+    Envelope,
+    LedgerAdapter,
+    Manifest,
+    Outcome,
+    Reply,
+    Request,
+    Route,
+    RouteKind,
+    Table,
+    Verdict,
+)
+from coco.enclave.store import StoreTransaction, StoreView
+from coco.errors import CocoError, NotFoundError
+from coco.ledger.position import Position
+
+
+class InvalidTransactionError(AdapterError):
+    code = "sawtooth.invalid_transaction"
+
+
+class SawtoothShape(LedgerAdapter):
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._root = bytes(32)
+        self._roots: list[tuple[int, bytes]] = []
+        self._events: list[tuple[int, dict[str, Any]]] = []
+        self._streams: set[asyncio.Queue[dict[str, Any]]] = set()
+
+    def manifest(self) -> Manifest:
+        routes = (
+            Route("batches", RouteKind.SUBMIT, "POST", "/batches"),
+            Route("status", RouteKind.QUERY, "GET", "/batch_statuses/{id}"),
+            Route("state", RouteKind.QUERY, "GET", "/state/{key}"),
+            Route("events", RouteKind.SUBSCRIBE, "GET", "/subscriptions"),
+        )
+        tables = (Table("sawtooth.state"), Table("sawtooth.root"), Table("sawtooth.batches", log=True))
+        return Manifest("sawtooth", "1", routes, tables, externals=("doubler",))
+
+    def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+        admitted: list[Envelope | CocoError] = []
+        for one in raw:
+            try:
+                batch = json.loads(one)
+                depends_on = tuple(bytes.fromhex(d) for d in batch.get("depends_on", []))
+                admitted.append(Envelope(bytes.fromhex(batch["id"]), batch, len(one), depends_on))
+            except (ValueError, KeyError, TypeError):
+                admitted.append(AdapterError("not a batch", code="sawtooth.malformed_batch"))
+        return admitted
+
+    async def execute(
+        self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
+    ) -> tuple[Sequence[Outcome], bytes | None]:
+        outcomes = []
+        for envelope in batch:
+            missing = [d for d in envelope.depends_on if tx.get("sawtooth.state", b"batch:" + d) is None]
+            if missing:
+                outcomes.append(Outcome(Verdict.REFUSED, "a dependency was never committed"))
+                continue
+            try:
+                with tx.savepoint():  # all transactions of a batch, or none
+                    for transaction in envelope.payload["transactions"]:
+                        await self._handle(transaction, tx)
+                    tx.put("sawtooth.state", b"batch:" + envelope.id, b"COMMITTED")
+            except InvalidTransactionError as error:
+                outcomes.append(Outcome(Verdict.REFUSED, str(error)))
+                continue
+            outcomes.append(Outcome(Verdict.INCLUDED))
+            tx.put("sawtooth.batches", envelope.id, json.dumps(envelope.payload).encode())
+        if any(outcome.verdict is Verdict.INCLUDED for outcome in outcomes):
+            tx.put("sawtooth.root", bytes(8), root_of(tx))
+        return outcomes, None
+
+    async def _handle(self, transaction: dict[str, Any], tx: StoreTransaction) -> None:
+        key, value = transaction["key"].encode(), int(transaction["value"])
+        if transaction["family"] == "external":
+            # Outside the enclave, so it sees what it is given; its answer is recorded, never asked for again.
+            value = int(await self.services.call_external("doubler", str(value).encode()))
+        if value < 0:
+            raise InvalidTransactionError("negative")
+        if transaction["family"] == "crash":
+            raise RuntimeError("a handler with a bug")
+        tx.put("sawtooth.state", b"key:" + key, str(value).encode())
+
+    async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
+        assert isinstance(request.params, Mapping)
+        if caller.kind is CallerKind.ANONYMOUS:
+            raise NotFoundError("nothing here", code="sawtooth.not_found")
+        if request.name == "status":
+            identity = bytes.fromhex(request.params["id"])
+            known = view.get("sawtooth.state", b"batch:" + identity)
+            return Reply({"id": request.params["id"], "status": known.decode() if known else "UNKNOWN"})
+        value = view.get("sawtooth.state", b"key:" + request.params["key"].encode())
+        if value is None:
+            raise NotFoundError("no such state", code="sawtooth.not_found")
+        root = view.get("sawtooth.root", bytes(8)) or b""
+        return Reply({"data": value.decode(), "root": root.hex(), "derived_root": self._root.hex()})
+
+    def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
+        return list(items)
+
+    def applied(self, position: Position, writes: WriteSet) -> None:
+        rows = writes.rows("sawtooth.root")
+        if rows:
+            self._roots.append((position.seqno, self._root))
+            self._root = rows[0][1] or b""
+            for identity, _ in writes.rows("sawtooth.batches"):
+                self._events.append((position.seqno, {"batch": identity.hex(), "root": self._root.hex()}))
+
+    def committed(self, position: Position) -> None:
+        done = [event for seqno, event in self._events if seqno <= position.seqno]
+        self._events = self._events[len(done) :]
+        self._roots = [item for item in self._roots if item[0] > position.seqno]
+        for stream in self._streams:
+            for event in done:
+                stream.put_nowait(event)
+
+    def rolled_back(self, position: Position) -> None:
+        while self._roots and self._roots[-1][0] > position.seqno:
+            self._root = self._roots.pop()[1]
+
+    async def rebuild(self, view: StoreView) -> None:
+        self._root = view.get("sawtooth.root", bytes(8)) or bytes(32)
+        self._roots = []
+
+    async def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
+        stream: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._streams.add(stream)
+        try:
+            while True:
+                yield await stream.get()
+        finally:
+            self._streams.discard(stream)
+
+
+def root_of(tx: StoreTransaction) -> bytes:
+    whole = sha512()
+    for key, value in tx.scan("sawtooth.state"):
+        whole.update(len(key).to_bytes(4, "big") + key + value)
+    return whole.digest()[:32]
+
+
+def adapter(settings: Mapping[str, Any]) -> SawtoothShape:
+    return SawtoothShape(settings)

@@ -1,0 +1,390 @@
+"""Keys, sealing, receipts: security requirements K, L and J as far as they need no process."""
+
+from __future__ import annotations
+
+import base64
+import json
+from hashlib import sha256
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, WrappingKey, WriteSet, panic_for_test
+from coco.attestation import evidence
+from coco.enclave.configuration import secrets as wrapping
+from coco.enclave.configuration.genesis import Genesis
+from coco.enclave.consensus import CommitTracker
+from coco.enclave.core.clock import Clock
+from coco.enclave.core.identity import ServiceIdentity, pem
+from coco.enclave.store import Journal, Store
+from coco.errors import AttestationError, ConfigurationError, HostLiedError, LedgerError, NativeError, StoreError
+from coco.ledger import receipts, signature, tables
+from coco.ledger.position import Position
+from coco.ledger.replay import Replay
+
+TIME_MS = 1_800_000_000_000
+
+
+class Disk:
+    """The host's part of a journal, in memory."""
+
+    def __init__(self):
+        self.entries: list[bytes] = []
+
+    def append(self, seqno, entry):
+        assert seqno == len(self.entries) + 1
+        self.entries.append(entry)
+
+    async def read(self, first, last):
+        return self.entries[first - 1 : last]
+
+
+def service_and_node():
+    service = ServiceIdentity.generate(TIME_MS)
+    key = ec.generate_private_key(ec.SECP384R1())
+    return service, key, service.endorse(key.public_key(), ["localhost"], TIME_MS)
+
+
+class Ledger:
+    """A small ledger of one node, written by the production classes."""
+
+    def __init__(self):
+        self.disk = Disk()
+        self.journal = Journal(append=self.disk.append, read=self.disk.read)
+        self.store = Store(self.journal)
+        for name in tables.STATE_TABLES:
+            self.store.declare(name)
+        self.store.declare(tables.CLAIMS, log=True)
+        self.store.declare("secret")
+        self.service, self.node_key, self.node_certificate = service_and_node()
+        self.journal.begin(view=2, secret=LedgerSecret.generate())
+        info = {"status": "Open", "cert": pem(self.service.certificate)}
+        self.write((tables.SERVICE_INFO, tables.SINGLETON, json.dumps(info).encode()))
+
+    def write(self, *rows, claim=None):
+        if claim is not None:
+            rows = (*rows, (tables.CLAIMS, (self.journal.last_seqno + 1).to_bytes(8, "big"), claim))
+        return self.store.write(WriteSet(list(rows)), claim=claim)
+
+    def sign(self):
+        seqno = self.journal.last_seqno + 1
+        made = signature.sign_root(
+            self.node_key,
+            self.service.key,
+            node_certificate=pem(self.node_certificate),
+            position=Position(2, seqno),
+            root=self.journal.tree.root(),
+            committed=Position(2, 0),
+            time_s=TIME_MS // 1000,
+        )
+        rows = ((tables.SIGNATURES, made.signatures_row()), (tables.COSE_SIGNATURES, made.cose_row()))
+        self.write(*((table, tables.SINGLETON, value) for table, value in rows))
+        self.journal.adopt_signature(seqno)
+        self.store.native.commit(seqno)
+        return seqno
+
+
+def asyncio_run(work):
+    import asyncio
+
+    return asyncio.run(work)
+
+
+def test_K2_a_position_is_sealed_once():
+    sealer, secret = Sealer(2, 5), LedgerSecret.generate()
+    sealer.seal(secret, 2, 6, bytes(32), WriteSet([("t", b"a", b"first")]))
+    for view, seqno in ((2, 6), (2, 5), (1, 9), (3, 6)):
+        with pytest.raises(LedgerError) as refused:
+            sealer.seal(secret, view, seqno, bytes(32), WriteSet([("t", b"a", b"second")]))
+        assert refused.value.code == "ledger.resealed"
+    sealer.seal(secret, 3, 7, bytes(32), WriteSet())
+
+
+def test_K2_a_position_is_spent_even_if_the_write_set_is_refused():
+    ledger = Ledger()
+    before = ledger.journal.last_seqno
+    with pytest.raises(StoreError):
+        ledger.store.write(WriteSet([("unknown", b"", b"")]))
+    assert ledger.journal.last_seqno == before == ledger.store.latest, "nothing was sealed, nothing applied"
+    ledger.write(("secret", b"k", b"v"))
+
+
+def test_K3_and_K5_a_secret_shows_nothing_but_derived_values():
+    secret = LedgerSecret.generate()
+    assert not [name for name in dir(secret) if "root" in name or "bytes" in name or "key" in name.replace("wrapping_key", "")]
+    values = {secret.fingerprint, secret.claims_salt(2, 1), secret.state_digest(__import__("coco._native")._native.Store())}
+    assert len(values) == 3
+    with pytest.raises(TypeError):
+        __import__("pickle").dumps(secret)
+
+
+def test_K3_an_entry_opens_under_its_own_secret_only():
+    one, other = LedgerSecret.generate(), LedgerSecret.generate()
+    entry, _ = Sealer(2, 0).seal(one, 2, 1, bytes(32), WriteSet([("t", b"k", b"value")]))
+    assert one.open(entry).rows("t") == [(b"k", b"value")]
+    with pytest.raises(LedgerError) as refused:
+        other.open(entry)
+    assert refused.value.code == "ledger.seal_broken"
+
+
+def recovery_members(count=3):
+    keys = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(count)]
+    public = {
+        f"{n:064x}": key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        for n, key in enumerate(keys)
+    }
+    return keys, public
+
+
+def shares_of(row, keys, public):
+    from coco.ledger.statements import decrypt_share
+
+    encrypted = json.loads(row)["encrypted_shares"]
+    return [decrypt_share(base64.b64decode(encrypted[name]), key) for name, key in zip(sorted(public), keys, strict=True)]
+
+
+def test_K4_a_wrapped_secret_opens_for_its_own_service_members_and_threshold_only():
+    keys, public = recovery_members()
+    secret = LedgerSecret.generate()
+    row = wrapping.wrap(secret, service_key=b"service", first_seqno=9, members=public, threshold=2)
+    shares = shares_of(row, keys, public)
+    for chosen in (shares[:2], shares[1:], shares):
+        first, opened = wrapping.unwrap(row, chosen, service_key=b"service", members=public)
+        assert (first, opened.fingerprint) == (9, secret.fingerprint)
+    fewer = dict(list(public.items())[:2])
+    moved = json.dumps({**json.loads(row), "first_seqno": 10}).encode()
+    lower = json.dumps({**json.loads(row), "threshold": 1}).encode()
+    for bad_row, bad_shares, service, members in (
+        (row, shares[:1], b"service", public),
+        (row, shares[:2], b"other", public),
+        (row, shares[:2], b"service", fewer),
+        (moved, shares[:2], b"service", public),
+        (lower, shares[:1], b"service", public),
+        (b"{}", shares[:2], b"service", public),
+    ):
+        with pytest.raises(LedgerError) as refused:
+            wrapping.unwrap(bad_row, bad_shares, service_key=service, members=members)
+        assert refused.value.code == "ledger.shares_refused"
+
+
+def test_K4_a_former_secret_opens_under_its_successor_only():
+    former, successor, stranger = (LedgerSecret.generate() for _ in range(3))
+    row = wrapping.wrap_former(former, 7, successor)
+    assert wrapping.unwrap_former(row, 7, successor).fingerprint == former.fingerprint
+    for first, secret in ((8, successor), (7, stranger)):
+        with pytest.raises(LedgerError):
+            wrapping.unwrap_former(row, first, secret)
+
+
+@given(st.integers(1, 6), st.integers(0, 5))
+@settings(max_examples=30, deadline=None)
+def test_K5_any_threshold_of_shares_gives_the_key_back(threshold, more):
+    key, secret = WrappingKey.generate(), LedgerSecret.generate()
+    wrapped = secret.wrap(key, b"aad")
+    shares = key.split(threshold, threshold + more)
+    again = WrappingKey.combine(threshold, shares[-threshold:])
+    assert LedgerSecret.unwrap(wrapped, again, b"aad").fingerprint == secret.fingerprint
+    if threshold > 1:
+        with pytest.raises(LedgerError):
+            LedgerSecret.unwrap(wrapped, WrappingKey.combine(threshold - 1, shares[: threshold - 1]), b"aad")
+
+
+def test_K6_no_public_byte_tells_a_guessable_claim():
+    ledger = Ledger()
+    claim = b"balance=42"
+    seqno = ledger.write(("secret", b"k", b"v"), claim=claim)
+    entry = ledger.disk.entries[seqno - 1]
+    guesses = [sha256(claim).digest(), sha256(receipts.CLAIMS_LABEL + claim).digest(), claim]
+    guesses.append(receipts.claims_digest(bytes(32), claim))
+    assert not any(guess in entry for guess in guesses)
+    ledger.sign()
+    receipt = asyncio_run(ledger.journal.receipt(seqno, ledger.journal.last_seqno))
+    assert receipts.claims_digest(receipt.claim_salt, claim) == receipt.claims_digest
+
+
+def test_L1_an_entry_names_its_predecessor_and_its_own_number():
+    ledger = Ledger()
+    for n in range(5):
+        ledger.write(("secret", b"k", bytes([n])))
+    ledger.sign()
+    replay = Replay()
+    replay.feed(ledger.disk.entries)
+    assert replay.end() == (7, 0)
+    swapped = [*ledger.disk.entries]
+    swapped[2], swapped[3] = swapped[3], swapped[2]
+    replay = Replay()
+    replay.feed(swapped)
+    with pytest.raises(LedgerError) as refused:
+        replay.end()
+    assert refused.value.code == "ledger.damaged"
+    for entry, previous in zip(ledger.disk.entries[1:], ledger.disk.entries, strict=False):
+        rows = dict(Entry.parse(entry).public_writes().rows(tables.PREDECESSOR))
+        assert rows[tables.SINGLETON] == Entry.parse(previous).leaf
+
+
+def test_L2_what_the_host_gives_back_is_compared_before_use():
+    ledger = Ledger()
+    ledger.write(("secret", b"k", b"one"))
+    ledger.write(("secret", b"k", b"two"))
+    ledger.disk.entries[1], ledger.disk.entries[2] = ledger.disk.entries[2], ledger.disk.entries[1]
+    with pytest.raises(HostLiedError) as lied:
+        asyncio_run(ledger.journal.fetch(2))
+    assert lied.value.code == "channel.wrong_entry"
+    # A validly sealed entry of another life at the same position is no better.
+    twin = Ledger()
+    twin.write(("secret", b"k", b"one"))
+    ledger.disk.entries[1] = twin.disk.entries[1]
+    with pytest.raises(HostLiedError):
+        asyncio_run(ledger.journal.fetch(2))
+    ledger.disk.entries.clear()
+    with pytest.raises(HostLiedError):
+        asyncio_run(ledger.journal.fetch(2))
+
+
+def test_L4_a_receipt_proves_one_transaction_and_nothing_else():
+    ledger = Ledger()
+    written = [ledger.write(("secret", b"k", bytes([n])), claim=b"claim %d" % n) for n in range(6)]
+    signed = ledger.sign()
+    service = ledger.service.certificate
+    bodies = [asyncio_run(ledger.journal.receipt(seqno, signed)).to_json() for seqno in written]
+    for seqno, body in zip(written, bodies, strict=True):
+        assert receipts.verify(json.loads(json.dumps(body)), service) == Position(2, seqno)
+
+    def refused(body, by=service):
+        with pytest.raises(LedgerError) as error:
+            receipts.verify(body, by)
+        assert error.value.code in ("receipt.invalid", "receipt.malformed")
+
+    good, other = bodies[2], bodies[3]
+    refused(good, ServiceIdentity.generate(TIME_MS).certificate)
+    refused({**good, "leaf_components": other["leaf_components"]})
+    parts = good["leaf_components"]
+    wrong_index = parts["commit_evidence"].replace(f"2.{written[2]}", f"2.{written[3]}")
+    refused({**good, "leaf_components": {**parts, "commit_evidence": wrong_index}})
+    refused({**good, "proof": good["proof"][1:]})
+    refused({**good, "proof": []})
+    refused({**good, "proof": good["proof"] * 20})
+    refused({**good, "claim": {"value": b"lie".hex(), "salt": good["claim"]["salt"]}})
+    refused({**good, "signed_at": f"2.{signed + 1}"})
+    refused({})
+    with pytest.raises(Exception, match="signature entry"):
+        asyncio_run(ledger.journal.receipt(signed, signed))
+    with pytest.raises(Exception, match="not committed"):
+        asyncio_run(ledger.journal.receipt(written[0], signed - 1))
+
+
+@given(st.integers(1, 200), st.data())
+@settings(max_examples=60, deadline=None)
+def test_L4_the_path_gives_the_index(leaves, data):
+    tree = MerkleTree()
+    for n in range(1, leaves):
+        tree.append(sha256(bytes([n % 256, n // 256])).digest())
+    index = data.draw(st.integers(0, leaves - 1))
+    path = tree.proof(index, leaves)
+    assert receipts.index_of(path, leaves) == index
+    assert receipts.fold(tree.leaf(index), path) == tree.root()
+
+
+def test_L5_truncation_never_reaches_below_what_is_committed():
+    ledger = Ledger()
+    ledger.sign()
+    ledger.write(("secret", b"k", b"v"))
+    with pytest.raises(StoreError) as refused:
+        ledger.store.native.roll_back(1)
+    assert refused.value.code == "store.committed"
+    ledger.store.native.roll_back(2)
+
+
+def test_J1_evidence_of_another_key_nonce_network_or_configuration_is_refused():
+    context = {"nonce": b"n", "service": b"s", "constitution": b"c", "configuration": b"f"}
+    made = evidence.Evidence(evidence.VIRTUAL, "m", evidence.report_data(b"key", **context))
+    evidence.verify(made, expected_report_data=evidence.report_data(b"key", **context), accept_insecure_virtual=True)
+    for change in context:
+        other = evidence.report_data(b"key", **{**context, change: b"other"})
+        with pytest.raises(AttestationError) as refused:
+            evidence.verify(made, expected_report_data=other, accept_insecure_virtual=True)
+        assert refused.value.code == "attestation.report_data"
+    shifted = evidence.report_data(b"key", **{**context, "nonce": b"", "service": b"ns"})
+    assert shifted != made.report_data, "fields cannot flow into each other"
+    with pytest.raises(AttestationError) as insecure:
+        evidence.verify(made, expected_report_data=made.report_data, accept_insecure_virtual=False)
+    assert insecure.value.code == "attestation.insecure_platform"
+    assert evidence.Evidence.parse(made.to_json()) == made
+
+
+def test_J10_production_never_accepts_platform_virtual(tmp_path):
+    from coco.cli.sandbox import SandboxFiles, make_genesis
+
+    genesis = make_genesis(SandboxFiles(tmp_path), fees="free", fork="osaka", chain_id=1)
+    Genesis.parse(json.dumps(genesis).encode())
+    with pytest.raises(ConfigurationError) as refused:
+        Genesis.parse(json.dumps({**genesis, "production": True}).encode())
+    assert refused.value.code == "configuration.insecure_virtual"
+    with pytest.raises(ConfigurationError) as any_account:
+        Genesis.parse(json.dumps({**genesis, "production": True, "insecure_virtual": False}).encode())
+    assert any_account.value.code == "configuration.insecure_any_account"
+    for broken in (b"", b"[]", b"{}", json.dumps({**genesis, "extra": 1}).encode(), b"\xff" * 10):
+        with pytest.raises(ConfigurationError):
+            Genesis.parse(broken)
+
+
+def test_H5_time_follows_the_host_in_bounded_steps_and_never_goes_back():
+    clock = Clock(1_000_000, committed_ms=2_000_000)
+    assert clock.now_ms == 2_000_000, "never before what is committed"
+    clock.tick(1_000)
+    assert clock.now_ms == 2_000_000
+    ten_years_ms = 10 * 365 * 24 * 3600 * 1000
+    clock.tick(2_000_000 + ten_years_ms)
+    assert clock.now_ms == 2_060_000
+    assert clock.clipped == 1
+    clock.tick(clock.now_ms + 1000)
+    assert clock.now_ms == 2_061_000
+
+
+def test_G3_a_panic_of_the_extension_becomes_an_error():
+    with pytest.raises(NativeError) as failed:
+        panic_for_test()
+    assert failed.value.code == "native.panic"
+    assert "on purpose" not in str(failed.value)
+
+
+@given(st.lists(st.sampled_from(["sign", "write", "durable"]), max_size=40))
+def test_commit_needs_a_signature_that_is_durable(steps):
+    tracker, last, signatures, durable = CommitTracker(), 0, [], 0
+    for step in steps:
+        if step == "durable":
+            durable = last
+            tracker.made_durable(last)
+        else:
+            last += 1
+            if step == "sign":
+                tracker.signed(last)
+                signatures.append(last)
+        assert tracker.committed == max((s for s in signatures if s <= durable), default=0)
+
+
+@given(st.binary(max_size=400))
+@settings(max_examples=300, deadline=None)
+def test_garbage_is_no_entry(data):
+    with pytest.raises(LedgerError) as refused:
+        Entry.parse(data)
+    assert refused.value.code == "ledger.malformed_entry"
+
+
+def test_every_changed_byte_of_an_entry_is_noticed():
+    secret = LedgerSecret.generate()
+    entry, leaf = Sealer(2, 0).seal(secret, 2, 1, bytes(32), WriteSet([("public:t", b"a", b"b"), ("t", b"k", b"value")]))
+    for at in range(len(entry)):
+        changed = entry[:at] + bytes([entry[at] ^ 0x40]) + entry[at + 1 :]
+        try:
+            assert Entry.parse(changed).leaf != leaf
+            secret.open(changed)
+        except LedgerError as error:
+            assert error.code in ("ledger.malformed_entry", "ledger.seal_broken")
+        else:
+            raise AssertionError(f"byte {at} can be changed")
