@@ -30,6 +30,8 @@ HEAD_BYTES_MAX: Final = 32 * KIB
 BODIES_BYTES_MAX: Final = 256 * MIB
 #: Connections of one listener.
 CONNECTIONS_MAX: Final = 12_000
+#: Time that a TLS handshake may take.
+HANDSHAKE_SECONDS_MAX: Final = 10
 #: Time from the first byte of a request to its last.
 REQUEST_SECONDS_MAX: Final = 30
 #: Time that a connection may stay open without a request.

@@ -29,7 +29,7 @@ from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.control import Control
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem, tls_context
-from coco.enclave.frontend.http import Connection, Listener
+from coco.enclave.frontend.http import Acceptor, Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
 from coco.enclave.frontend.routes import administration_app, application_app
 from coco.enclave.frontend.service import Service
@@ -47,7 +47,6 @@ from coco.ledger.statements import binding_text
 AdapterFactory = Callable[[Mapping[str, Any]], LedgerAdapter]
 
 _FIRST_VIEW = 2
-_HANDSHAKE_SECONDS = 10
 _EXTERNAL_SECONDS = 10.0
 #: Application entries whose state stays readable after a recovery, which knows no times: 10 minutes at full pace.
 _HISTORY_AFTER_RECOVERY = 12_000
@@ -77,6 +76,7 @@ class EnclaveNode:
         self._loop = asyncio.get_running_loop()
         self._callers: dict[bytes | None, Caller] = {}
         self._listeners: list[Listener] = []
+        self._acceptors: list[Acceptor] = []
         self._recovery: Recovery | None = None
         self._adapters_by_name: dict[str, LedgerAdapter] = {}
         self._failures = 0
@@ -246,8 +246,8 @@ class EnclaveNode:
         await self.sequencer.committed(seqno)
         self.status = "Open"
         self.service_front = Service(self.sequencer)
-        await self._listen_administration()
-        await self._listen_application()
+        self._listen_administration()
+        self._listen_application()
         self._announce()
 
     def _announce(self) -> None:
@@ -292,7 +292,7 @@ class EnclaveNode:
         self.status = "WaitingForRecoveryShares"
         if former.discarded:
             self._control.log("recovery.tail_discarded", {"entries": former.discarded, "end": former.end.seqno})
-        await self._listen_administration()
+        self._listen_administration()
         self._announce()
 
     def _recovering_info(self, status: str) -> bytes:
@@ -436,24 +436,18 @@ class EnclaveNode:
 
     # --- serving ---
 
-    async def _listen(self, listener: Listener, name: str, anchors: str) -> None:
+    def _listen(self, listener: Listener, name: str, anchors: str) -> None:
         context = tls_context(self.identity, self.service, anchors, ["http/1.1"])
-        await self._loop.create_server(
-            lambda: Connection(listener),
-            sock=self._sockets.pop(name),
-            ssl=context,
-            ssl_handshake_timeout=_HANDSHAKE_SECONDS,
-            backlog=4096,
-        )
+        self._acceptors.append(Acceptor(listener, self._sockets.pop(name), context))
         self._listeners.append(listener)
 
-    async def _listen_administration(self) -> None:
+    def _listen_administration(self) -> None:
         if "administration" in self._sockets:
             app = administration_app(self)
             listener = Listener("administration", self.caller, app, on_error=self.unexpected)
-            await self._listen(listener, "administration", "")
+            self._listen(listener, "administration", "")
 
-    async def _listen_application(self) -> None:
+    def _listen_application(self) -> None:
         rpc = JsonRpc(self.service_front, self.unexpected)
         streams = Streams(self.service_front, rpc)
         listener = Listener(
@@ -465,7 +459,7 @@ class EnclaveNode:
             websocket=streams.serve,
             on_error=self.unexpected,
         )
-        await self._listen(listener, "application", Actors(self.store.view()).anchors())
+        self._listen(listener, "application", Actors(self.store.view()).anchors())
 
     def _position_header(self) -> bytes:
         committed = self.sequencer.tracker.committed
@@ -497,6 +491,8 @@ class EnclaveNode:
         task.add_done_callback(lambda t: self._ended(t.exception()) if not t.cancelled() and t.exception() else None)
 
     async def _stop(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
         for listener in self._listeners:
             listener.close()
         if self.status == "Open":

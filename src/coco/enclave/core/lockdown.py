@@ -44,7 +44,7 @@ _ALLOWED: Final = """
     getpid gettid getuid geteuid getgid getegid getrusage tgkill
     exit exit_group sched_yield sched_getaffinity rseq set_robust_list membarrier
     getsockname getpeername getsockopt setsockopt
-    listen openat unlink stat lstat newfstatat
+    openat unlink stat lstat newfstatat
 """.split()
 _KILLED: Final = """
     ptrace process_vm_readv process_vm_writev execve execveat bpf io_uring_setup
