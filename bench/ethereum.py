@@ -24,6 +24,7 @@ import uvloop
 from eth_abi import encode
 from eth_account import Account
 from eth_utils import keccak, to_checksum_address
+
 from load import Target, run
 from systems import CHAIN_ID, FUNDER_KEY, Anvil, Coco, Geth, System, cpu_seconds, disk_bytes, rss_mb, running
 
@@ -47,7 +48,14 @@ def key(index: int) -> str:
 
 def sign(job: tuple[str, dict]) -> tuple[str, str]:
     secret, transaction = job
-    fields = {"type": 2, "chainId": CHAIN_ID, "maxFeePerGas": MAX_FEE, "maxPriorityFeePerGas": TIP, "value": 0, **transaction}
+    fields = {
+        "type": 2,
+        "chainId": CHAIN_ID,
+        "maxFeePerGas": MAX_FEE,
+        "maxPriorityFeePerGas": TIP,
+        "value": 0,
+        **transaction,
+    }
     signed = Account.sign_transaction(fields, secret)
     return "0x" + signed.hash.hex(), "0x" + signed.raw_transaction.hex()
 
@@ -76,7 +84,12 @@ def prepare(count: int) -> dict:
             lane, turn = n % SENDERS, n // SENDERS
             nonce = run_number * (count // SENDERS) + turn
             to = senders[(lane + 1 + turn) % SENDERS]
-            jobs.append((key(lane), {"nonce": nonce, "gas": TRANSFER_GAS, "to": token, "data": transfer(to, 1 + n % 7)}))
+            jobs.append(
+                (
+                    key(lane),
+                    {"nonce": nonce, "gas": TRANSFER_GAS, "to": token, "data": transfer(to, 1 + n % 7)},
+                )
+            )
     print(f"signing {len(jobs)} transactions ...", flush=True)
     with multiprocessing.Pool() as pool:
         signed = pool.map(sign, jobs, chunksize=200)
@@ -120,7 +133,7 @@ async def set_up(system: System, prepared: dict) -> None:
             _, raw = sign((FUNDER_KEY, {"nonce": nonce, "gas": 21_000, "to": address, "value": wei}))
             last = await target.call(client, "eth_sendRawTransaction", raw)
     await wait_receipt(target, client, last)
-    for identity, raw in prepared["setup"]:
+    for _, raw in prepared["setup"]:
         await target.call(client, "eth_sendRawTransaction", raw)
     await wait_receipt(target, client, prepared["setup"][0][0])
     await wait_receipt(target, client, prepared["setup"][-1][0])
@@ -128,7 +141,7 @@ async def set_up(system: System, prepared: dict) -> None:
 
 
 async def check_balances(system: System, prepared: dict, sets: list[str]) -> None:
-    expected = {address: 10**20 for address in prepared["senders"]}
+    expected = dict.fromkeys(prepared["senders"], 10**20)
     for name in sets:
         for n, (lane, _, _) in enumerate(prepared[name]):
             amount, turn = 1 + n % 7, n // SENDERS
@@ -155,7 +168,9 @@ def measure(kind: type[System], prepared: dict) -> dict:
                 "tx_per_s": round(result.tx_per_s, 1),
                 "p50_ms": round(result.percentile(0.5), 1),
                 "p99_ms": round(result.percentile(0.99), 1),
-                "system_cpu_us_per_tx": round((cpu_seconds(system.process.pid) - before) / result.transactions * 1e6, 1),
+                "system_cpu_us_per_tx": round(
+                    (cpu_seconds(system.process.pid) - before) / result.transactions * 1e6, 1
+                ),
                 "generator_cpu_us_per_tx": round(result.generator_cpu_s / result.transactions * 1e6, 1),
             }
             print(f"  {kind.name:<6} {name:<7} {figures[name]}", flush=True)
@@ -218,7 +233,9 @@ def main() -> None:
             summary["ratios"][mode] = {"fastest_peer": best, "coco_over_it": round(ratio, 2)}
             print(f"{mode}: coco does {ratio:.2f} times the transactions per second of {best}, the faster peer")
     OUT.mkdir(exist_ok=True)
-    (OUT / "summary.json").write_text(json.dumps(summary, indent=1))
+    path = OUT / "summary.json"
+    others = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**others, **summary}, indent=1))
     print(f"wrote {OUT / 'summary.json'}")
 
 

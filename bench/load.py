@@ -48,7 +48,8 @@ class Client(asyncio.Protocol):
     def send(self, body: bytes) -> asyncio.Future[bytes]:
         self._waiting = asyncio.get_running_loop().create_future()
         self._transport.write(
-            b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+            b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            % len(body)
             + body
         )
         return self._waiting
@@ -98,7 +99,12 @@ class Result:
 
 
 async def run(
-    target: Target, transactions: list[tuple[int, str, str]], *, connections: int, batch: int, poll_s: float = 0.05
+    target: Target,
+    transactions: list[tuple[int, str, str]],
+    *,
+    connections: int,
+    batch: int,
+    poll_s: float = 0.05,
 ) -> Result:
     """Submit ``(lane, hash, raw)`` and wait until all are mined; a lane keeps to one connection, in order."""
     lanes: list[deque[tuple[str, str]]] = [deque() for _ in range(connections)]

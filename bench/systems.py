@@ -101,7 +101,9 @@ class System:
 
 class Coco(System):
     name = "coco"
-    settings = "one node, TLS 1.3 with client certificate, sealed entries, signed ledger, fsync before commit, lock-down on"
+    settings = (
+        "one node, TLS 1.3 with client certificate, sealed entries, signed ledger, fsync before commit, lock-down on"
+    )
 
     def start(self) -> None:
         command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0"]
@@ -112,7 +114,10 @@ class Coco(System):
         context.load_cert_chain(summary["participant_certificate"], summary["participant_key"])
         self.target = Target("localhost", int(summary["application_url"].rpartition(":")[2]), context)
         shown = subprocess.run(
-            [sys.executable, "-m", "coco.cli.main", "version", "--json"], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "coco.cli.main", "version", "--json"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         self.version = json.loads(shown.stdout)["coco"]
 
@@ -129,7 +134,9 @@ class Anvil(System):
         binary = str(HERE / "peers/node_modules/.bin/anvil")
         command = [binary, "--port", str(self.target.port), "--chain-id", str(CHAIN_ID), "--block-time", "1"]
         command += ["--silent", "--prune-history", "--gas-limit", "500000000", "--hardfork", "osaka"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.directory)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.directory
+        )
         self._wait()
         shown = subprocess.run([binary, "--version"], capture_output=True, text=True)
         self.version = shown.stdout.splitlines()[0]
@@ -143,9 +150,23 @@ class Geth(System):
         self.target = Target("127.0.0.1", free_port())
         binary = shutil.which("geth", path=f"{HERE / 'peers/bin'}:{os.environ['PATH']}")
         command = [binary, "--dev", "--dev.period", "1", "--dev.gaslimit", "500000000", "--http"]
-        command += ["--http.port", str(self.target.port), "--http.api", "eth,net,web3", "--datadir", str(self.directory / "data")]
+        command += [
+            "--http.port",
+            str(self.target.port),
+            "--http.api",
+            "eth,net,web3",
+            "--datadir",
+            str(self.directory / "data"),
+        ]
         command += ["--port", "0", "--authrpc.port", str(free_port()), "--ipcdisable", "--verbosity", "1"]
-        command += ["--txpool.globalslots", "60000", "--txpool.accountslots", "2000", "--txpool.accountqueue", "2000"]
+        command += [
+            "--txpool.globalslots",
+            "60000",
+            "--txpool.accountslots",
+            "2000",
+            "--txpool.accountqueue",
+            "2000",
+        ]
         command += ["--txpool.globalqueue", "60000", "--rpc.batch-request-limit", "2000"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._wait()

@@ -1,6 +1,6 @@
 """Verify chunk files, and receipts beside them, with the independent ``ccf`` package; a fresh process for each ledger.
 
-    python verify_with_ccf.py CHUNKS [RECEIPT.json SERVICE.pem]
+python verify_with_ccf.py CHUNKS [RECEIPT.json SERVICE.pem]
 """
 
 import base64

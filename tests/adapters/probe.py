@@ -13,7 +13,16 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coco.enclave.adapters.base import Caller, LedgerAdapter, Manifest, Outcome, Reply, Request, Route, RouteKind
+from coco.enclave.adapters.base import (
+    Caller,
+    LedgerAdapter,
+    Manifest,
+    Outcome,
+    Reply,
+    Request,
+    Route,
+    RouteKind,
+)
 
 
 def _thread() -> None:
@@ -51,7 +60,16 @@ ALLOWED = {
 
 class Probe(LedgerAdapter):
     def manifest(self) -> Manifest:
-        return Manifest("probe", "1", (Route("probe", RouteKind.QUERY, "GET", "/probe"), Route("raise", RouteKind.QUERY, "GET", "/raise/{text}"), Route("rpc_raise", RouteKind.QUERY)), ())
+        return Manifest(
+            "probe",
+            "1",
+            (
+                Route("probe", RouteKind.QUERY, "GET", "/probe"),
+                Route("raise", RouteKind.QUERY, "GET", "/raise/{text}"),
+                Route("rpc_raise", RouteKind.QUERY),
+            ),
+            (),
+        )
 
     def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Any]:
         return []

@@ -154,8 +154,9 @@ def state_tests(directory: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     for path, name, test in files(directory):
         fork = max((f for f in test["post"] if f in FORKS), key=_ORDER.index, default=None)
         if fork is None:
-            yield f"{path.name}:{name}", lambda post=list(test["post"]): (_ for _ in ()).throw(
-                AssertionError(f"unknown forks {post}")
+            yield (
+                f"{path.name}:{name}",
+                lambda post=list(test["post"]): (_ for _ in ()).throw(AssertionError(f"unknown forks {post}")),
             )
             continue
         for index, case in enumerate(test["post"][fork]):

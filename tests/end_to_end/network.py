@@ -43,7 +43,11 @@ class TestNetwork:
         self.genesis["participants"].append({"cert": certificate, "user_data": data})
 
     async def start(self, **options: Any) -> Node:
-        chosen = {"adapters": ADAPTERS, "extra_path": [str(ROOT / "examples"), str(ROOT / "tests/adapters")], **options}
+        chosen = {
+            "adapters": ADAPTERS,
+            "extra_path": [str(ROOT / "examples"), str(ROOT / "tests/adapters")],
+            **options,
+        }
         self.node = Node(NodeOptions(ledger=self.files.ledger, genesis=self.genesis, **chosen), self.log.append)
         ready = await self.node.start()
         self.service = ready.service.decode()

@@ -6,10 +6,11 @@ import asyncio
 import json
 
 import pytest
-from conftest import verify_with_ccf
 from eth_account import Account
 from network import TestNetwork, run, running
 from websockets.asyncio.client import connect
+
+from conftest import verify_with_ccf
 
 KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 
@@ -86,12 +87,18 @@ def test_batches_are_atomic_ordered_and_may_ask_outside(network):
     async def story():
         async with running(network, externals={"doubler": doubler}):
             client = network.client()
-            assert (await client.request("POST", "/batches", batch(1, ("int", "a", 1), ("external", "b", 21)))).status == 200
+            assert (
+                await client.request("POST", "/batches", batch(1, ("int", "a", 1), ("external", "b", 21)))
+            ).status == 200
             assert await status(client, 1) == "COMMITTED"
             assert (await client.request("GET", "/state/b")).json()["data"] == "42"
             await client.request("POST", "/batches", batch(2, ("int", "a", 99), ("int", "c", -1)))
-            await client.request("POST", "/batches", batch(3, ("int", "d", 3), depends_on=[(1).to_bytes(8, "big").hex()]))
-            await client.request("POST", "/batches", batch(4, ("int", "e", 3), depends_on=[(77).to_bytes(8, "big").hex()]))
+            await client.request(
+                "POST", "/batches", batch(3, ("int", "d", 3), depends_on=[(1).to_bytes(8, "big").hex()])
+            )
+            await client.request(
+                "POST", "/batches", batch(4, ("int", "e", 3), depends_on=[(77).to_bytes(8, "big").hex()])
+            )
             assert await status(client, 3) == "COMMITTED"
             state = (await client.request("GET", "/state/a")).json()
             assert state["data"] == "1", "nothing of the invalid batch was written"
@@ -114,10 +121,13 @@ def test_three_protocols_share_one_order(network):
             client = network.client()
             account = Account.from_key(KEY)
             url = f"wss://localhost:{network.node.relays['application'].port}"
-            async with connect(url + "/subscriptions", ssl=network.tls("dapp")) as batches, connect(
-                url, ssl=network.tls("dapp")
-            ) as heads:
-                await heads.send(json.dumps({"jsonrpc": "2.0", "id": 7, "method": "eth_subscribe", "params": ["newHeads"]}))
+            async with (
+                connect(url + "/subscriptions", ssl=network.tls("dapp")) as batches,
+                connect(url, ssl=network.tls("dapp")) as heads,
+            ):
+                await heads.send(
+                    json.dumps({"jsonrpc": "2.0", "id": 7, "method": "eth_subscribe", "params": ["newHeads"]})
+                )
                 subscription = json.loads(await heads.recv())["result"]
                 for n in range(10):
                     fields = {"to": "0x" + "22" * 20, "value": 1, "gas": 21000, "nonce": n, "chainId": 2017}

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from adapters_path import PROBE  # noqa: F401 - puts tests/adapters on the path
-from conftest import verify_with_ccf
 from eth_account import Account
 from network import ADAPTERS, TestNetwork, run, running
 from probe import ALLOWED, ATTEMPTS
 
 from coco.channel import messages
 from coco.host import launcher
+from conftest import verify_with_ccf
 
 KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 CANARY = "c4n4ryc4n4ryc4n4ry"
@@ -153,7 +153,14 @@ def test_a_canary_is_found_nowhere_on_the_disk_or_the_wire(network, tmp_path):
             return bytes(tap.seen), signed.raw_transaction, answer["result"]["transactionHash"]
 
     wire, raw, identity = run(story())
-    secrets = [CANARY.encode(), CANARY.encode().hex().encode(), bytes(raw), raw.hex().encode(), bytes.fromhex(identity[2:]), b"\x33" * 20]
+    secrets = [
+        CANARY.encode(),
+        CANARY.encode().hex().encode(),
+        bytes(raw),
+        raw.hex().encode(),
+        bytes.fromhex(identity[2:]),
+        b"\x33" * 20,
+    ]
     assert len(wire) > 1000
     places = {"wire": wire, "log": json.dumps(network.log).encode()}
     places |= {str(p): p.read_bytes() for p in network.files.directory.rglob("*") if p.is_file()}
@@ -206,11 +213,24 @@ def test_H2_pth_files_sitecustomize_and_swapped_bytecode_do_not_run(tmp_path):
     source = evil / "harmless.py"
     source.write_text("value = 1\n")
     (evil / "bad.py").write_text(code)
-    subprocess.run([sys.executable, "-c", "import py_compile,sys; py_compile.compile(sys.argv[1], sys.argv[2])", str(evil / "bad.py"), str(evil / "__pycache__" / f"harmless.{sys.implementation.cache_tag}.pyc")], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import py_compile,sys; py_compile.compile(sys.argv[1], sys.argv[2])",
+            str(evil / "bad.py"),
+            str(evil / "__pycache__" / f"harmless.{sys.implementation.cache_tag}.pyc"),
+        ],
+        check=True,
+    )
     check = "import sys; sys.path.insert(0, sys.argv[1]); import harmless; assert harmless.value == 1"
     empty = tmp_path / "none"
     empty.mkdir()
-    subprocess.run([sys.executable, "-I", "-S", "-B", "-X", f"pycache_prefix={empty}", "-c", check, str(evil)], env=launcher.ENVIRONMENT, check=True)
+    subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-X", f"pycache_prefix={empty}", "-c", check, str(evil)],
+        env=launcher.ENVIRONMENT,
+        check=True,
+    )
     boot(tmp_path, path=[*launcher.module_path(), str(evil)])
     assert not marker.exists()
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from conftest import verify_with_ccf
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from network import TestNetwork, run, running
@@ -18,6 +17,7 @@ from coco.client.pin import Pin
 from coco.client.verify import service_context, verify_node
 from coco.errors import AttestationError
 from coco.ledger.statements import binding_text
+from conftest import verify_with_ccf
 
 ALICE = Account.from_key("0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
 BOB = Account.from_key("0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d")
@@ -37,7 +37,14 @@ def network(tmp_path):
 
 
 def signed(account, nonce, **fields):
-    whole = {"to": BOB.address, "value": 5, "gas": 100_000, "nonce": nonce, "chainId": 2017, "maxFeePerGas": 0}
+    whole = {
+        "to": BOB.address,
+        "value": 5,
+        "gas": 100_000,
+        "nonce": nonce,
+        "chainId": 2017,
+        "maxFeePerGas": 0,
+    }
     return account.sign_transaction({**whole, "maxPriorityFeePerGas": 0, **fields})
 
 
@@ -144,22 +151,33 @@ def test_E1_E3_E4_E5_E7_E8_E9_E10_of_an_earlier_system(network):
                 block = (await network.rpc(stranger, "eth_getBlockByNumber", receipt["blockNumber"], True))["result"]
                 assert block["transactions"] == [] and int(block["logsBloom"], 16) == 0
                 assert int(block["stateRoot"], 16) == 0
-            auditor = await network.rpc(network.client("auditor"), "eth_getTransactionReceipt", receipt["transactionHash"])
+            auditor = await network.rpc(
+                network.client("auditor"), "eth_getTransactionReceipt", receipt["transactionHash"]
+            )
             assert auditor["result"] == receipt
             loop = await send(network, sandbox, ALICE, 1, to=None, data="0x5b5f56", value=0, gas=3_000_000)
             assert (loop["status"], int(loop["gasUsed"], 16)) == ("0x0", 3_000_000), "E8: gas bounds a loop"
-            over = await network.rpc(sandbox, "eth_sendRawTransaction", "0x" + signed(ALICE, 2, gas=1 << 25).raw_transaction.hex())
+            over = await network.rpc(
+                sandbox, "eth_sendRawTransaction", "0x" + signed(ALICE, 2, gas=1 << 25).raw_transaction.hex()
+            )
             assert code_of(over) == "ethereum.transaction.gas_over_cap", "the fork's cap on one transaction"
             hashed = await network.rpc(sandbox, "eth_call", {"to": "0x" + "00" * 19 + "02", "data": "0x"}, "latest")
             assert hashed["result"].startswith("0xe3b0c44298fc1c14"), "E9: precompile 2 is SHA-256"
             message = encode_defunct(text="E9")
             proof = ALICE.sign_message(message)
-            words = [proof.message_hash, proof.v.to_bytes(32, "big"), proof.r.to_bytes(32, "big"), proof.s.to_bytes(32, "big")]
+            words = [
+                proof.message_hash,
+                proof.v.to_bytes(32, "big"),
+                proof.r.to_bytes(32, "big"),
+                proof.s.to_bytes(32, "big"),
+            ]
             call = {"to": "0x" + "00" * 19 + "01", "data": "0x" + b"".join(bytes(w) for w in words).hex()}
             recovered = await network.rpc(sandbox, "eth_call", call, "latest")
             assert recovered["result"][-40:] == ALICE.address[2:].lower(), "E9: ecrecover, on which read control rests"
             block = (await network.rpc(sandbox, "eth_getBlockByNumber", "latest", False))["result"]
-            assert int(block["number"], 16) == 2 and int(block["mixHash"], 16) != 0 and int(block["timestamp"], 16) > 1.7e9, "E10"
+            assert (
+                int(block["number"], 16) == 2 and int(block["mixHash"], 16) != 0 and int(block["timestamp"], 16) > 1.7e9
+            ), "E10"
             push0 = await network.rpc(sandbox, "eth_call", {"data": "0x5f5ff3"}, "latest")
             assert push0["result"] == "0x"
 
@@ -180,7 +198,10 @@ def test_blobs_unsigned_and_broken_transactions_are_refused_with_codes(network):
             assert await code("0x" + good.hex()[:-2]) == "ethereum.transaction.undecodable"
             assert await code("0x" + good.hex() + "00") == "ethereum.transaction.undecodable"
             assert await code("0x" + "00" * 200_000) == "ethereum.transaction.too_large"
-            assert await code("0x" + signed(ALICE, 0, gas=20_000).raw_transaction.hex()) == "ethereum.transaction.intrinsic_gas"
+            assert (
+                await code("0x" + signed(ALICE, 0, gas=20_000).raw_transaction.hex())
+                == "ethereum.transaction.intrinsic_gas"
+            )
             rich = signed(ALICE, 0, value=10**30)
             assert await code("0x" + rich.raw_transaction.hex()) == "ethereum.transaction.insufficient_funds"
             anonymous = await network.rpc(network.client(None), "eth_sendRawTransaction", "0x" + good.hex())
@@ -206,7 +227,9 @@ def test_G4_no_session_ticket_and_no_stranger_comes_in(network, tmp_path):
             from coco.cli.sandbox import make_actor
 
             make_actor(tmp_path, "stranger")
-            context = service_context(network.service, str(tmp_path / "stranger.pem"), str(tmp_path / "stranger.key.pem"))
+            context = service_context(
+                network.service, str(tmp_path / "stranger.pem"), str(tmp_path / "stranger.key.pem")
+            )
             stranger = HttpsClient("localhost", port, context)
             with pytest.raises(Exception, match=r"closed|certificate|alert|reach"):
                 await network.rpc(stranger, "eth_chainId")
@@ -301,13 +324,31 @@ def test_the_command_binds_an_account(network):
             (network.files.directory / "service.pem").write_text(network.service)
             at = lambda suffix: str(network.files.actor("participants", "alice", suffix))  # noqa: E731
             url = f"https://localhost:{network.node.relays['application'].port}"
-            command = [sys.executable, "-m", "coco.cli.main", "account", "bind", ALICE.address, "--json", "--url", url]
-            command += ["--service", str(network.files.service), "--cert", at(".pem"), "--key", at(".key.pem")]
+            command = [
+                sys.executable,
+                "-m",
+                "coco.cli.main",
+                "account",
+                "bind",
+                ALICE.address,
+                "--json",
+                "--url",
+                url,
+            ]
+            command += [
+                "--service",
+                str(network.files.service),
+                "--cert",
+                at(".pem"),
+                "--key",
+                at(".key.pem"),
+            ]
             loop = __import__("asyncio").get_running_loop()
 
             async def run_command(*more):
                 done = await loop.run_in_executor(
-                    None, lambda: subprocess.run([*command, *more], capture_output=True, text=True, timeout=60)
+                    None,
+                    lambda: subprocess.run([*command, *more], capture_output=True, text=True, timeout=60),
                 )
                 return done.returncode, json.loads(done.stdout)
 

@@ -33,18 +33,20 @@ def node(sandbox):
 
 
 def raw(sandbox, data, *, wait_s=5.0, half_close=False):
-    with socket.create_connection(("127.0.0.1", port(sandbox)), timeout=wait_s) as plain:
-        with tls_context(sandbox).wrap_socket(plain, server_hostname="localhost") as tls:
+    with (
+        socket.create_connection(("127.0.0.1", port(sandbox)), timeout=wait_s) as plain,
+        tls_context(sandbox).wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        answer = b""
+        try:
             tls.sendall(data)
-            answer = b""
-            try:
-                while chunk := tls.recv(65536):
-                    answer += chunk
-                    if not half_close and b"\r\n\r\n" in answer:
-                        break
-            except (ssl.SSLError, TimeoutError, ConnectionError):
-                pass
-            return answer
+            while chunk := tls.recv(65536):
+                answer += chunk
+                if not half_close and b"\r\n\r\n" in answer:
+                    break
+        except (ssl.SSLError, TimeoutError, ConnectionError):
+            pass  # the node may cut the connection at any point
+        return answer
 
 
 def rpc(node, document):
@@ -76,7 +78,10 @@ def test_wire_details_of_json_rpc(node):
     assert rpc(node, too_many)["error"]["data"]["code"] == "rpc.batch_too_large"
     history = rpc(node, {"id": 1, "method": "eth_feeHistory", "params": ["0xa", "latest", [20.0]]})["result"]
     assert history["baseFeePerGas"][-1] == "0x0"
-    mixed = rpc(node, {"id": 1, "method": "eth_call", "params": [{"to": None, "input": "0x5f5ff3", "data": "0x5f5ff3"}]})
+    mixed = rpc(
+        node,
+        {"id": 1, "method": "eth_call", "params": [{"to": None, "input": "0x5f5ff3", "data": "0x5f5ff3"}]},
+    )
     assert mixed["result"] == "0x"
     differ = rpc(node, {"id": 1, "method": "eth_call", "params": [{"input": "0x", "data": "0x00"}]})
     assert differ["error"]["code"] == -32602
@@ -91,9 +96,16 @@ def test_bodies_heads_and_methods_have_limits_with_codes(node, sandbox):
     assert b"413" in announced.split(b"\r\n")[0], "refused before a byte of it comes"
     head = raw(sandbox, b"GET /node HTTP/1.1\r\nhost: x\r\nx-large: " + b"a" * 40_000 + b"\r\n\r\n")
     assert b"431" in head.split(b"\r\n")[0]
-    chunked = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + b"100000\r\n" + b"y" * 0x100000 + b"\r\n"
+    chunked = (
+        b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" + b"100000\r\n" + b"y" * 0x100000 + b"\r\n"
+    )
     assert b"413" in raw(sandbox, chunked[:80] + chunked[80:] * 1 + (b"100000\r\n" + b"y" * 0x100000 + b"\r\n") * 5)
-    for garbage in (b"\x00" * 100, b"GET\r\n\r\n", b"POST / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
+    for garbage in (
+        b"\x00" * 100,
+        b"GET\r\n\r\n",
+        b"POST / HTTP/9.9\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ):
         answer = raw(sandbox, garbage)
         assert answer == b"" or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404")), answer[:80]
     assert node.get("/nowhere").json()["error"]["code"] == "http.not_found"
@@ -124,7 +136,9 @@ def test_idle_half_open_and_slow_connections_cost_bounded_memory(sandbox, node):
         opened.append(slow)
         tls = tls_context(sandbox).wrap_socket(slow, server_hostname="localhost")
         opened.append(tls)
-        ask = json.dumps([{"id": n, "method": "eth_getBlockByNumber", "params": ["latest", False]} for n in range(900)]).encode()
+        ask = json.dumps(
+            [{"id": n, "method": "eth_getBlockByNumber", "params": ["latest", False]} for n in range(900)]
+        ).encode()
         tls.setblocking(False)
         for _ in range(60):  # asks for 100 MB of answers and reads none
             try:
@@ -147,7 +161,17 @@ def test_unfinished_handshakes_are_dropped(sandbox):
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20), lambda c: st.lists(c, max_size=4) | st.dictionaries(st.text(max_size=8), c, max_size=4), max_leaves=12))
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=20),
+        lambda c: st.lists(c, max_size=4) | st.dictionaries(st.text(max_size=8), c, max_size=4),
+        max_leaves=12,
+    )
+)
 def test_any_json_gets_an_answer_with_a_code(node, document):
     answer = node.post("/", json=document)
     assert answer.status_code == 200
@@ -155,20 +179,60 @@ def test_any_json_gets_an_answer_with_a_code(node, document):
         assert "result" in one or one["error"]["data"]["code"] not in ("node.internal", "native.panic")
 
 
-METHODS = (
-    "eth_call eth_estimateGas eth_getBalance eth_getBlockByNumber eth_getBlockByHash eth_getLogs eth_newFilter eth_feeHistory "
-    "eth_getFilterChanges eth_getStorageAt eth_getProof eth_sendRawTransaction eth_getTransactionByHash eth_createAccessList "
-    "eth_getTransactionCount eth_getCode eth_getTransactionReceipt eth_getBlockReceipts eth_uninstallFilter web3_sha3"
-).split()  # fmt: skip
-hexes = st.sampled_from(["0x", "0x0", "0x1", "latest", "pending", "0xzz", "0x" + "ff" * 20, "0x" + "00" * 32, "0x" + "f" * 70, "earliest", "0x١"])
-values = st.recursive(hexes | st.none() | st.integers(-1, 5) | st.booleans(), lambda c: st.lists(c, max_size=3) | st.dictionaries(st.sampled_from(["to", "from", "data", "gas", "value", "address", "topics", "fromBlock", "toBlock", "blockHash", "blockNumber", "accessList", "authorizationList"]), c, max_size=5), max_leaves=8)
+METHODS = ["eth_call", "eth_estimateGas", "eth_getBalance", "eth_getBlockByNumber", "eth_getBlockByHash", "eth_getLogs", "eth_newFilter", "eth_feeHistory", "eth_getFilterChanges", "eth_getStorageAt", "eth_getProof", "eth_sendRawTransaction", "eth_getTransactionByHash", "eth_createAccessList", "eth_getTransactionCount", "eth_getCode", "eth_getTransactionReceipt", "eth_getBlockReceipts", "eth_uninstallFilter", "web3_sha3"]  # fmt: skip
+hexes = st.sampled_from(
+    [
+        "0x",
+        "0x0",
+        "0x1",
+        "latest",
+        "pending",
+        "0xzz",
+        "0x" + "ff" * 20,
+        "0x" + "00" * 32,
+        "0x" + "f" * 70,
+        "earliest",
+        "0x١",
+    ]
+)
+values = st.recursive(
+    hexes | st.none() | st.integers(-1, 5) | st.booleans(),
+    lambda c: (
+        st.lists(c, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "to",
+                    "from",
+                    "data",
+                    "gas",
+                    "value",
+                    "address",
+                    "topics",
+                    "fromBlock",
+                    "toBlock",
+                    "blockHash",
+                    "blockNumber",
+                    "accessList",
+                    "authorizationList",
+                ]
+            ),
+            c,
+            max_size=5,
+        )
+    ),
+    max_leaves=8,
+)
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(METHODS), st.lists(values, max_size=4))
 def test_any_parameters_get_an_answer_with_a_code(node, method, params):
     answer = rpc(node, {"id": 1, "method": method, "params": params})
-    assert "result" in answer or answer["error"].get("data", {}).get("code") not in ("node.internal", "native.panic"), answer
+    assert "result" in answer or answer["error"].get("data", {}).get("code") not in (
+        "node.internal",
+        "native.panic",
+    ), answer
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -182,16 +246,23 @@ def test_receipts_of_the_ledger_are_verified_by_others(sandbox, node, tmp_path):
     import subprocess
     from pathlib import Path
 
-    from conftest import CCF_PYTHON
     from cryptography import x509
     from eth_account import Account
 
     from coco.ledger import receipts
+    from conftest import CCF_PYTHON
 
     account = Account.from_key("0x2a871d0798f97d79848a013d4936a73bf4cc922c825d33c1cf7073dff6d409c6")
     fields = {"to": "0x" + "44" * 20, "value": 1, "gas": 21000, "nonce": 0, "chainId": 2017}
     signed = account.sign_transaction({**fields, "maxFeePerGas": 0, "maxPriorityFeePerGas": 0})
-    answer = node.post("/", json={"id": 1, "method": "eth_sendRawTransactionSync", "params": ["0x" + signed.raw_transaction.hex()]})
+    answer = node.post(
+        "/",
+        json={
+            "id": 1,
+            "method": "eth_sendRawTransactionSync",
+            "params": ["0x" + signed.raw_transaction.hex()],
+        },
+    )
     block = answer.json()["result"]["blockHash"]
     committed = answer.headers["x-ms-ccf-transaction-id"]
     admin = httpx.Client(verify=tls_context(sandbox), base_url=f"https://localhost:{port(sandbox, 'administration')}")
@@ -219,7 +290,13 @@ def test_receipts_of_the_ledger_are_verified_by_others(sandbox, node, tmp_path):
     verify_with_ccf(sandbox.ledger, tmp_path / "chunks")
     script = Path(__file__).parent.parent / "verify_with_ccf.py"
     checked = subprocess.run(
-        [str(CCF_PYTHON), str(script), str(tmp_path / "chunks"), str(tmp_path / "receipt.json"), sandbox.summary["service_certificate"]],
+        [
+            str(CCF_PYTHON),
+            str(script),
+            str(tmp_path / "chunks"),
+            str(tmp_path / "receipt.json"),
+            sandbox.summary["service_certificate"],
+        ],
         capture_output=True,
         text=True,
     )

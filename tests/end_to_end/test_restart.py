@@ -220,9 +220,7 @@ def test_recovering_twice_from_one_copy_shares_no_key(sandboxes, written, tmp_pa
     assert shared, "the twins wrote at the same positions, so only the secrets can differ"
     fingerprints = []
     for twin in twins:
-        wrapped = [
-            dict(Entry.parse(e).public_writes().rows(tables.WRAPPED_SECRET)) for _, e in entries_of(twin.ledger)
-        ]
+        wrapped = [dict(Entry.parse(e).public_writes().rows(tables.WRAPPED_SECRET)) for _, e in entries_of(twin.ledger)]
         fingerprints.append([json.loads(row[tables.SINGLETON])["wrapped_secret"] for row in wrapped if row])
     assert fingerprints[0][0] == fingerprints[1][0], "the common past"
     assert not set(fingerprints[0][1:]) & set(fingerprints[1][1:])
@@ -236,7 +234,9 @@ def test_recovering_twice_from_one_copy_shares_no_key(sandboxes, written, tmp_pa
 def test_export_and_show_speak_json(sandboxes, written, tmp_path):
     command = [sys.executable, "-m", "coco.cli.main", "ledger"]
     ledger = str(written / "n0" / "ledger.db")
-    shown = subprocess.run([*command, "show", "--json", "--to", "3", "--ledger", ledger], capture_output=True, text=True)
+    shown = subprocess.run(
+        [*command, "show", "--json", "--to", "3", "--ledger", ledger], capture_output=True, text=True
+    )
     lines = [json.loads(line) for line in shown.stdout.splitlines()]
     assert [line["id"] for line in lines] == ["2.1", "2.2", "2.3"]
     assert "public:ccf.gov.service.info" in lines[0]["public"]

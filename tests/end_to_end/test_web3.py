@@ -138,8 +138,18 @@ def test_a_failed_transaction_has_a_receipt_with_status_zero(w3, token):
 def test_pending_counts_the_pool_and_gaps_wait(w3):
     account = Account.create()
     funder = Account.from_key(KEY)
-    value = {"to": account.address, "value": 10**18, "gas": 21000, "maxFeePerGas": 1, "maxPriorityFeePerGas": 1}
-    send(w3, funder, {**value, "nonce": w3.eth.get_transaction_count(funder.address), "chainId": w3.eth.chain_id})
+    value = {
+        "to": account.address,
+        "value": 10**18,
+        "gas": 21000,
+        "maxFeePerGas": 1,
+        "maxPriorityFeePerGas": 1,
+    }
+    send(
+        w3,
+        funder,
+        {**value, "nonce": w3.eth.get_transaction_count(funder.address), "chainId": w3.eth.chain_id},
+    )
 
     def raw(nonce, fee=1):
         fields = {"to": funder.address, "value": 1, "gas": 21000, "nonce": nonce, "chainId": w3.eth.chain_id}

@@ -46,9 +46,19 @@ def lie(do):
 
 
 def test_every_message_survives_its_encoding():
-    for message in (START, messages.Appended(4), messages.Entries(1, [b"x"]), messages.Tick(5), messages.Stop()):
+    for message in (
+        START,
+        messages.Appended(4),
+        messages.Entries(1, [b"x"]),
+        messages.Tick(5),
+        messages.Stop(),
+    ):
         assert messages.decode_to_enclave(messages.encode(message)) == message
-    for message in (messages.Append(1, [b"x"]), messages.Log("a.b", {"n": 1}, {}), messages.Exit("a", {}, {})):
+    for message in (
+        messages.Append(1, [b"x"]),
+        messages.Log("a.b", {"n": 1}, {}),
+        messages.Exit("a", {}, {}),
+    ):
         assert messages.decode_to_host(messages.encode(message)) == message
 
 

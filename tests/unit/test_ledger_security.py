@@ -20,7 +20,14 @@ from coco.enclave.consensus import CommitTracker
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.enclave.store import Journal, Store
-from coco.errors import AttestationError, ConfigurationError, HostLiedError, LedgerError, NativeError, StoreError
+from coco.errors import (
+    AttestationError,
+    ConfigurationError,
+    HostLiedError,
+    LedgerError,
+    NativeError,
+    StoreError,
+)
 from coco.ledger import receipts, signature, tables
 from coco.ledger.position import Position
 from coco.ledger.replay import Replay
@@ -114,8 +121,14 @@ def test_K2_a_position_is_spent_even_if_the_write_set_is_refused():
 
 def test_K3_and_K5_a_secret_shows_nothing_but_derived_values():
     secret = LedgerSecret.generate()
-    assert not [name for name in dir(secret) if "root" in name or "bytes" in name or "key" in name.replace("wrapping_key", "")]
-    values = {secret.fingerprint, secret.claims_salt(2, 1), secret.state_digest(__import__("coco._native")._native.Store())}
+    assert not [
+        name for name in dir(secret) if "root" in name or "bytes" in name or "key" in name.replace("wrapping_key", "")
+    ]
+    values = {
+        secret.fingerprint,
+        secret.claims_salt(2, 1),
+        secret.state_digest(__import__("coco._native")._native.Store()),
+    }
     assert len(values) == 3
     with pytest.raises(TypeError):
         __import__("pickle").dumps(secret)
@@ -145,7 +158,9 @@ def shares_of(row, keys, public):
     from coco.ledger.statements import decrypt_share
 
     encrypted = json.loads(row)["encrypted_shares"]
-    return [decrypt_share(base64.b64decode(encrypted[name]), key) for name, key in zip(sorted(public), keys, strict=True)]
+    return [
+        decrypt_share(base64.b64decode(encrypted[name]), key) for name, key in zip(sorted(public), keys, strict=True)
+    ]
 
 
 def test_K4_a_wrapped_secret_opens_for_its_own_service_members_and_threshold_only():
@@ -378,7 +393,9 @@ def test_garbage_is_no_entry(data):
 
 def test_every_changed_byte_of_an_entry_is_noticed():
     secret = LedgerSecret.generate()
-    entry, leaf = Sealer(2, 0).seal(secret, 2, 1, bytes(32), WriteSet([("public:t", b"a", b"b"), ("t", b"k", b"value")]))
+    entry, leaf = Sealer(2, 0).seal(
+        secret, 2, 1, bytes(32), WriteSet([("public:t", b"a", b"b"), ("t", b"k", b"value")])
+    )
     for at in range(len(entry)):
         changed = entry[:at] + bytes([entry[at] ^ 0x40]) + entry[at + 1 :]
         try:

@@ -75,7 +75,11 @@ def test_every_history_reads_like_the_reference(history, prefix):
             store.prune(to)
             reference.oldest = max(reference.oldest, to)
         latest = len(reference.versions) - 1
-        assert (store.latest, store.committed, store.oldest) == (latest, reference.committed, reference.oldest)
+        assert (store.latest, store.committed, store.oldest) == (
+            latest,
+            reference.committed,
+            reference.oldest,
+        )
         for version in range(reference.oldest, latest + 1):
             assert store.scan("t", prefix, None, version, 1000) == reference.scan(version, prefix)
             for key, value in reference.versions[version].items():

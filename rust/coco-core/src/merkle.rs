@@ -32,7 +32,9 @@ fn parent(left: &Hash, right: &Hash) -> Hash {
 
 impl Default for MerkleTree {
     fn default() -> Self {
-        let mut tree = Self { levels: vec![Vec::new()] };
+        let mut tree = Self {
+            levels: vec![Vec::new()],
+        };
         tree.append([0; 32]);
         tree
     }
@@ -119,7 +121,10 @@ impl MerkleTree {
         while 1u64 << height < leaves {
             let sibling = position ^ 1;
             if sibling << height < leaves {
-                steps.push(Step { left: sibling < position, hash: self.node(height, sibling, leaves) });
+                steps.push(Step {
+                    left: sibling < position,
+                    hash: self.node(height, sibling, leaves),
+                });
             }
             position >>= 1;
             height += 1;
@@ -157,7 +162,10 @@ mod tests {
     fn naive_root(leaves: &[Hash]) -> Hash {
         let mut level = leaves.to_vec();
         while level.len() > 1 {
-            level = level.chunks(2).map(|c| if c.len() == 2 { parent(&c[0], &c[1]) } else { c[0] }).collect();
+            level = level
+                .chunks(2)
+                .map(|c| if c.len() == 2 { parent(&c[0], &c[1]) } else { c[0] })
+                .collect();
         }
         level[0]
     }
@@ -176,7 +184,11 @@ mod tests {
             for (index, leaf) in leaves[..size].iter().enumerate() {
                 let steps = tree.proof(index as u64, size as u64).expect("in range");
                 let folded = steps.iter().fold(*leaf, |node, step| {
-                    if step.left { parent(&step.hash, &node) } else { parent(&node, &step.hash) }
+                    if step.left {
+                        parent(&step.hash, &node)
+                    } else {
+                        parent(&node, &step.hash)
+                    }
                 });
                 assert_eq!(folded, root, "leaf {index} of {size}");
             }

@@ -70,8 +70,16 @@ impl Relay {
             counters: Arc::clone(&counters),
             stop: Arc::clone(&stop),
         };
-        let thread = std::thread::Builder::new().name("coco-relay".into()).spawn(move || work.run())?;
-        Ok(Self { address, counters, stop, waker, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("coco-relay".into())
+            .spawn(move || work.run())?;
+        Ok(Self {
+            address,
+            counters,
+            stop,
+            waker,
+            thread: Some(thread),
+        })
     }
 
     /// The address that it listens on.
@@ -178,11 +186,16 @@ impl Loop {
 
     fn note(&mut self, token: Token, event: &mio::event::Event) {
         let number = token.0 / 2;
-        let Some(Some(pair)) = self.pairs.get_mut(number) else { return };
+        let Some(Some(pair)) = self.pairs.get_mut(number) else {
+            return;
+        };
         let readable = event.is_readable() || event.is_read_closed() || event.is_error();
         let writable = event.is_writable() || event.is_error();
-        let (from, into) =
-            if token.0 % 2 == 0 { (&mut pair.inward, &mut pair.outward) } else { (&mut pair.outward, &mut pair.inward) };
+        let (from, into) = if token.0.is_multiple_of(2) {
+            (&mut pair.inward, &mut pair.outward)
+        } else {
+            (&mut pair.outward, &mut pair.inward)
+        };
         from.readable |= readable;
         from.ending |= event.is_read_closed() || event.is_error();
         into.writable |= writable;
@@ -244,18 +257,34 @@ impl Loop {
             self.free.push(number);
             return Err(error);
         }
-        self.pairs[number] =
-            Some(Pair { client, enclave, inward: Direction::default(), outward: Direction::default() });
+        self.pairs[number] = Some(Pair {
+            client,
+            enclave,
+            inward: Direction::default(),
+            outward: Direction::default(),
+        });
         self.counters.open.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     fn serve(&mut self, number: usize) {
-        let Some(Some(pair)) = self.pairs.get_mut(number) else { return };
-        let inward =
-            pump(&mut pair.client, &mut pair.enclave, &mut pair.inward, &mut self.buffer, &self.counters.bytes_in);
-        let outward =
-            pump(&mut pair.enclave, &mut pair.client, &mut pair.outward, &mut self.buffer, &self.counters.bytes_out);
+        let Some(Some(pair)) = self.pairs.get_mut(number) else {
+            return;
+        };
+        let inward = pump(
+            &mut pair.client,
+            &mut pair.enclave,
+            &mut pair.inward,
+            &mut self.buffer,
+            &self.counters.bytes_in,
+        );
+        let outward = pump(
+            &mut pair.enclave,
+            &mut pair.client,
+            &mut pair.outward,
+            &mut self.buffer,
+            &self.counters.bytes_out,
+        );
         let over = pair.inward.finished && pair.outward.finished;
         match (inward, outward) {
             (Progress::Broken, _) | (_, Progress::Broken) => self.close(number),

@@ -73,7 +73,9 @@ fn derive(root: &[u8; 32], label: &str) -> Key {
 }
 
 fn hmac(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
-    let Ok(mut mac) = <Hmac<Sha256> as KeyInit>::new_from_slice(key) else { unreachable!("HMAC takes any key") };
+    let Ok(mut mac) = <Hmac<Sha256> as KeyInit>::new_from_slice(key) else {
+        unreachable!("HMAC takes any key")
+    };
     mac.update(message);
     mac.finalize().into_bytes().into()
 }
@@ -107,7 +109,13 @@ impl LedgerSecret {
         let evidence = derive(&root, "commit evidence");
         let claims = derive(&root, "claims salt");
         let digest = derive(&root, "state digest");
-        Self { root, entry, evidence, claims, digest }
+        Self {
+            root,
+            entry,
+            evidence,
+            claims,
+            digest,
+        }
     }
 
     /// The commit evidence string of a position: secret until a receipt shows it.
@@ -213,7 +221,10 @@ impl WrappingKey {
     #[must_use]
     pub fn split(&self, threshold: u8, shares: u8) -> Vec<Zeroizing<Vec<u8>>> {
         let dealer = blahaj::Sharks(threshold).dealer(self.0.as_ref());
-        dealer.take(shares as usize).map(|share| Zeroizing::new(Vec::from(&share))).collect()
+        dealer
+            .take(shares as usize)
+            .map(|share| Zeroizing::new(Vec::from(&share)))
+            .collect()
     }
 
     /// The key that `split` shared.
@@ -222,7 +233,11 @@ impl WrappingKey {
             .iter()
             .map(|share| blahaj::Share::try_from(*share).map_err(|_| SecretError::BadShares))
             .collect::<Result<_, _>>()?;
-        let secret = Zeroizing::new(blahaj::Sharks(threshold).recover(&parsed).map_err(|_| SecretError::BadShares)?);
+        let secret = Zeroizing::new(
+            blahaj::Sharks(threshold)
+                .recover(&parsed)
+                .map_err(|_| SecretError::BadShares)?,
+        );
         let mut key = Zeroizing::new([0; 32]);
         if secret.len() != key.len() {
             return Err(SecretError::BadShares);
@@ -264,7 +279,12 @@ impl Sealer {
     ) -> Result<Sealed, SecretError> {
         if view < self.last.0 || seqno <= self.last.1 || view >= 1 << 31 {
             let (last_view, last_seqno) = self.last;
-            return Err(SecretError::Resealed { view, seqno, last_view, last_seqno });
+            return Err(SecretError::Resealed {
+                view,
+                seqno,
+                last_view,
+                last_seqno,
+            });
         }
         let total = HEADER_BYTES + SEAL_BYTES + PUBLIC_HEADER_BYTES + public_maps.len() + private_maps.len();
         if total > ENTRY_BYTES_MAX {
@@ -371,7 +391,18 @@ impl<'a> Entry<'a> {
         let write_set_digest: [u8; 32] = Sha256::digest(bytes).into();
         let leaf = leaf(&write_set_digest, &evidence_digest, &claims_digest);
         let public_maps = &public_domain[PUBLIC_HEADER_BYTES..];
-        Ok(Self { view, seqno, write_set_digest, claims_digest, leaf, public_maps, public_domain, ciphertext, iv, tag })
+        Ok(Self {
+            view,
+            seqno,
+            write_set_digest,
+            claims_digest,
+            leaf,
+            public_maps,
+            public_domain,
+            ciphertext,
+            iv,
+            tag,
+        })
     }
 }
 

@@ -16,7 +16,10 @@ pub struct NativeError {
 
 impl NativeError {
     pub fn new(code: &'static str, text: impl ToString) -> Self {
-        Self { code, text: text.to_string() }
+        Self {
+            code,
+            text: text.to_string(),
+        }
     }
 }
 

@@ -67,7 +67,9 @@ fn integer<'py>(py: Python<'py>, value: &U256) -> PyResult<Bound<'py, PyAny>> {
         return Ok(small.into_pyobject(py)?.into_any());
     }
     let bytes = PyBytes::new(py, &value.to_be_bytes::<32>());
-    py.import("builtins")?.getattr("int")?.call_method1("from_bytes", (bytes, "big"))
+    py.import("builtins")?
+        .getattr("int")?
+        .call_method1("from_bytes", (bytes, "big"))
 }
 
 /// An admitted transaction.
@@ -115,7 +117,10 @@ impl Envelope {
 
     #[getter]
     fn max_priority_fee(&self) -> u128 {
-        self.recovered.envelope.max_priority_fee_per_gas().unwrap_or_else(|| self.max_fee())
+        self.recovered
+            .envelope
+            .max_priority_fee_per_gas()
+            .unwrap_or_else(|| self.max_fee())
     }
 
     #[getter]
@@ -189,7 +194,9 @@ fn transaction_object<'py>(py: Python<'py>, recovered: &Recovered) -> PyResult<B
     object.set_item("r", quantity(signature.r()))?;
     object.set_item("s", quantity(signature.s()))?;
     if envelope.is_legacy() {
-        let base = envelope.chain_id().map_or(27, |id| id.saturating_mul(2).saturating_add(35));
+        let base = envelope
+            .chain_id()
+            .map_or(27, |id| id.saturating_mul(2).saturating_add(35));
         object.set_item("v", quantity(base.saturating_add(u64::from(signature.v()))))?;
     } else {
         object.set_item("v", quantity(u8::from(signature.v())))?;
@@ -206,7 +213,11 @@ pub struct Block {
 
 impl Block {
     fn check(&self, index: usize) -> Result<(), NativeError> {
-        if index < self.block.transactions.len() { Ok(()) } else { Err(argument("the block has no such transaction")) }
+        if index < self.block.transactions.len() {
+            Ok(())
+        } else {
+            Err(argument("the block has no such transaction"))
+        }
     }
 
     fn place(&self, object: &Bound<'_, PyDict>, index: usize) -> PyResult<()> {
@@ -277,7 +288,11 @@ impl Block {
     }
 
     fn transaction_hashes<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
-        self.block.transactions.iter().map(|t| PyBytes::new(py, t.hash().as_slice())).collect()
+        self.block
+            .transactions
+            .iter()
+            .map(|t| PyBytes::new(py, t.hash().as_slice()))
+            .collect()
     }
 
     /// `(sender, to)` of a transaction.
@@ -296,7 +311,12 @@ impl Block {
     fn rewards(&self) -> Vec<(u128, u64)> {
         let base = u128::from(self.base_fee());
         (0..self.block.transactions.len())
-            .map(|index| (self.block.effective_gas_price(index).saturating_sub(base), self.block.gas_used(index)))
+            .map(|index| {
+                (
+                    self.block.effective_gas_price(index).saturating_sub(base),
+                    self.block.gas_used(index),
+                )
+            })
             .collect()
     }
 
@@ -362,7 +382,10 @@ impl Block {
         self.place(&object, index)?;
         object.set_item("from", hex(recovered.sender.as_slice()))?;
         object.set_item("to", envelope.to().map(|to| hex(to.as_slice())))?;
-        let created = envelope.kind().is_create().then(|| recovered.sender.create(envelope.nonce()));
+        let created = envelope
+            .kind()
+            .is_create()
+            .then(|| recovered.sender.create(envelope.nonce()));
         object.set_item("contractAddress", created.map(|address| hex(address.as_slice())))?;
         object.set_item("cumulativeGasUsed", quantity(receipt.cumulative_gas_used))?;
         object.set_item("gasUsed", quantity(self.block.gas_used(index)))?;
@@ -380,7 +403,10 @@ impl Block {
     fn log<'py>(&self, py: Python<'py>, index: usize, position: usize) -> PyResult<Bound<'py, PyDict>> {
         self.check(index)?;
         let receipt = &self.block.receipts[index];
-        let log = receipt.logs.get(position).ok_or_else(|| argument("the receipt has no such log"))?;
+        let log = receipt
+            .logs
+            .get(position)
+            .ok_or_else(|| argument("the receipt has no such log"))?;
         let object = PyDict::new(py);
         object.set_item("address", hex(log.address.as_slice()))?;
         let topics: Vec<String> = log.data.topics().iter().map(|topic| hex(topic.as_slice())).collect();
@@ -396,17 +422,14 @@ impl Block {
 
     /// `(transaction index, log position)` of every log that matches: any of `addresses`, and for each place any of
     /// the topics there; empty means anything.
-    fn match_logs(
-        &self,
-        addresses: Vec<[u8; 20]>,
-        topics: Vec<Vec<[u8; 32]>>,
-    ) -> Vec<(usize, usize)> {
+    fn match_logs(&self, addresses: Vec<[u8; 20]>, topics: Vec<Vec<[u8; 32]>>) -> Vec<(usize, usize)> {
         let fits = |log: &alloy_primitives::Log| {
             (addresses.is_empty() || addresses.iter().any(|a| log.address == Address::from(*a)))
                 && topics.len() <= log.data.topics().len()
-                && topics.iter().zip(log.data.topics()).all(|(any, topic)| {
-                    any.is_empty() || any.iter().any(|wanted| topic.0 == *wanted)
-                })
+                && topics
+                    .iter()
+                    .zip(log.data.topics())
+                    .all(|(any, topic)| any.is_empty() || any.contains(&topic.0))
         };
         let mut found = Vec::new();
         for (index, receipt) in self.block.receipts.iter().enumerate() {
@@ -477,6 +500,10 @@ fn answer<'py>(py: Python<'py>, answer: &Answer) -> (&'static str, Bound<'py, Py
     }
 }
 
+/// Accounts and slots that a message touches.
+type Touched<'py> = Vec<(Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>)>;
+/// RLP of the nodes of a proof.
+type Nodes<'py> = Vec<Bound<'py, PyBytes>>;
 type Answered<'py> = (&'static str, Bound<'py, PyBytes>, u64, String);
 
 #[allow(clippy::too_many_arguments)]
@@ -489,10 +516,24 @@ impl Chain {
             return Err(argument("a network starts with Paris or a later fork").into());
         }
         Ok(Self {
-            config: ChainConfig { chain_id, spec, gas_limit, base_fee },
-            rules: Rules { spec, chain_id, allow_unprotected: true, allow_blobs: false },
+            config: ChainConfig {
+                chain_id,
+                spec,
+                gas_limit,
+                base_fee,
+            },
+            rules: Rules {
+                spec,
+                chain_id,
+                allow_unprotected: true,
+                allow_blobs: false,
+            },
             cache: CodeCache::default(),
-            derived: Mutex::new(Derived { trie: StateTrie::default(), former: VecDeque::new(), whole: true }),
+            derived: Mutex::new(Derived {
+                trie: StateTrie::default(),
+                former: VecDeque::new(),
+                whole: true,
+            }),
         })
     }
 
@@ -520,8 +561,10 @@ impl Chain {
     ) -> PyResult<Block> {
         let mut all = predeployed(self.config.spec);
         for (at, balance, nonce, code, storage) in accounts {
-            let slots: Result<Vec<_>, NativeError> =
-                storage.iter().map(|(slot, value)| Ok((number(slot)?, word(value)?))).collect();
+            let slots: Result<Vec<_>, NativeError> = storage
+                .iter()
+                .map(|(slot, value)| Ok((number(slot)?, word(value)?)))
+                .collect();
             all.push(GenesisAccount {
                 address: address(&at)?,
                 balance: number(&balance)?,
@@ -622,7 +665,11 @@ impl Chain {
         let root = guarded(py, || {
             let mut trie = StateTrie::rebuild(&mut transaction.lock())?;
             let root = trie.root();
-            *self.lock() = Derived { trie, former: VecDeque::new(), whole: true };
+            *self.lock() = Derived {
+                trie,
+                former: VecDeque::new(),
+                whole: true,
+            };
             Ok(root)
         })?;
         Ok(PyBytes::new(py, root.as_slice()))
@@ -640,7 +687,10 @@ impl Chain {
             let at = address(&bytes)?;
             found.push(self.state(transaction, |state| Ok(state.account(&at)?.unwrap_or_default()))?);
         }
-        found.into_iter().map(|account| Ok((account.nonce, integer(py, &account.balance)?))).collect()
+        found
+            .into_iter()
+            .map(|account| Ok((account.nonce, integer(py, &account.balance)?)))
+            .collect()
     }
 
     fn code<'py>(&self, py: Python<'py>, transaction: &Transaction, at: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
@@ -680,7 +730,7 @@ impl Chain {
         data: Vec<u8>,
         access_list: Vec<AccessRow>,
         authorizations: Vec<AuthorizationRow>,
-    ) -> PyResult<(Answered<'py>, Vec<(Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>)>)> {
+    ) -> PyResult<(Answered<'py>, Touched<'py>)> {
         let list: Result<Vec<_>, NativeError> = access_list
             .iter()
             .map(|(at, keys)| {
@@ -699,14 +749,26 @@ impl Chain {
             authorizations: authorizations
                 .iter()
                 .map(|(chain_id, at, nonce, parity, r, s)| {
-                    let inner =
-                        Authorization { chain_id: number(chain_id)?, address: address(at)?, nonce: *nonce };
-                    Ok(SignedAuthorization::new_unchecked(inner, *parity, number(r)?, number(s)?))
+                    let inner = Authorization {
+                        chain_id: number(chain_id)?,
+                        address: address(at)?,
+                        nonce: *nonce,
+                    };
+                    Ok(SignedAuthorization::new_unchecked(
+                        inner,
+                        *parity,
+                        number(r)?,
+                        number(s)?,
+                    ))
                 })
                 .collect::<Result<_, NativeError>>()?,
         };
         let (outcome, touched) = guarded(py, || {
-            let query = Query { chain: &self.config, header: &block.block.header, cache: self.cache.clone() };
+            let query = Query {
+                chain: &self.config,
+                header: &block.block.header,
+                cache: self.cache.clone(),
+            };
             let mut inner = transaction.lock();
             Ok(match kind {
                 "estimate" => (query.estimate(&mut inner, &message)?, Vec::new()),
@@ -730,7 +792,7 @@ impl Chain {
         py: Python<'py>,
         at: &[u8],
         slots: Vec<Vec<u8>>,
-    ) -> PyResult<(Vec<Bound<'py, PyBytes>>, Bound<'py, PyBytes>, Vec<Vec<Bound<'py, PyBytes>>>)> {
+    ) -> PyResult<(Nodes<'py>, Bound<'py, PyBytes>, Vec<Nodes<'py>>)> {
         let at = address(at)?;
         let slots: Result<Vec<_>, NativeError> = slots.iter().map(|slot| number(slot)).collect();
         let slots = slots?;
@@ -740,7 +802,11 @@ impl Chain {
             Ok((derived.trie.account_proof(&at), derived.trie.storage_root(&at), storage))
         })?;
         let list = |nodes: Vec<Vec<u8>>| nodes.iter().map(|node| PyBytes::new(py, node)).collect::<Vec<_>>();
-        Ok((list(account), PyBytes::new(py, root.as_slice()), storage.into_iter().map(list).collect()))
+        Ok((
+            list(account),
+            PyBytes::new(py, root.as_slice()),
+            storage.into_iter().map(list).collect(),
+        ))
     }
 
     /// One test of the conformance suite, below the pool: `(included, state root, hash of the logs' RLP, reason)`.
@@ -794,7 +860,9 @@ pub fn keccak256<'py>(py: Python<'py>, data: &[u8]) -> Bound<'py, PyBytes> {
 #[pyfunction]
 pub fn recover_signer<'py>(py: Python<'py>, hash: &[u8], signature: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
     let hash = word(hash)?;
-    let Ok(signature) = Signature::from_raw(signature) else { return Ok(None) };
+    let Ok(signature) = Signature::from_raw(signature) else {
+        return Ok(None);
+    };
     let signer = transaction::recover_signer(&hash, &signature);
     Ok(signer.map(|signer| PyBytes::new(py, signer.as_slice())))
 }
@@ -819,7 +887,9 @@ fn item_from_python(value: &Bound<'_, PyAny>, depth: usize) -> PyResult<rlp::Ite
     if let Ok(bytes) = value.cast::<PyBytes>() {
         return Ok(rlp::Item::Bytes(bytes.as_bytes().to_vec()));
     }
-    let list = value.cast::<PyList>().map_err(|_| argument("RLP holds bytes and lists"))?;
+    let list = value
+        .cast::<PyList>()
+        .map_err(|_| argument("RLP holds bytes and lists"))?;
     let items: PyResult<Vec<_>> = list.iter().map(|item| item_from_python(&item, depth + 1)).collect();
     Ok(rlp::Item::List(items?))
 }
@@ -827,7 +897,9 @@ fn item_from_python(value: &Bound<'_, PyAny>, depth: usize) -> PyResult<rlp::Ite
 /// Strict RLP: bytes or nested lists of bytes.
 #[pyfunction]
 pub fn rlp_decode<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let item = guarded(py, || rlp::decode(data).map_err(|error| NativeError::new("ethereum.rlp", error)))?;
+    let item = guarded(py, || {
+        rlp::decode(data).map_err(|error| NativeError::new("ethereum.rlp", error))
+    })?;
     item_to_python(py, &item)
 }
 
@@ -846,7 +918,12 @@ pub fn check_transaction<'py>(
     chain_id: u64,
 ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>, u64)> {
     let spec = fork(fork_name)?;
-    let rules = Rules { spec, chain_id, allow_unprotected: true, allow_blobs: true };
+    let rules = Rules {
+        spec,
+        chain_id,
+        allow_unprotected: true,
+        allow_blobs: true,
+    };
     let (hash, recovered) = guarded(py, || match transaction::admit(raw, &rules) {
         Ok(recovered) => Ok((*recovered.hash(), recovered)),
         Err(TransactionError::FeeTooHigh) => {
@@ -880,7 +957,9 @@ mod conformance {
     where
         T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
     {
-        let value = dict.get_item(key)?.ok_or_else(|| argument(format!("{key} is missing")))?;
+        let value = dict
+            .get_item(key)?
+            .ok_or_else(|| argument(format!("{key} is missing")))?;
         value.extract()
     }
 
@@ -906,7 +985,12 @@ mod conformance {
         message: &Bound<'py, PyDict>,
     ) -> PyResult<(bool, Bound<'py, PyBytes>, Bound<'py, PyBytes>, String)> {
         let spec = fork(fork_name)?;
-        let chain = ChainConfig { chain_id: 1, spec, gas_limit: 0, base_fee: None };
+        let chain = ChainConfig {
+            chain_id: 1,
+            spec,
+            gas_limit: 0,
+            base_fee: None,
+        };
         let header = alloy_consensus::Header {
             number: saturated_u64(uint(env, "number")?),
             beneficiary: address(&get::<Vec<u8>>(env, "coinbase")?)?,
@@ -929,7 +1013,10 @@ mod conformance {
         let mut access_list = Vec::new();
         for (at, keys) in get::<Vec<AccessRow>>(message, "access_list")? {
             let storage_keys: Result<Vec<_>, NativeError> = keys.iter().map(|key| word(key)).collect();
-            access_list.push(AccessListItem { address: address(&at)?, storage_keys: storage_keys? });
+            access_list.push(AccessListItem {
+                address: address(&at)?,
+                storage_keys: storage_keys?,
+            });
         }
         let mut authorizations = Vec::new();
         if let Some(list) = optional(message, "authorization_list")? {
@@ -945,8 +1032,10 @@ mod conformance {
             }
         }
         let to: Vec<u8> = get(message, "to")?;
-        let blob_hashes: Result<Vec<_>, NativeError> =
-            get::<Vec<Vec<u8>>>(message, "blob_hashes")?.iter().map(|hash| word(hash)).collect();
+        let blob_hashes: Result<Vec<_>, NativeError> = get::<Vec<Vec<u8>>>(message, "blob_hashes")?
+            .iter()
+            .map(|hash| word(hash))
+            .collect();
         let priority = match optional(message, "max_priority_fee")? {
             Some(_) => Some(uint(message, "max_priority_fee")?.try_into().unwrap_or(u128::MAX)),
             None => None,
@@ -956,7 +1045,11 @@ mod conformance {
             gas_limit: saturated_u64(uint(message, "gas_limit")?),
             gas_price: uint(message, "gas_price")?.try_into().unwrap_or(u128::MAX),
             gas_priority_fee: priority,
-            kind: if to.is_empty() { TxKind::Create } else { TxKind::Call(address(&to)?) },
+            kind: if to.is_empty() {
+                TxKind::Create
+            } else {
+                TxKind::Call(address(&to)?)
+            },
             value: uint(message, "value")?,
             data: get::<Vec<u8>>(message, "data")?.into(),
             nonce: saturated_u64(uint(message, "nonce")?),
@@ -975,7 +1068,14 @@ mod conformance {
             for (at, balance, nonce, code, storage) in &accounts {
                 let at = address(at)?;
                 let code_hash = state.set_code(code)?;
-                state.set_account(&at, &StoredAccount { nonce: *nonce, balance: number(balance)?, code_hash })?;
+                state.set_account(
+                    &at,
+                    &StoredAccount {
+                        nonce: *nonce,
+                        balance: number(balance)?,
+                        code_hash,
+                    },
+                )?;
                 for (slot, value) in storage {
                     state.set_slot(&at, &number(slot)?, &number(value)?)?;
                 }
@@ -1006,6 +1106,11 @@ mod conformance {
             let (root, _) = machine.ctx.journaled_state.database.update_trie(&mut trie)?;
             Ok((included, root, keccak256(alloy_rlp::encode(&logs)), reason))
         })?;
-        Ok((included, PyBytes::new(py, root.as_slice()), PyBytes::new(py, logs.as_slice()), reason))
+        Ok((
+            included,
+            PyBytes::new(py, root.as_slice()),
+            PyBytes::new(py, logs.as_slice()),
+            reason,
+        ))
     }
 }

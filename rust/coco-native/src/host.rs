@@ -31,7 +31,9 @@ impl Relay {
             .map_err(|_| NativeError::new("host.bad_address", format!("{host} is not an IP address")))?;
         let relay = core::Relay::start(address, &target, connections_max)
             .map_err(|error| NativeError::new("host.cannot_listen", format!("{address}: {error}")))?;
-        Ok(Self { relay: Mutex::new(relay) })
+        Ok(Self {
+            relay: Mutex::new(relay),
+        })
     }
 
     #[getter]
@@ -44,7 +46,13 @@ impl Relay {
         self.with(|relay| {
             let c = relay.counters();
             let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-            (load(&c.accepted), load(&c.refused), load(&c.open), load(&c.bytes_in), load(&c.bytes_out))
+            (
+                load(&c.accepted),
+                load(&c.refused),
+                load(&c.open),
+                load(&c.bytes_in),
+                load(&c.bytes_out),
+            )
         })
     }
 

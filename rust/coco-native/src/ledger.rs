@@ -12,7 +12,9 @@ use crate::errors::{NativeError, guarded};
 use crate::store::WriteSet;
 
 fn hash(value: &[u8], what: &str) -> PyResult<[u8; 32]> {
-    value.try_into().map_err(|_| NativeError::new("native.argument", format!("{what} must have 32 bytes")).into())
+    value
+        .try_into()
+        .map_err(|_| NativeError::new("native.argument", format!("{what} must have 32 bytes")).into())
 }
 
 /// The ledger's tree.
@@ -60,7 +62,10 @@ impl MerkleTree {
     fn proof<'py>(&self, py: Python<'py>, index: u64, leaves: u64) -> PyResult<Vec<(bool, Bound<'py, PyBytes>)>> {
         let steps = self.tree.proof(index, leaves);
         let steps = steps.ok_or_else(|| NativeError::new("native.argument", "the tree has no such leaf"))?;
-        Ok(steps.into_iter().map(|step| (step.left, PyBytes::new(py, &step.hash))).collect())
+        Ok(steps
+            .into_iter()
+            .map(|step| (step.left, PyBytes::new(py, &step.hash)))
+            .collect())
     }
 
     fn serialise<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
@@ -79,7 +84,9 @@ impl LedgerSecret {
     #[staticmethod]
     #[pyo3(signature = (extra = b"".as_slice()))]
     fn generate(extra: &[u8]) -> PyResult<Self> {
-        Ok(Self { secret: core::LedgerSecret::generate(extra).map_err(NativeError::from)? })
+        Ok(Self {
+            secret: core::LedgerSecret::generate(extra).map_err(NativeError::from)?,
+        })
     }
 
     #[staticmethod]
@@ -89,11 +96,16 @@ impl LedgerSecret {
     }
 
     fn wrap<'py>(&self, py: Python<'py>, key: &WrappingKey, aad: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.secret.wrap(&key.key, aad).map_err(NativeError::from)?))
+        Ok(PyBytes::new(
+            py,
+            &self.secret.wrap(&key.key, aad).map_err(NativeError::from)?,
+        ))
     }
 
     fn wrapping_key(&self) -> WrappingKey {
-        WrappingKey { key: self.secret.wrapping_key() }
+        WrappingKey {
+            key: self.secret.wrapping_key(),
+        }
     }
 
     /// HMAC-SHA-256 over the state tables of `store` under this epoch's digest key (K6).
@@ -137,20 +149,29 @@ pub struct WrappingKey {
 impl WrappingKey {
     #[staticmethod]
     fn generate() -> PyResult<Self> {
-        Ok(Self { key: core::WrappingKey::generate().map_err(NativeError::from)? })
+        Ok(Self {
+            key: core::WrappingKey::generate().map_err(NativeError::from)?,
+        })
     }
 
     #[staticmethod]
     fn combine(threshold: u8, shares: Vec<Vec<u8>>) -> PyResult<Self> {
         let borrowed: Vec<&[u8]> = shares.iter().map(Vec::as_slice).collect();
-        Ok(Self { key: core::WrappingKey::combine(threshold, &borrowed).map_err(NativeError::from)? })
+        Ok(Self {
+            key: core::WrappingKey::combine(threshold, &borrowed).map_err(NativeError::from)?,
+        })
     }
 
     fn split<'py>(&self, py: Python<'py>, threshold: u8, shares: u8) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         if threshold == 0 || threshold > shares {
             return Err(NativeError::new("native.argument", "the threshold must lie between 1 and the shares").into());
         }
-        Ok(self.key.split(threshold, shares).iter().map(|share| PyBytes::new(py, share)).collect())
+        Ok(self
+            .key
+            .split(threshold, shares)
+            .iter()
+            .map(|share| PyBytes::new(py, share))
+            .collect())
     }
 }
 
@@ -164,7 +185,9 @@ pub struct Sealer {
 impl Sealer {
     #[new]
     fn new(view: u64, seqno: u64) -> Self {
-        Self { sealer: Mutex::new(core::Sealer::new(view, seqno)) }
+        Self {
+            sealer: Mutex::new(core::Sealer::new(view, seqno)),
+        }
     }
 
     /// `(entry, leaf)` of a write set at `view.seqno`.

@@ -17,7 +17,10 @@ fn bytes<'py>(py: Python<'py>, value: &[u8]) -> Bound<'py, PyBytes> {
 }
 
 fn rows<'py>(py: Python<'py>, found: Vec<(core::Key, Option<core::Value>)>) -> Vec<Row<'py>> {
-    found.into_iter().map(|(key, value)| (bytes(py, &key), value.map(|value| bytes(py, &value)))).collect()
+    found
+        .into_iter()
+        .map(|(key, value)| (bytes(py, &key), value.map(|value| bytes(py, &value))))
+        .collect()
 }
 
 /// The store; see the stub for its contract.
@@ -47,7 +50,9 @@ impl Store {
     #[new]
     #[pyo3(signature = (log_cache_bytes_max = core::LOG_CACHE_BYTES_MAX))]
     fn new(log_cache_bytes_max: usize) -> Self {
-        Self { shared: Arc::new(RwLock::new(core::Store::new(log_cache_bytes_max))) }
+        Self {
+            shared: Arc::new(RwLock::new(core::Store::new(log_cache_bytes_max))),
+        }
     }
 
     fn declare(&self, name: &str, log: bool) -> PyResult<u16> {
@@ -106,7 +111,9 @@ impl Store {
         let store = self.read();
         let version = version.unwrap_or_else(|| store.latest());
         let id = store.table(table).map_err(NativeError::from)?;
-        let found = store.scan(id, prefix, after, version, limit).map_err(NativeError::from)?;
+        let found = store
+            .scan(id, prefix, after, version, limit)
+            .map_err(NativeError::from)?;
         drop(store);
         Ok(rows(py, found))
     }
@@ -119,8 +126,11 @@ impl Store {
 
     #[pyo3(signature = (version = None, track_reads = true))]
     fn begin(&self, version: Option<u64>, track_reads: bool) -> PyResult<Transaction> {
-        let inner = core::Transaction::new(Arc::clone(&self.shared), version, track_reads).map_err(NativeError::from)?;
-        Ok(Transaction { inner: Mutex::new(inner) })
+        let inner =
+            core::Transaction::new(Arc::clone(&self.shared), version, track_reads).map_err(NativeError::from)?;
+        Ok(Transaction {
+            inner: Mutex::new(inner),
+        })
     }
 
     fn apply(&self, py: Python<'_>, version: u64, writes: &WriteSet) -> PyResult<()> {
@@ -167,7 +177,10 @@ impl Transaction {
     fn get<'py>(&self, py: Python<'py>, table: &str, key: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let mut inner = self.lock();
         let id = inner.table(table).map_err(NativeError::from)?;
-        Ok(inner.get(id, key).map_err(NativeError::from)?.map(|value| bytes(py, &value)))
+        Ok(inner
+            .get(id, key)
+            .map_err(NativeError::from)?
+            .map(|value| bytes(py, &value)))
     }
 
     fn put(&self, table: &str, key: &[u8], value: &[u8]) -> PyResult<()> {
@@ -193,7 +206,10 @@ impl Transaction {
     ) -> PyResult<Vec<Row<'py>>> {
         let mut inner = self.lock();
         let id = inner.table(table).map_err(NativeError::from)?;
-        Ok(rows(py, inner.scan(id, prefix, after, limit).map_err(NativeError::from)?))
+        Ok(rows(
+            py,
+            inner.scan(id, prefix, after, limit).map_err(NativeError::from)?,
+        ))
     }
 
     fn savepoint(&self) -> Savepoint {
@@ -205,7 +221,11 @@ impl Transaction {
     }
 
     fn write_set(&self, py: Python<'_>) -> PyResult<WriteSet> {
-        guarded(py, || Ok(WriteSet { inner: self.lock().write_set()? }))
+        guarded(py, || {
+            Ok(WriteSet {
+                inner: self.lock().write_set()?,
+            })
+        })
     }
 }
 
@@ -226,7 +246,11 @@ impl WriteSet {
     fn new(rows: Vec<(String, Vec<u8>, Option<Vec<u8>>)>) -> Self {
         let mut inner = core::WriteSet::default();
         for (table, key, value) in rows {
-            inner.tables.entry(table).or_default().insert(key.as_slice().into(), value.map(core::Value::from));
+            inner
+                .tables
+                .entry(table)
+                .or_default()
+                .insert(key.as_slice().into(), value.map(core::Value::from));
         }
         Self { inner }
     }
@@ -244,7 +268,11 @@ impl WriteSet {
     /// These writes and one row more.
     fn with_row(&self, table: &str, key: &[u8], value: &[u8]) -> Self {
         let mut inner = self.inner.clone();
-        inner.tables.entry(table.to_owned()).or_default().insert(key.into(), Some(value.into()));
+        inner
+            .tables
+            .entry(table.to_owned())
+            .or_default()
+            .insert(key.into(), Some(value.into()));
         Self { inner }
     }
 
@@ -265,8 +293,13 @@ impl WriteSet {
     }
 
     fn rows<'py>(&self, py: Python<'py>, table: &str) -> Vec<Row<'py>> {
-        let Some(writes) = self.inner.tables.get(table) else { return Vec::new() };
-        writes.iter().map(|(key, value)| (bytes(py, key), value.as_ref().map(|value| bytes(py, value)))).collect()
+        let Some(writes) = self.inner.tables.get(table) else {
+            return Vec::new();
+        };
+        writes
+            .iter()
+            .map(|(key, value)| (bytes(py, key), value.as_ref().map(|value| bytes(py, value))))
+            .collect()
     }
 }
 
@@ -296,7 +329,10 @@ pub fn benchmark_store(py: Python<'_>, count: u64) -> PyResult<(f64, f64)> {
         let start = Instant::now();
         let latest = store.latest();
         for number in 0..count {
-            if store.get(table, &key(number.wrapping_mul(7919) % count), latest)?.is_none() {
+            if store
+                .get(table, &key(number.wrapping_mul(7919) % count), latest)?
+                .is_none()
+            {
                 return Err(StoreError::Malformed("a key is missing").into());
             }
         }

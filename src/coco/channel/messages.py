@@ -30,7 +30,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 # --- host to enclave ---------------------------------------------------------------------------------------------
 
 
-class Start(_Message, tag="start"):
+class Start(_Message, frozen=True, tag="start"):
     """The first message: how this process begins."""
 
     mode: Literal["create", "recover"]
@@ -47,32 +47,32 @@ class Start(_Message, tag="start"):
     host_names: Annotated[list[Name], Meta(max_length=32)]
 
 
-class Appended(_Message, tag="appended"):
+class Appended(_Message, frozen=True, tag="appended"):
     """Everything up to ``seqno`` is on the disk and synced."""
 
     seqno: Seqno
 
 
-class Entries(_Message, tag="entries"):
+class Entries(_Message, frozen=True, tag="entries"):
     """The answer to :class:`Read`."""
 
     request: Request
     entries: Annotated[list[EntryBytes], Meta(max_length=limits.READ_ENTRIES_MAX)]
 
 
-class Truncated(_Message, tag="truncated"):
+class Truncated(_Message, frozen=True, tag="truncated"):
     """Everything above ``seqno`` is gone."""
 
     seqno: Seqno
 
 
-class Tick(_Message, tag="tick"):
+class Tick(_Message, frozen=True, tag="tick"):
     """The host's clock, about once a second."""
 
     time_ms: Milliseconds
 
 
-class ExternalReply(_Message, tag="external_reply"):
+class ExternalReply(_Message, frozen=True, tag="external_reply"):
     """What an external processor answered; ``ok`` is False when it could not be reached."""
 
     request: Request
@@ -80,14 +80,14 @@ class ExternalReply(_Message, tag="external_reply"):
     body: Annotated[bytes, Meta(max_length=limits.MIB)]
 
 
-class Stop(_Message, tag="stop"):
+class Stop(_Message, frozen=True, tag="stop"):
     """End in good order."""
 
 
 # --- enclave to host ---------------------------------------------------------------------------------------------
 
 
-class Ready(_Message, tag="ready"):
+class Ready(_Message, frozen=True, tag="ready"):
     """The enclave is locked down and serves; or it waits for recovery shares."""
 
     node_id: PublicId
@@ -97,14 +97,14 @@ class Ready(_Message, tag="ready"):
     discarded_entries: Seqno
 
 
-class Append(_Message, tag="append"):
+class Append(_Message, frozen=True, tag="append"):
     """Persist these entries; the first has seqno ``first``."""
 
     first: Seqno
     entries: Annotated[list[EntryBytes], Meta(max_length=limits.READ_ENTRIES_MAX)]
 
 
-class Read(_Message, tag="read"):
+class Read(_Message, frozen=True, tag="read"):
     """Send the entries ``first`` to ``last``."""
 
     request: Request
@@ -112,13 +112,13 @@ class Read(_Message, tag="read"):
     last: Seqno
 
 
-class Truncate(_Message, tag="truncate"):
+class Truncate(_Message, frozen=True, tag="truncate"):
     """Remove every entry above ``seqno``."""
 
     seqno: Seqno
 
 
-class ExternalCall(_Message, tag="external_call"):
+class ExternalCall(_Message, frozen=True, tag="external_call"):
     """Pass ``body`` to the external processor ``name``."""
 
     request: Request
@@ -126,7 +126,7 @@ class ExternalCall(_Message, tag="external_call"):
     body: Annotated[bytes, Meta(max_length=limits.MIB)]
 
 
-class Log(_Message, tag="log"):
+class Log(_Message, frozen=True, tag="log"):
     """A line for the host's log."""
 
     code: Code
@@ -134,7 +134,7 @@ class Log(_Message, tag="log"):
     ids: Annotated[dict[Code, PublicId], Meta(max_length=16)]
 
 
-class Exit(_Message, tag="exit"):
+class Exit(_Message, frozen=True, tag="exit"):
     """The last message: why the enclave ends."""
 
     code: Code

@@ -78,7 +78,9 @@ def _memory_lock() -> Finding:
 def _descriptors() -> Finding:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 2 * limits.CONNECTIONS_MAX
-    return Finding("open files", hard >= needed, False, str(hard), f"{needed} serve {limits.CONNECTIONS_MAX} connections")
+    return Finding(
+        "open files", hard >= needed, False, str(hard), f"{needed} serve {limits.CONNECTIONS_MAX} connections"
+    )
 
 
 def _sqlite() -> Finding:
@@ -93,7 +95,9 @@ def _port() -> Finding:
 
 
 def _tee() -> Finding:
-    devices = [path for path in ("/dev/sgx_enclave", "/dev/sev-guest", "/dev/tdx_guest", "/dev/nsm") if os.path.exists(path)]  # noqa: PTH110
+    devices = [
+        path for path in ("/dev/sgx_enclave", "/dev/sev-guest", "/dev/tdx_guest", "/dev/nsm") if os.path.exists(path)
+    ]
     says = ", ".join(devices) or "none"
     return Finding("trusted execution", False, False, says, "this version runs on platform virtual only: INSECURE")
 

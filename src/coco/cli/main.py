@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import platform
 from pathlib import Path
@@ -17,7 +18,7 @@ from coco.cli import doctor as examination
 from coco.cli import ledger as ledgers
 from coco.cli import sandbox as sandboxes
 from coco.cli.output import console, fail, run, show
-from coco.client.connect import Connector, ConnectOptions
+from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import HttpsClient
 from coco.client.pin import Pin
 from coco.client.verify import service_context, verify_node
@@ -51,7 +52,12 @@ def sandbox(
     """Run a network on this machine. INSECURE: for development only."""
     if show_accounts:
         listed = [{"address": address, "key": key} for address, key in sandboxes.WELL_KNOWN_ACCOUNTS]
-        show({"accounts": listed}, as_json, lambda: [console.print(f"{a}  {k}") for a, k in sandboxes.WELL_KNOWN_ACCOUNTS] and None)
+
+        def text() -> None:
+            for one in listed:
+                console.print(f"{one['address']}  {one['key']}")
+
+        show({"accounts": listed}, as_json, text)
         return
     files = sandboxes.SandboxFiles(directory.resolve())
     try:
@@ -82,7 +88,15 @@ def _address(url: str) -> tuple[str, int]:
 
 
 async def _connect(
-    url: str, admin: str, cert: Path, key: Path | None, pin_path: Path, options: ConnectOptions, insecure: bool, expect: str, as_json: bool
+    url: str,
+    admin: str,
+    cert: Path,
+    key: Path | None,
+    pin_path: Path,
+    options: ConnectOptions,
+    insecure: bool,
+    expect: str,
+    as_json: bool,
 ) -> None:
     pin = Pin.load(pin_path)
     first = pin is None
@@ -98,7 +112,10 @@ async def _connect(
     await connector.start()
     local = f"http://{options.host}:{connector.port}{options.secret_path}"
     if as_json:
-        print(json.dumps({"url": local, "platform": verified.platform, "service": pin.service, "pinned_now": first}), flush=True)
+        print(
+            json.dumps({"url": local, "platform": verified.platform, "service": pin.service, "pinned_now": first}),
+            flush=True,
+        )
     else:
         if verified.platform == "insecure_virtual":
             console.print("[red]INSECURE: virtual. The node's evidence proves nothing.[/]")
@@ -120,15 +137,15 @@ def connect(
     allow_origin: Annotated[list[str] | None, typer.Option(help="Web origin that may call; repeatable.")] = None,
     secret_path: Annotated[str, typer.Option(help="Serve only below this path, such as /4f2a91.")] = "",
     expect: Annotated[str, typer.Option(help="Refuse a node that does not have this view.seqno committed.")] = "",
-    insecure_virtual: Annotated[bool, typer.Option("--insecure-virtual", help="Accept platform virtual, which proves nothing.")] = False,
+    insecure_virtual: Annotated[
+        bool, typer.Option("--insecure-virtual", help="Accept platform virtual, which proves nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Verify a node, then serve it as plain HTTP on loopback for tools without client certificates."""
     options = ConnectOptions(port=port, origins=tuple(allow_origin or ()), secret_path=secret_path)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         run(_connect(url, admin, cert, key, pin, options, insecure_virtual, expect, as_json), as_json)
-    except KeyboardInterrupt:
-        pass
 
 
 @ledger_app.command("export")
@@ -142,7 +159,11 @@ def ledger_export(
         done = ledgers.export(ledger, directory)
     except CocoError as error:
         fail(error, as_json)
-    show(done, as_json, lambda: console.print(f"{done['entries']} entries in {len(done['files'])} files below {directory}"))
+    show(
+        done,
+        as_json,
+        lambda: console.print(f"{done['entries']} entries in {len(done['files'])} files below {directory}"),
+    )
 
 
 @ledger_app.command("show")
@@ -172,7 +193,9 @@ def account_bind(
     cert: Annotated[Path, typer.Option(help="Participant certificate, PEM.", exists=True)],
     key: Annotated[Path | None, typer.Option(help="Its key, PEM.", exists=True)] = None,
     nonce: Annotated[str, typer.Option(help="Nonce of the signed statement.")] = "",
-    signature: Annotated[str, typer.Option(help="Signature of the statement; without it the statement is printed.")] = "",
+    signature: Annotated[
+        str, typer.Option(help="Signature of the statement; without it the statement is printed.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Prove that an account is yours: print the statement to sign, or send its signature."""
@@ -194,7 +217,13 @@ def account_bind(
     if signature:
         show(done, as_json, lambda: console.print(f"{account} is bound, transaction {done['transaction_id']}"))
     else:
-        show(done, as_json, lambda: print(f"{done['text']}\nsign this with personal_sign, then add --nonce {done['nonce']} --signature 0x…"))
+        show(
+            done,
+            as_json,
+            lambda: print(
+                f"{done['text']}\nsign this with personal_sign, then add --nonce {done['nonce']} --signature 0x…"
+            ),
+        )
 
 
 @app.command()
@@ -203,7 +232,11 @@ def version(as_json: Json = False) -> None:
     from coco._native import __version__ as native
 
     found = {"coco": native, "python": platform.python_version(), "platforms": ["insecure_virtual"]}
-    show(found, as_json, lambda: console.print(f"coco {native}, Python {found['python']}, platform virtual only (INSECURE)"))
+    show(
+        found,
+        as_json,
+        lambda: console.print(f"coco {native}, Python {found['python']}, platform virtual only (INSECURE)"),
+    )
 
 
 @app.command()

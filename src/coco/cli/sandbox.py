@@ -17,28 +17,58 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from coco.channel.messages import Ready
 from coco.cli.output import console
-from coco.client.connect import Connector, ConnectOptions
+from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import HttpsClient
 from coco.client.members import Member, recover
 from coco.client.pin import Pin
 from coco.client.verify import service_context, unverified_context, verify_node
-from coco.channel.messages import Ready
 from coco.errors import ConfigurationError, HostError
 from coco.host.node import Node, NodeOptions, run_until_signal
 
 #: The ten accounts that every development tool knows; their keys are public.
 WELL_KNOWN_ACCOUNTS = (
-    ("0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266", "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"),
-    ("0x70997970C51812dc3A010C7d01b50e0d17dc79C8", "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"),
-    ("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC", "0x5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a"),
-    ("0x90F79bf6EB2c4f870365E785982E1f101E93b906", "0x7c852118294e51e653712a81e05800f419141751be58f605c371e15141b007a6"),
-    ("0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65", "0x47e179ec197488593b187f80a00eb0da91f1b9d0b13f8733639f19c30a34926a"),
-    ("0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc", "0x8b3a350cf5c34c9194ca85829a2df0ec3153be0318b5e2d3348e872092edffba"),
-    ("0x976EA74026E726554dB657fA54763abd0C3a0aa9", "0x92db14e403b83dfe3df233f83dfa3a0d7096f21ca9b0d6d6b8d88b2b4ec1564e"),
-    ("0x14dC79964da2C08b23698B3D3cc7Ca32193d9955", "0x4bbbf85ce3377467afe5d46f804f221813b2bb87f24d81f60f1fcdbf7cbf4356"),
-    ("0x23618e81E3f5cdF7f54C3d65f7FBc0aBf5B21E8f", "0xdbda1821b80551c9d65939329250298aa3472ba22feea921c0cf5d620ea67b97"),
-    ("0xa0Ee7A142d267C1f36714E4a8F75612F20a79720", "0x2a871d0798f97d79848a013d4936a73bf4cc922c825d33c1cf7073dff6d409c6"),
+    (
+        "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266",
+        "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80",
+    ),
+    (
+        "0x70997970C51812dc3A010C7d01b50e0d17dc79C8",
+        "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d",
+    ),
+    (
+        "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC",
+        "0x5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a",
+    ),
+    (
+        "0x90F79bf6EB2c4f870365E785982E1f101E93b906",
+        "0x7c852118294e51e653712a81e05800f419141751be58f605c371e15141b007a6",
+    ),
+    (
+        "0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65",
+        "0x47e179ec197488593b187f80a00eb0da91f1b9d0b13f8733639f19c30a34926a",
+    ),
+    (
+        "0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc",
+        "0x8b3a350cf5c34c9194ca85829a2df0ec3153be0318b5e2d3348e872092edffba",
+    ),
+    (
+        "0x976EA74026E726554dB657fA54763abd0C3a0aa9",
+        "0x92db14e403b83dfe3df233f83dfa3a0d7096f21ca9b0d6d6b8d88b2b4ec1564e",
+    ),
+    (
+        "0x14dC79964da2C08b23698B3D3cc7Ca32193d9955",
+        "0x4bbbf85ce3377467afe5d46f804f221813b2bb87f24d81f60f1fcdbf7cbf4356",
+    ),
+    (
+        "0x23618e81E3f5cdF7f54C3d65f7FBc0aBf5B21E8f",
+        "0xdbda1821b80551c9d65939329250298aa3472ba22feea921c0cf5d620ea67b97",
+    ),
+    (
+        "0xa0Ee7A142d267C1f36714E4a8F75612F20a79720",
+        "0x2a871d0798f97d79848a013d4936a73bf4cc922c825d33c1cf7073dff6d409c6",
+    ),
 )
 _BALANCE_WEI = 1000 * 10**18
 _MEMBER, _PARTICIPANT = "alice", "dapp"
@@ -77,8 +107,8 @@ class SandboxFiles:
 
     def member(self) -> Member:
         """The development member's keys."""
-        at = lambda suffix: self.actor("members", _MEMBER, suffix)  # noqa: E731
-        return Member.load(at(".pem"), at(".key.pem"), at(".encryption.key.pem"))
+        paths = (self.actor("members", _MEMBER, suffix) for suffix in (".pem", ".key.pem", ".encryption.key.pem"))
+        return Member.load(*paths)
 
 
 def _write_secret(path: Path, data: bytes) -> None:
@@ -206,9 +236,7 @@ async def start(
         service = ready.service.decode()
         if ready.status != "Open":
             await _recover(files, node, pin)
-        verified = await verify_node(
-            "127.0.0.1", node.relays["administration"].port, pin, accept_insecure_virtual=True
-        )
+        verified = await verify_node("127.0.0.1", node.relays["administration"].port, pin, accept_insecure_virtual=True)
         if pin is None:
             pin = Pin(verified.service, dict(verified.network["members"]))
         pin.save(files.pin)
@@ -275,7 +303,9 @@ def banner(sandbox: Sandbox, seconds: float) -> None:
     chain = network["adapters"]["ethereum"]["chain_id"]
     how = f"recovered from its ledger ({sandbox.discarded} unsigned entries discarded)" if sandbox.recovered else "new"
     assert sandbox.connector is not None
-    console.print("[bold]Coco sandbox[/]  [red](INSECURE: virtual enclave, no confidentiality; for development only)[/]")
+    console.print(
+        "[bold]Coco sandbox[/]  [red](INSECURE: virtual enclave, no confidentiality; for development only)[/]"
+    )
     console.print(f"  network   {network['network']}   chain id {chain}   {how}, ready in {seconds:.1f} s")
     console.print(f"  ethereum  [bold]http://127.0.0.1:{sandbox.connector.port}[/]   for web3.py, ethers, MetaMask")
     console.print(f"  node n0   application https://127.0.0.1:{sandbox.application_port()} (TLS, client certificate)")
@@ -338,6 +368,3 @@ def erase(files: SandboxFiles) -> None:
     if any(files.directory.iterdir()) and not files.genesis.exists():
         raise ConfigurationError(f"{files.directory} is not a sandbox", code="sandbox.not_a_sandbox")
     shutil.rmtree(files.directory)
-
-
-

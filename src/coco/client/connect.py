@@ -122,7 +122,9 @@ class Connector:
         origin = headers.get("origin")
         if origin is not None:
             if origin not in self.options.origins:
-                return _refused("403 Forbidden", "connect.origin_refused", "this Origin is not allowed (--allow-origin)")
+                return _refused(
+                    "403 Forbidden", "connect.origin_refused", "this Origin is not allowed (--allow-origin)"
+                )
             cors = {"access-control-allow-origin": origin, "vary": "origin"}
         base = self.options.secret_path.rstrip("/")
         if path.partition("?")[0] not in (base, base + "/"):

@@ -37,7 +37,9 @@ class HttpReply:
         if self.status >= 400:
             inner = document.get("error", {}) if isinstance(document, dict) else {}
             raise RemoteError(
-                str(inner.get("message", "refused")), code=str(inner.get("code", "client.refused")), hint=inner.get("hint")
+                str(inner.get("message", "refused")),
+                code=str(inner.get("code", "client.refused")),
+                hint=inner.get("hint"),
             )
         return document
 
@@ -110,7 +112,9 @@ class HttpsClient:
             )
         except (OSError, ssl.SSLError) as error:
             raise HostError(
-                f"cannot reach {self.host}:{self.port}: {error}", code="client.unreachable", hint="is the node running?"
+                f"cannot reach {self.host}:{self.port}: {error}",
+                code="client.unreachable",
+                hint="is the node running?",
             ) from error
 
     async def _try(

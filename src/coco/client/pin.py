@@ -83,8 +83,11 @@ class Pin:
         links = self._links(statements)
         last_known = Position.parse(self.position)
         for _ in range(len(links) + 1):
-            found = [(following, position) for (previous, following, position), signers in links.items()
-                     if previous == at and len(signers) > len(self.members) // 2]
+            found = [
+                (following, position)
+                for (previous, following, position), signers in links.items()
+                if previous == at and len(signers) > len(self.members) // 2
+            ]
             if not found:
                 break
             at, position = found[-1]
@@ -101,7 +104,7 @@ class Pin:
                 self.position = "0.0"
                 return True
         raise AttestationError(
-            "the node runs another service than the pinned one, and no majority of its members says that it continues it",
+            "the node runs another service than the pinned one, and no majority of its members says that it follows",
             code="client.other_service",
             hint="compare the service certificate with the operator, then remove the pin file",
         )

@@ -38,7 +38,15 @@ from coco.enclave.pool import Pool
 from coco.enclave.recovery import PAGE, Recovery, read_former_life, recovery_members
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
 from coco.enclave.store import Journal, Store
-from coco.errors import AccessError, BusyError, CocoError, ConfigurationError, LedgerError, NotFoundError, RequestError
+from coco.errors import (
+    AccessError,
+    BusyError,
+    CocoError,
+    ConfigurationError,
+    LedgerError,
+    NotFoundError,
+    RequestError,
+)
 from coco.ledger import cose, tables
 from coco.ledger.position import Position
 from coco.ledger.receipts import Receipt
@@ -194,9 +202,7 @@ class EnclaveNode:
         await self._open(0)
 
     def _put_wrapped_secret(self, transaction: Any, secret: _native.LedgerSecret, *, first_seqno: int) -> None:
-        members = {
-            key.decode(): pem for key, pem in transaction.scan(tables.MEMBERS_ENCRYPTION)
-        }
+        members = {key.decode(): pem for key, pem in transaction.scan(tables.MEMBERS_ENCRYPTION)}
         config = json.loads(transaction.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
         row = wrapping.wrap(
             secret,
@@ -394,7 +400,9 @@ class EnclaveNode:
             for seqno, data in enumerate(entries, first):
                 if _native.Entry.parse(data).leaf != self.journal.tree.leaf(seqno):
                     raise LedgerError(
-                        f"entry {seqno} changed during recovery", code="ledger.damaged", numbers={"entry": seqno}
+                        f"entry {seqno} changed during recovery",
+                        code="ledger.damaged",
+                        numbers={"entry": seqno},
                     )
                 writes = await self._run_off_loop(self._open_entry, seqno, data)
                 store.native.apply(seqno, writes)
@@ -411,7 +419,9 @@ class EnclaveNode:
             return self.journal.secret_at(seqno).open(data)
         except LedgerError as error:
             raise LedgerError(
-                f"entry {seqno} is damaged: its seal is broken", code="ledger.damaged", numbers={"entry": seqno}
+                f"entry {seqno} is damaged: its seal is broken",
+                code="ledger.damaged",
+                numbers={"entry": seqno},
             ) from error
 
     async def _rewrap(self, former: list[tuple[int, _native.LedgerSecret]]) -> None:
@@ -430,7 +440,11 @@ class EnclaveNode:
         await self.sequencer.write_rows(
             [
                 (tables.WRAPPED_SECRET, tables.SINGLETON, row),
-                (tables.FORMER_SECRETS, last_first.to_bytes(8, "big"), wrapping.wrap_former(last, last_first, current)),
+                (
+                    tables.FORMER_SECRETS,
+                    last_first.to_bytes(8, "big"),
+                    wrapping.wrap_former(last, last_first, current),
+                ),
             ]
         )
 
@@ -578,9 +592,7 @@ class EnclaveNode:
             "committed": str(self.committed_position()),
             "view": self.journal.view,
             "nodes": {self.identity.node_id: {"status": "Trusted", "primary": True}},
-            "members": {
-                key.decode(): value.decode() for key, value in self.store.view().scan(tables.MEMBERS_CERTS)
-            },
+            "members": {key.decode(): value.decode() for key, value in self.store.view().scan(tables.MEMBERS_CERTS)},
         }
 
     def identities(self) -> dict[str, Any]:
@@ -635,7 +647,11 @@ class EnclaveNode:
         seqno = await self.sequencer.write_rows([(tables.ACCOUNTS, account_row(caller.actor, account), row)])
         await self.sequencer.committed(seqno)
         self._callers.clear()
-        return {"account": "0x" + account.hex(), "actor": caller.actor, "transaction_id": str(self.journal.position(seqno))}
+        return {
+            "account": "0x" + account.hex(),
+            "actor": caller.actor,
+            "transaction_id": str(self.journal.position(seqno)),
+        }
 
 
 def _spki(certificate: x509.Certificate) -> bytes:

@@ -31,7 +31,13 @@ _EXIT_SECONDS = 0.2
 
 def _preload() -> None:
     """Do once, in the open, what imports lazily: after lock-down there is no file left to import from."""
-    for name in ("encodings.idna", "concurrent.futures.thread", "stringprep", "http.cookies", "starlette.formparsers"):
+    for name in (
+        "encodings.idna",
+        "concurrent.futures.thread",
+        "stringprep",
+        "http.cookies",
+        "starlette.formparsers",
+    ):
         importlib.import_module(name)
     service = ServiceIdentity.generate(0)
     key = ec.generate_private_key(ec.SECP384R1())
@@ -121,7 +127,10 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
 
 
 async def _serve(
-    inherited: dict[str, socket.socket], report: dict[str, str], measurement: str, factories: dict[str, AdapterFactory]
+    inherited: dict[str, socket.socket],
+    report: dict[str, str],
+    measurement: str,
+    factories: dict[str, AdapterFactory],
 ) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[BaseException | None] = loop.create_future()
@@ -145,6 +154,3 @@ async def _serve(
     control.send(messages.Exit(code, numbers, {"module": module}))
     await asyncio.sleep(_EXIT_SECONDS)
     return 70
-
-
-

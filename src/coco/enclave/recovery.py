@@ -76,9 +76,7 @@ async def read_former_life(
         expected_position = Position.parse(start.expected_position)
         within = 0 < expected_position.seqno <= end
         if not within or replay.entries[expected_position.seqno - 1].view != expected_position.view:
-            raise LedgerError(
-                f"the ledger does not contain {expected_position}", code="recovery.position_missing"
-            )
+            raise LedgerError(f"the ledger does not contain {expected_position}", code="recovery.position_missing")
     if discarded:
         await control.truncate(end)
     control.begin_at(end)

@@ -107,9 +107,7 @@ class Sequencer:
 
     # --- submissions ---
 
-    def accept(
-        self, runtime: AdapterRuntime, envelopes: Sequence[Envelope]
-    ) -> list[CocoError | None]:
+    def accept(self, runtime: AdapterRuntime, envelopes: Sequence[Envelope]) -> list[CocoError | None]:
         """Put envelopes into the pool; for each None or the reason of its refusal."""
         if self._draining:
             return [BusyError("the node is stopping", code="node.stopping")] * len(envelopes)

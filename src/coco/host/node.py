@@ -46,7 +46,9 @@ class NodeOptions:
     host_names: list[str] = field(default_factory=lambda: ["localhost", "127.0.0.1"])
     externals: dict[str, External] = field(default_factory=dict)
     #: Factories of the adapters in the enclave's bundle, ``module:attribute`` by name.
-    adapters: dict[str, str] = field(default_factory=lambda: {"ethereum": "coco.enclave.adapters.ethereum.adapter:adapter"})
+    adapters: dict[str, str] = field(
+        default_factory=lambda: {"ethereum": "coco.enclave.adapters.ethereum.adapter:adapter"}
+    )
     extra_path: list[str] = field(default_factory=list)
     connections_max: int = limits.CONNECTIONS_MAX
 
@@ -79,7 +81,7 @@ class Node:
         """Launch the enclave, start it on the ledger and wait until it serves.
 
         Raises:
-            HostError: the enclave ended before it was ready (code ``host.enclave_ended``), or the disk or a port failed.
+            HostError: the enclave ended before it was ready (code ``host.enclave_ended``), or a disk or port failed.
         """
         options = self.options
         options.ledger.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,8 @@ class Node:
             )
         )
         self._spawn(self._tick())
-        await asyncio.wait({self.ready, self.ended}, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {self.ready, self.ended}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not self.ready.done():
             raise HostError(self.ended.result(), code=self._exit.code if self._exit else "host.enclave_ended")
         for name, (host, port) in (
@@ -200,7 +203,7 @@ class Node:
             if external is None:
                 raise HostError(f"no external processor {name}", code="host.no_external")
             reply = messages.ExternalReply(request, True, await external(body))
-        except (OSError, CocoError, asyncio.TimeoutError):
+        except (TimeoutError, OSError, CocoError):
             reply = messages.ExternalReply(request, False, b"")
         self.send(reply)
 

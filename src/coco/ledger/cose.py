@@ -111,7 +111,9 @@ def verify(message: Sign1, key: ec.EllipticCurvePublicKey, payload: bytes | None
     s = int.from_bytes(message.signature[_HALF:], "big")
     try:
         key.verify(
-            utils.encode_dss_signature(r, s), _to_be_signed(message.protected, signed), ec.ECDSA(hashes.SHA384())
+            utils.encode_dss_signature(r, s),
+            _to_be_signed(message.protected, signed),
+            ec.ECDSA(hashes.SHA384()),
         )
     except InvalidSignature as error:
         raise RequestError("the signature does not verify", code="cose.bad_signature") from error

@@ -29,6 +29,8 @@ class Position(NamedTuple):
         match = _FORM.fullmatch(text)
         if match is None:
             raise RequestError(
-                f"{text[:40]!r} is no transaction id", code="request.bad_transaction_id", hint="write it as view.seqno, like 2.17"
+                f"{text[:40]!r} is no transaction id",
+                code="request.bad_transaction_id",
+                hint="write it as view.seqno, like 2.17",
             )
         return cls(int(match[1]), int(match[2]))

@@ -141,7 +141,7 @@ def verify(body: dict[str, Any], service: x509.Certificate) -> Position:
         )
     except LedgerError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a malformed receipt provokes has one answer
+    except Exception as error:
         raise LedgerError(f"the receipt is malformed: {error}", code="receipt.malformed") from error
     if index_of(path, signed_at.seqno) != position.seqno or position.seqno >= signed_at.seqno or position.seqno == 0:
         raise LedgerError("the path does not lead from this transaction", code="receipt.invalid")

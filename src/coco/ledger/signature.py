@@ -129,9 +129,7 @@ def verify_root(
         node_key = certificate.public_key()
         if not isinstance(node_key, ec.EllipticCurvePublicKey) or cose.key_id(node_key) != signature.node_id:
             raise LedgerError(f"the signature at {position} names another node", code="ledger.bad_signature")
-        service_key.verify(
-            certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA384())
-        )
+        service_key.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA384()))
         node_key.verify(signature.node_signature, root, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
         message = cose.parse(cose.encode(signature.protected, signature.service_signature, None))
         if message.headers.get("ccf.v1") != {"txid": str(position)}:

@@ -47,7 +47,12 @@ def identity_payload(previous: bytes, following: bytes, position: str, root: str
 
 
 def sign_as_member(
-    key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate, kind: str, payload: Any, *, created_at_s: int
+    key: ec.EllipticCurvePrivateKey,
+    certificate: x509.Certificate,
+    kind: str,
+    payload: Any,
+    *,
+    created_at_s: int,
 ) -> bytes:
     """A member's COSE message."""
     body = json.dumps(payload, sort_keys=True).encode()
@@ -75,10 +80,4 @@ def decrypt_share(encrypted: bytes, key: rsa.RSAPrivateKey) -> bytes:
 
 def binding_text(network: str, actor: str, account: bytes, nonce: str) -> str:
     """What an account signs (EIP-191) to say that it belongs to an actor."""
-    return (
-        "Coco account binding\n"
-        f"network: {network}\n"
-        f"actor: {actor}\n"
-        f"account: 0x{account.hex()}\n"
-        f"nonce: {nonce}\n"
-    )
+    return f"Coco account binding\nnetwork: {network}\nactor: {actor}\naccount: 0x{account.hex()}\nnonce: {nonce}\n"

@@ -26,7 +26,7 @@ PREDECESSOR: Final = "public:coco.internal.predecessor"
 #: The genesis as the network was founded with it: settings, adapters, platform.
 GENESIS: Final = "public:coco.gov.genesis"
 #: The current ledger secret, wrapped; and each former one, wrapped under its successor.
-WRAPPED_SECRET: Final = "public:coco.internal.wrapped_ledger_secret"
+WRAPPED_SECRET: Final = "public:coco.internal.wrapped_ledger_secret"  # noqa: S105 - the name of a table
 FORMER_SECRETS: Final = "public:coco.internal.former_ledger_secrets"
 #: Members' statements that a new service identity continues an old one (J7).
 IDENTITY_STATEMENTS: Final = "public:coco.gov.identity_statements"

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use alloy_consensus::constants::EMPTY_WITHDRAWALS;
-use alloy_consensus::{EMPTY_OMMER_ROOT_HASH, Eip658Value, Header, Receipt, Transaction as _, TxReceipt as _, Typed2718 as _};
+use alloy_consensus::{
+    EMPTY_OMMER_ROOT_HASH, Eip658Value, Header, Receipt, Transaction as _, TxReceipt as _, Typed2718 as _,
+};
 use alloy_eips::eip1559::BaseFeeParams;
 use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_eips::{eip2935, eip4788, eip7002, eip7251};
@@ -68,6 +70,9 @@ pub enum Verdict {
     NextBlock,
 }
 
+/// A block that was made, with what undoes its trie; and one verdict for each transaction of the batch.
+pub type Executed = (Option<(Block, FormerTries)>, Vec<Verdict>);
+
 /// An executed block.
 #[derive(Clone, Debug)]
 pub struct Block {
@@ -113,8 +118,7 @@ pub fn block_env(header: &Header, spec: SpecId) -> BlockEnv {
 
 /// A machine over `state`.
 pub fn machine<'a>(state: State<'a>, config: CfgEnv, block: BlockEnv) -> Machine<'a> {
-    let context: MachineContext<'a> =
-        Context::mainnet().with_db(state).with_cfg(config).with_block(block);
+    let context: MachineContext<'a> = Context::mainnet().with_db(state).with_cfg(config).with_block(block);
     context.build_mainnet()
 }
 
@@ -179,7 +183,11 @@ pub fn genesis(
     let mut state = State::new(transaction, cache)?;
     for account in accounts {
         let code_hash = state.set_code(&account.code)?;
-        let stored = StoredAccount { nonce: account.nonce, balance: account.balance, code_hash };
+        let stored = StoredAccount {
+            nonce: account.nonce,
+            balance: account.balance,
+            code_hash,
+        };
         state.set_account(&account.address, &stored)?;
         for (slot, value) in &account.storage {
             state.set_slot(&account.address, slot, &U256::from_be_bytes(value.0))?;
@@ -192,7 +200,15 @@ pub fn genesis(
     header.base_fee_per_gas = (chain.spec >= SpecId::LONDON).then(|| chain.base_fee.unwrap_or(0));
     let hash = header.hash_slow();
     state.set_block_hash(0, &hash)?;
-    Ok((Block { header, hash, transactions: Vec::new(), receipts: Vec::new() }, former))
+    Ok((
+        Block {
+            header,
+            hash,
+            transactions: Vec::new(),
+            receipts: Vec::new(),
+        },
+        former,
+    ))
 }
 
 /// Execute `batch` as the block after `parent`; `None` when nothing of it could be included.
@@ -208,7 +224,7 @@ pub fn execute(
     transaction: &mut Transaction,
     trie: &mut StateTrie,
     cache: CodeCache,
-) -> Result<(Option<(Block, FormerTries)>, Vec<Verdict>), BlockError> {
+) -> Result<Executed, BlockError> {
     let mut header = next_header(chain, parent.0, parent.1, context);
     let state = State::new(transaction, cache)?;
     let mut machine = machine(state, machine_config(chain), block_env(&header, chain.spec));
@@ -217,9 +233,18 @@ pub fn execute(
         system_call(&mut machine, eip4788::BEACON_ROOTS_ADDRESS, root.0.into())?;
     }
     if chain.spec >= SpecId::PRAGUE {
-        system_call(&mut machine, eip2935::HISTORY_STORAGE_ADDRESS, header.parent_hash.0.into())?;
+        system_call(
+            &mut machine,
+            eip2935::HISTORY_STORAGE_ADDRESS,
+            header.parent_hash.0.into(),
+        )?;
     }
-    let mut block = Block { header: Header::default(), hash: B256::ZERO, transactions: Vec::new(), receipts: Vec::new() };
+    let mut block = Block {
+        header: Header::default(),
+        hash: B256::ZERO,
+        transactions: Vec::new(),
+        receipts: Vec::new(),
+    };
     let mut verdicts = Vec::with_capacity(batch.len());
     let mut bytes = 0;
     for recovered in batch {
@@ -280,7 +305,9 @@ pub fn execute(
 
 fn system_call(machine: &mut Machine<'_>, address: Address, data: Bytes) -> Result<Bytes, BlockError> {
     let failed = |error: String| BlockError::SystemCall(address, error);
-    let outcome = machine.system_call(address, data).map_err(|error| failed(error.to_string()))?;
+    let outcome = machine
+        .system_call(address, data)
+        .map_err(|error| failed(error.to_string()))?;
     if !outcome.result.is_success() {
         return Err(failed("it reverted".to_owned()));
     }
@@ -290,8 +317,9 @@ fn system_call(machine: &mut Machine<'_>, address: Address, data: Bytes) -> Resu
 }
 
 fn seal(block: &mut Block, mut header: Header) {
-    header.transactions_root =
-        ordered_trie_root_with_encoder(&block.transactions, |recovered, out| out.extend_from_slice(&recovered.raw));
+    header.transactions_root = ordered_trie_root_with_encoder(&block.transactions, |recovered, out| {
+        out.extend_from_slice(&recovered.raw)
+    });
     let numbered: Vec<usize> = (0..block.receipts.len()).collect();
     header.receipts_root = ordered_trie_root_with_encoder(&numbered, |index, out| {
         let kind = block.transactions[*index].envelope.ty();
@@ -300,7 +328,10 @@ fn seal(block: &mut Block, mut header: Header) {
         }
         block.receipts[*index].with_bloom_ref().encode(out);
     });
-    header.logs_bloom = block.receipts.iter().fold(Bloom::ZERO, |bloom, receipt| bloom | receipt.bloom());
+    header.logs_bloom = block
+        .receipts
+        .iter()
+        .fold(Bloom::ZERO, |bloom, receipt| bloom | receipt.bloom());
     block.hash = header.hash_slow();
     block.header = header;
 }
@@ -315,7 +346,9 @@ impl Block {
     /// Gas used by one transaction alone.
     #[must_use]
     pub fn gas_used(&self, index: usize) -> u64 {
-        let before = index.checked_sub(1).map_or(0, |before| self.receipts[before].cumulative_gas_used);
+        let before = index
+            .checked_sub(1)
+            .map_or(0, |before| self.receipts[before].cumulative_gas_used);
         self.receipts[index].cumulative_gas_used - before
     }
 
@@ -328,7 +361,9 @@ impl Block {
     /// Price that one transaction pays per gas.
     #[must_use]
     pub fn effective_gas_price(&self, index: usize) -> u128 {
-        self.transactions[index].envelope.effective_gas_price(self.header.base_fee_per_gas)
+        self.transactions[index]
+            .envelope
+            .effective_gas_price(self.header.base_fee_per_gas)
     }
 
     /// Size of the block in its standard encoding.
@@ -337,12 +372,28 @@ impl Block {
         let transactions: usize = self
             .transactions
             .iter()
-            .map(|t| if t.envelope.is_legacy() { t.raw.len() } else { t.raw.as_ref().length() })
+            .map(|t| {
+                if t.envelope.is_legacy() {
+                    t.raw.len()
+                } else {
+                    t.raw.as_ref().length()
+                }
+            })
             .sum();
-        let list = RlpHeader { list: true, payload_length: transactions }.length() + transactions;
+        let list = RlpHeader {
+            list: true,
+            payload_length: transactions,
+        }
+        .length()
+            + transactions;
         let withdrawals = usize::from(self.header.withdrawals_root.is_some());
         let payload = self.header.length() + list + 1 + withdrawals;
-        RlpHeader { list: true, payload_length: payload }.length() + payload
+        RlpHeader {
+            list: true,
+            payload_length: payload,
+        }
+        .length()
+            + payload
     }
 
     /// The record that the ledger keeps: everything that cannot be computed from the rest.
@@ -356,9 +407,12 @@ impl Block {
         let mut receipts = Vec::new();
         for receipt in &self.receipts {
             let success = receipt.status.coerce_status();
-            let payload_length =
-                success.length() + receipt.cumulative_gas_used.length() + receipt.logs.length();
-            RlpHeader { list: true, payload_length }.encode(&mut receipts);
+            let payload_length = success.length() + receipt.cumulative_gas_used.length() + receipt.logs.length();
+            RlpHeader {
+                list: true,
+                payload_length,
+            }
+            .encode(&mut receipts);
             success.encode(&mut receipts);
             receipt.cumulative_gas_used.encode(&mut receipts);
             receipt.logs.encode(&mut receipts);
@@ -366,11 +420,19 @@ impl Block {
         let mut payload = Vec::new();
         self.header.encode(&mut payload);
         for part in [&transactions, &receipts] {
-            RlpHeader { list: true, payload_length: part.len() }.encode(&mut payload);
+            RlpHeader {
+                list: true,
+                payload_length: part.len(),
+            }
+            .encode(&mut payload);
             payload.extend_from_slice(part);
         }
         let mut out = Vec::with_capacity(payload.len() + 4);
-        RlpHeader { list: true, payload_length: payload.len() }.encode(&mut out);
+        RlpHeader {
+            list: true,
+            payload_length: payload.len(),
+        }
+        .encode(&mut out);
         out.extend_from_slice(&payload);
         out
     }
@@ -388,8 +450,7 @@ impl Block {
         while !list.is_empty() {
             let sender = Address::decode(&mut list)?;
             let raw = Bytes::decode(&mut list)?;
-            let recovered =
-                Recovered::trusted(raw, sender).map_err(|_| alloy_rlp::Error::Custom("a transaction"))?;
+            let recovered = Recovered::trusted(raw, sender).map_err(|_| alloy_rlp::Error::Custom("a transaction"))?;
             transactions.push(Arc::new(recovered));
         }
         let mut list = RlpHeader::decode_bytes(&mut payload, true)?;
@@ -405,7 +466,12 @@ impl Block {
         if receipts.len() != transactions.len() {
             return Err(alloy_rlp::Error::Custom("receipts and transactions differ in number"));
         }
-        Ok(Self { hash: header.hash_slow(), header, transactions, receipts })
+        Ok(Self {
+            hash: header.hash_slow(),
+            header,
+            transactions,
+            receipts,
+        })
     }
 }
 

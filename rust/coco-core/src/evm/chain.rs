@@ -46,7 +46,10 @@ pub fn predeployed(spec: SpecId) -> Vec<GenesisAccount> {
         all.push(contract(eip4788::BEACON_ROOTS_ADDRESS, &eip4788::BEACON_ROOTS_CODE));
     }
     if spec >= SpecId::PRAGUE {
-        all.push(contract(eip2935::HISTORY_STORAGE_ADDRESS, &eip2935::HISTORY_STORAGE_CODE));
+        all.push(contract(
+            eip2935::HISTORY_STORAGE_ADDRESS,
+            &eip2935::HISTORY_STORAGE_CODE,
+        ));
         all.push(contract(
             eip7002::WITHDRAWAL_REQUEST_PREDEPLOY_ADDRESS,
             &eip7002::WITHDRAWAL_REQUEST_PREDEPLOY_CODE,

@@ -36,10 +36,13 @@ pub struct Message {
     /// Call data or init code.
     pub data: Bytes,
     /// Access list.
-    pub access_list: Vec<(Address, Vec<B256>)>,
+    pub access_list: Touched,
     /// Signed authorisations (EIP-7702).
     pub authorizations: Vec<SignedAuthorization>,
 }
+
+/// Accounts and their slots.
+pub type Touched = Vec<(Address, Vec<B256>)>;
 
 /// What a query gives.
 #[derive(Clone, Debug)]
@@ -83,7 +86,11 @@ fn answer(result: &ExecutionResult) -> Answer {
 
 impl Query<'_> {
     fn gas_max(&self) -> u64 {
-        let cap = if self.chain.spec >= SpecId::OSAKA { eip7825::TX_GAS_LIMIT_CAP } else { QUERY_GAS_MAX };
+        let cap = if self.chain.spec >= SpecId::OSAKA {
+            eip7825::TX_GAS_LIMIT_CAP
+        } else {
+            QUERY_GAS_MAX
+        };
         cap.min(self.header.gas_limit)
     }
 
@@ -168,11 +175,17 @@ impl Query<'_> {
             Ok(outcome) => answer(&outcome.result),
             Err(reason) => return Ok(Answer::Refused(reason)),
         };
-        let Answer::Success(output, used) = first else { return Ok(first) };
+        let Answer::Success(output, used) = first else {
+            return Ok(first);
+        };
         // Refunds and the rule of 63/64 can make a call need more than it uses in the end.
         let mut low = used.saturating_sub(1);
         while low + 1 < high {
-            let middle = if high / 2 > low { (low + (high - low) / 2).min(low.max(used).saturating_mul(2)) } else { low + (high - low) / 2 };
+            let middle = if high / 2 > low {
+                (low + (high - low) / 2).min(low.max(used).saturating_mul(2))
+            } else {
+                low + (high - low) / 2
+            };
             let middle = middle.clamp(low + 1, high - 1);
             let fits = matches!(self.run(transaction, message, middle)?, Ok(outcome) if outcome.result.is_success());
             if fits { high = middle } else { low = middle }
@@ -185,7 +198,7 @@ impl Query<'_> {
         &self,
         transaction: &mut Transaction,
         message: &Message,
-    ) -> Result<(Answer, Vec<(Address, Vec<B256>)>), QueryError> {
+    ) -> Result<(Answer, Touched), QueryError> {
         let gas = message.gas.unwrap_or(u64::MAX).min(self.gas_max());
         let outcome = match self.run(transaction, message, gas)? {
             Ok(outcome) => outcome,
@@ -193,8 +206,11 @@ impl Query<'_> {
         };
         let mut touched = Vec::new();
         for (address, account) in &outcome.state {
-            let mut slots: Vec<B256> =
-                account.storage.keys().map(|slot| B256::from(slot.to_be_bytes::<32>())).collect();
+            let mut slots: Vec<B256> = account
+                .storage
+                .keys()
+                .map(|slot| B256::from(slot.to_be_bytes::<32>()))
+                .collect();
             slots.sort_unstable();
             let warm = *address == message.from
                 || Some(*address) == message.to

@@ -18,7 +18,11 @@ pub enum Item {
 pub fn decode(bytes: &[u8]) -> Result<Item, Error> {
     let mut rest = bytes;
     let item = next(&mut rest, 0)?;
-    if rest.is_empty() { Ok(item) } else { Err(Error::UnexpectedLength) }
+    if rest.is_empty() {
+        Ok(item)
+    } else {
+        Err(Error::UnexpectedLength)
+    }
 }
 
 fn next(rest: &mut &[u8], depth: usize) -> Result<Item, Error> {
@@ -49,7 +53,11 @@ pub fn encode(item: &Item) -> Vec<u8> {
         Item::Bytes(bytes) => alloy_rlp::Encodable::encode(bytes.as_slice(), &mut out),
         Item::List(items) => {
             let payload: Vec<u8> = items.iter().flat_map(encode).collect();
-            Header { list: true, payload_length: payload.len() }.encode(&mut out);
+            Header {
+                list: true,
+                payload_length: payload.len(),
+            }
+            .encode(&mut out);
             out.extend_from_slice(&payload);
         }
     }

@@ -22,7 +22,12 @@ use super::trie::Trie;
 use crate::store::{StoreError, TableId, Transaction};
 
 /// Names of the tables, all of kind *state*.
-pub const TABLES: [&str; 4] = ["ethereum.accounts", "ethereum.storage", "ethereum.code", "ethereum.hashes"];
+pub const TABLES: [&str; 4] = [
+    "ethereum.accounts",
+    "ethereum.storage",
+    "ethereum.code",
+    "ethereum.hashes",
+];
 /// Block hashes that BLOCKHASH can see.
 pub const HASHES_KEPT: u64 = 256;
 /// Contracts whose analysed code is kept.
@@ -46,16 +51,28 @@ pub struct StoredAccount {
 
 impl Default for StoredAccount {
     fn default() -> Self {
-        Self { nonce: 0, balance: U256::ZERO, code_hash: KECCAK_EMPTY }
+        Self {
+            nonce: 0,
+            balance: U256::ZERO,
+            code_hash: KECCAK_EMPTY,
+        }
     }
 }
 
 impl StoredAccount {
     fn encode(&self) -> Vec<u8> {
-        let code_hash: &[u8] = if self.code_hash == KECCAK_EMPTY { &[] } else { self.code_hash.as_slice() };
+        let code_hash: &[u8] = if self.code_hash == KECCAK_EMPTY {
+            &[]
+        } else {
+            self.code_hash.as_slice()
+        };
         let payload_length = self.nonce.length() + self.balance.length() + code_hash.length();
         let mut out = Vec::with_capacity(payload_length + 3);
-        Header { list: true, payload_length }.encode(&mut out);
+        Header {
+            list: true,
+            payload_length,
+        }
+        .encode(&mut out);
         self.nonce.encode(&mut out);
         self.balance.encode(&mut out);
         code_hash.encode(&mut out);
@@ -74,7 +91,11 @@ impl StoredAccount {
             32 => B256::from_slice(hash),
             _ => return Err(StoreError::Malformed("an account row")),
         };
-        Ok(Self { nonce, balance, code_hash })
+        Ok(Self {
+            nonce,
+            balance,
+            code_hash,
+        })
     }
 }
 
@@ -127,7 +148,11 @@ impl<'a> State<'a> {
 
     /// Code by its hash; empty when there is none.
     pub fn code(&mut self, hash: &B256) -> Result<Vec<u8>, StoreError> {
-        Ok(self.transaction.get(self.code, hash.as_slice())?.map(|bytes| bytes.to_vec()).unwrap_or_default())
+        Ok(self
+            .transaction
+            .get(self.code, hash.as_slice())?
+            .map(|bytes| bytes.to_vec())
+            .unwrap_or_default())
     }
 
     /// A storage slot.
@@ -139,7 +164,8 @@ impl<'a> State<'a> {
     /// Write an account.
     pub fn set_account(&mut self, address: &Address, account: &StoredAccount) -> Result<(), StoreError> {
         self.dirty.entry(*address).or_default();
-        self.transaction.put(self.accounts, address.as_slice(), account.encode())
+        self.transaction
+            .put(self.accounts, address.as_slice(), account.encode())
     }
 
     /// Write code and return its hash.
@@ -161,7 +187,8 @@ impl<'a> State<'a> {
         if value.is_zero() {
             self.transaction.remove(self.storage, &key)
         } else {
-            self.transaction.put(self.storage, &key, value.to_be_bytes_trimmed_vec())
+            self.transaction
+                .put(self.storage, &key, value.to_be_bytes_trimmed_vec())
         }
     }
 
@@ -188,7 +215,8 @@ impl<'a> State<'a> {
 
     /// Remember the hash of block `number` and forget the one that fell out of reach.
     pub fn set_block_hash(&mut self, number: u64, hash: &B256) -> Result<(), StoreError> {
-        self.transaction.put(self.hashes, &number.to_be_bytes(), hash.as_slice())?;
+        self.transaction
+            .put(self.hashes, &number.to_be_bytes(), hash.as_slice())?;
         match number.checked_sub(HASHES_KEPT) {
             Some(old) => self.transaction.remove(self.hashes, &old.to_be_bytes()),
             None => Ok(()),
@@ -221,7 +249,11 @@ impl<'a> State<'a> {
             {
                 self.set_code(code.original_byte_slice())?;
             }
-            let stored = StoredAccount { nonce: account.info.nonce, balance: account.info.balance, code_hash };
+            let stored = StoredAccount {
+                nonce: account.info.nonce,
+                balance: account.info.balance,
+                code_hash,
+            };
             if self.account(&address)?.as_ref() != Some(&stored) {
                 self.set_account(&address, &stored)?;
             }
@@ -246,7 +278,11 @@ impl<'a> State<'a> {
             if dirty.wiped || !dirty.slots.is_empty() {
                 let former = trie.storages.remove(&address);
                 former_storages.push((address, former.clone()));
-                let mut storage = if dirty.wiped { Trie::default() } else { former.unwrap_or_default() };
+                let mut storage = if dirty.wiped {
+                    Trie::default()
+                } else {
+                    former.unwrap_or_default()
+                };
                 for slot in &dirty.slots {
                     let value = self.slot(&address, slot)?;
                     set_slot(&mut storage, slot, &value);
@@ -263,7 +299,13 @@ impl<'a> State<'a> {
                 None => trie.accounts.set(hashed.as_slice(), &[]),
             }
         }
-        Ok((trie.accounts.root(), FormerTries { accounts: former_accounts, storages: former_storages }))
+        Ok((
+            trie.accounts.root(),
+            FormerTries {
+                accounts: former_accounts,
+                storages: former_storages,
+            },
+        ))
     }
 }
 
@@ -311,7 +353,11 @@ impl StateTrie {
             }
             let address = Address::from_slice(&key[..20]);
             let slot = U256::from_be_slice(&key[20..]);
-            set_slot(trie.storages.entry(address).or_default(), &slot, &U256::from_be_slice(value));
+            set_slot(
+                trie.storages.entry(address).or_default(),
+                &slot,
+                &U256::from_be_slice(value),
+            );
             Ok(())
         })?;
         each(transaction, accounts, |key, value| {
@@ -355,7 +401,10 @@ impl StateTrie {
     #[must_use]
     pub fn storage_proof(&self, address: &Address, slot: &U256) -> Vec<Vec<u8>> {
         let key = keccak256(slot.to_be_bytes::<32>());
-        self.storages.get(address).map(|trie| trie.proof(key.as_slice())).unwrap_or_default()
+        self.storages
+            .get(address)
+            .map(|trie| trie.proof(key.as_slice()))
+            .unwrap_or_default()
     }
 }
 
@@ -367,7 +416,9 @@ fn each(
     let mut after: Option<Vec<u8>> = None;
     loop {
         let page = transaction.scan(table, &[], after.as_deref(), 4096)?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
+        let Some((last, _)) = page.last() else {
+            return Ok(());
+        };
         after = Some(last.to_vec());
         for (key, value) in &page {
             visit(key, value.as_deref().unwrap_or_default())?;

@@ -6,9 +6,9 @@ use alloy_consensus::{SignableTransaction as _, Transaction as _, TxEnvelope, Ty
 use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::{Address, B256, Bytes, Signature, U256, keccak256};
 use rayon::prelude::*;
+use revm::context::TxEnv;
 use revm::context_interface::cfg::GasParams;
 use revm::context_interface::either::Either;
-use revm::context::TxEnv;
 use revm::primitives::hardfork::SpecId;
 use revm::primitives::{eip3860, eip7825};
 use thiserror::Error;
@@ -22,8 +22,12 @@ pub const TRANSACTION_BYTES_MAX: usize = 128 * 1024;
 const PARALLEL_MIN: usize = 32;
 
 /// Half of the order of secp256k1: a higher `s` is the malleable twin of a valid signature.
-const HALF_ORDER: U256 =
-    U256::from_limbs([0xdfe9_2f46_681b_20a0, 0x5d57_6e73_57a4_501d, 0xffff_ffff_ffff_ffff, 0x7fff_ffff_ffff_ffff]);
+const HALF_ORDER: U256 = U256::from_limbs([
+    0xdfe9_2f46_681b_20a0,
+    0x5d57_6e73_57a4_501d,
+    0xffff_ffff_ffff_ffff,
+    0x7fff_ffff_ffff_ffff,
+]);
 
 /// Why a transaction is not acceptable. The names are stable codes of the wire.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -139,7 +143,11 @@ impl Recovered {
 
     /// Decode without any check, for bytes that passed them before (a block record).
     pub fn trusted(raw: Bytes, sender: Address) -> Result<Self, TransactionError> {
-        Ok(Self { envelope: decode(&raw)?, raw, sender })
+        Ok(Self {
+            envelope: decode(&raw)?,
+            raw,
+            sender,
+        })
     }
 
     /// The form that the machine executes.
@@ -189,10 +197,16 @@ pub fn recover_signer(hash: &B256, signature: &Signature) -> Option<Address> {
     let mut compact = [0; 64];
     compact[..32].copy_from_slice(&signature.r().to_be_bytes::<32>());
     compact[32..].copy_from_slice(&signature.s().to_be_bytes::<32>());
-    let id = if signature.v() { RecoveryId::One } else { RecoveryId::Zero };
+    let id = if signature.v() {
+        RecoveryId::One
+    } else {
+        RecoveryId::Zero
+    };
     let parsed = RecoverableSignature::from_compact(&compact, id).ok()?;
     let key = parsed.recover_ecdsa(Message::from_digest(hash.0)).ok()?;
-    Some(Address::from_slice(&keccak256(&key.serialize_uncompressed()[1..])[12..]))
+    Some(Address::from_slice(
+        &keccak256(&key.serialize_uncompressed()[1..])[12..],
+    ))
 }
 
 fn signing_hash(envelope: &TxEnvelope) -> (B256, Signature) {
@@ -224,7 +238,11 @@ pub fn admit(raw: &[u8], rules: &Rules) -> Result<Recovered, TransactionError> {
 pub(super) fn decode_checked(raw: &[u8], rules: &Rules) -> Result<Recovered, TransactionError> {
     let envelope = decode(raw)?;
     check(&envelope, rules)?;
-    let recovered = Recovered { envelope, raw: Bytes::copy_from_slice(raw), sender: Address::ZERO };
+    let recovered = Recovered {
+        envelope,
+        raw: Bytes::copy_from_slice(raw),
+        sender: Address::ZERO,
+    };
     check_gas(&recovered, rules)?;
     Ok(recovered)
 }
@@ -264,13 +282,21 @@ fn check(envelope: &TxEnvelope, rules: &Rules) -> Result<(), TransactionError> {
     match given {
         Some(id) if id == rules.chain_id && replay_protected_ok => {}
         None if rules.allow_unprotected => {}
-        _ => return Err(TransactionError::WrongChain { given, ours: rules.chain_id }),
+        _ => {
+            return Err(TransactionError::WrongChain {
+                given,
+                ours: rules.chain_id,
+            });
+        }
     }
     if envelope.nonce() == u64::MAX {
         return Err(TransactionError::NonceAtMaximum);
     }
     let max_fee = envelope.max_fee_per_gas();
-    if envelope.max_priority_fee_per_gas().is_some_and(|priority| priority > max_fee) {
+    if envelope
+        .max_priority_fee_per_gas()
+        .is_some_and(|priority| priority > max_fee)
+    {
         return Err(TransactionError::PriorityAboveMaximum);
     }
     U256::from(envelope.gas_limit())
@@ -285,7 +311,10 @@ fn check(envelope: &TxEnvelope, rules: &Rules) -> Result<(), TransactionError> {
     }
     let limit = envelope.gas_limit();
     if rules.spec >= SpecId::OSAKA && limit > eip7825::TX_GAS_LIMIT_CAP {
-        return Err(TransactionError::GasOverCap { limit, cap: eip7825::TX_GAS_LIMIT_CAP });
+        return Err(TransactionError::GasOverCap {
+            limit,
+            cap: eip7825::TX_GAS_LIMIT_CAP,
+        });
     }
     Ok(())
 }

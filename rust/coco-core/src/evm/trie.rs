@@ -14,9 +14,18 @@ const PARALLEL_MIN: usize = 64;
 
 #[derive(Clone, Debug)]
 enum Node {
-    Leaf { path: Box<[u8]>, value: Box<[u8]> },
-    Extension { path: Box<[u8]>, child: Link },
-    Branch { children: Box<[Option<Link>; 16]>, value: Option<Box<[u8]>> },
+    Leaf {
+        path: Box<[u8]>,
+        value: Box<[u8]>,
+    },
+    Extension {
+        path: Box<[u8]>,
+        child: Link,
+    },
+    Branch {
+        children: Box<[Option<Link>; 16]>,
+        value: Option<Box<[u8]>>,
+    },
 }
 
 #[derive(Debug)]
@@ -28,14 +37,20 @@ struct Cell {
 
 impl Clone for Cell {
     fn clone(&self) -> Self {
-        Self { node: self.node.clone(), reference: OnceLock::new() }
+        Self {
+            node: self.node.clone(),
+            reference: OnceLock::new(),
+        }
     }
 }
 
 type Link = Arc<Cell>;
 
 fn link(node: Node) -> Link {
-    Arc::new(Cell { node, reference: OnceLock::new() })
+    Arc::new(Cell {
+        node,
+        reference: OnceLock::new(),
+    })
 }
 
 fn change(at: &mut Link) -> &mut Node {
@@ -67,7 +82,10 @@ fn compact(path: &[u8], leaf: bool) -> Vec<u8> {
 }
 
 fn rlp_list(payload: &[u8]) -> Vec<u8> {
-    let header = Header { list: true, payload_length: payload.len() };
+    let header = Header {
+        list: true,
+        payload_length: payload.len(),
+    };
     let mut out = Vec::with_capacity(payload.len() + 4);
     header.encode(&mut out);
     out.extend_from_slice(payload);
@@ -135,13 +153,18 @@ impl Trie {
         } else if let Some(root) = &mut self.root {
             insert(root, &path, value);
         } else {
-            self.root = Some(link(Node::Leaf { path: path.into(), value: value.into() }));
+            self.root = Some(link(Node::Leaf {
+                path: path.into(),
+                value: value.into(),
+            }));
         }
     }
 
     /// Root hash.
     pub fn root(&mut self) -> B256 {
-        let Some(root) = &self.root else { return EMPTY_ROOT_HASH };
+        let Some(root) = &self.root else {
+            return EMPTY_ROOT_HASH;
+        };
         if self.changes >= PARALLEL_MIN
             && let Node::Branch { children, .. } = &root.node
         {
@@ -191,7 +214,14 @@ fn empty_children() -> Box<[Option<Link>; 16]> {
 
 /// `node` shortened at its front, below a branch that consumed the nibbles before.
 fn with_prefix(prefix: &[u8], child: Link) -> Link {
-    if prefix.is_empty() { child } else { link(Node::Extension { path: prefix.into(), child }) }
+    if prefix.is_empty() {
+        child
+    } else {
+        link(Node::Extension {
+            path: prefix.into(),
+            child,
+        })
+    }
 }
 
 fn insert(at: &mut Link, path: &[u8], value: &[u8]) {
@@ -205,7 +235,10 @@ fn insert(at: &mut Link, path: &[u8], value: &[u8]) {
             let (mut children, mut here) = (empty_children(), None);
             let mut place = |rest: &[u8], value: &[u8]| match rest.split_first() {
                 Some((nibble, tail)) => {
-                    children[*nibble as usize] = Some(link(Node::Leaf { path: tail.into(), value: value.into() }));
+                    children[*nibble as usize] = Some(link(Node::Leaf {
+                        path: tail.into(),
+                        value: value.into(),
+                    }));
                 }
                 None => here = Some(value.into()),
             };
@@ -223,7 +256,10 @@ fn insert(at: &mut Link, path: &[u8], value: &[u8]) {
             children[own[shared] as usize] = Some(with_prefix(&own[shared + 1..], child.clone()));
             match path[shared..].split_first() {
                 Some((nibble, tail)) => {
-                    children[*nibble as usize] = Some(link(Node::Leaf { path: tail.into(), value: value.into() }));
+                    children[*nibble as usize] = Some(link(Node::Leaf {
+                        path: tail.into(),
+                        value: value.into(),
+                    }));
                 }
                 None => here = Some(value.into()),
             }
@@ -234,7 +270,12 @@ fn insert(at: &mut Link, path: &[u8], value: &[u8]) {
                 None => *here = Some(value.into()),
                 Some((nibble, tail)) => match &mut children[*nibble as usize] {
                     Some(child) => insert(child, tail, value),
-                    none => *none = Some(link(Node::Leaf { path: tail.into(), value: value.into() })),
+                    none => {
+                        *none = Some(link(Node::Leaf {
+                            path: tail.into(),
+                            value: value.into(),
+                        }))
+                    }
                 },
             }
             return;
@@ -262,11 +303,21 @@ fn remove(mut at: Link, path: &[u8]) -> Option<Link> {
                     *slot = slot.take().and_then(|child| remove(child, tail));
                 }
             }
-            let mut left = children.iter().enumerate().filter_map(|(n, child)| child.as_ref().map(|c| (n, c)));
+            let mut left = children
+                .iter()
+                .enumerate()
+                .filter_map(|(n, child)| child.as_ref().map(|c| (n, c)));
             match (left.next(), left.next(), value.as_ref()) {
                 (None, _, None) => return None,
-                (None, _, Some(value)) => return Some(link(Node::Leaf { path: [].into(), value: value.clone() })),
-                (Some((nibble, only)), None, None) => return Some(joined(&[nibble as u8], only.clone())),
+                (None, _, Some(value)) => {
+                    return Some(link(Node::Leaf {
+                        path: [].into(),
+                        value: value.clone(),
+                    }));
+                }
+                (Some((nibble, only)), None, None) => {
+                    return Some(joined(&[nibble as u8], only.clone()));
+                }
                 _ => {}
             }
         }
@@ -277,12 +328,14 @@ fn remove(mut at: Link, path: &[u8]) -> Option<Link> {
 /// `child` below the nibbles of `prefix`, merged with them where the trie's rules ask for it.
 fn joined(prefix: &[u8], child: Link) -> Link {
     match &child.node {
-        Node::Leaf { path, value } => {
-            link(Node::Leaf { path: [prefix, path].concat().into(), value: value.clone() })
-        }
-        Node::Extension { path, child } => {
-            link(Node::Extension { path: [prefix, path].concat().into(), child: child.clone() })
-        }
+        Node::Leaf { path, value } => link(Node::Leaf {
+            path: [prefix, path].concat().into(),
+            value: value.clone(),
+        }),
+        Node::Extension { path, child } => link(Node::Extension {
+            path: [prefix, path].concat().into(),
+            child: child.clone(),
+        }),
         Node::Branch { .. } => with_prefix(prefix, child),
     }
 }
@@ -293,7 +346,9 @@ fn contains(at: &Link, path: &[u8]) -> bool {
         Node::Extension { path: own, child } => path.starts_with(own) && contains(child, &path[own.len()..]),
         Node::Branch { children, value } => match path.split_first() {
             None => value.is_some(),
-            Some((nibble, tail)) => children[*nibble as usize].as_ref().is_some_and(|child| contains(child, tail)),
+            Some((nibble, tail)) => children[*nibble as usize]
+                .as_ref()
+                .is_some_and(|child| contains(child, tail)),
         },
     }
 }

@@ -42,7 +42,9 @@ pub fn check(raw: &[u8], rules: &Rules) -> Result<Wide, TransactionError> {
         Some(0xc0..) => (0, raw),
         _ => return Err(undecodable("it has no known type")),
     };
-    let Ok(Item::List(fields)) = rlp::decode(body) else { return Err(undecodable("it is no RLP list")) };
+    let Ok(Item::List(fields)) = rlp::decode(body) else {
+        return Err(undecodable("it is no RLP list"));
+    };
     // Nonce, fees, gas limit, ... behind the chain id in typed transactions; the signature is the last three.
     let (fees, gas_at, fields_count): (&[usize], usize, usize) = match kind {
         0 => (&[1], 2, 9),
@@ -76,7 +78,11 @@ pub fn check(raw: &[u8], rules: &Rules) -> Result<Wide, TransactionError> {
     let mut narrowed = transaction::decode_checked(&narrow_raw, rules)?;
     let (hash, signature) = signing_hash(kind, &fields, rules)?;
     narrowed.sender = transaction::signer_of(&hash, &signature, rules)?;
-    Ok(Wide { hash: keccak256(raw), sender: narrowed.sender, narrowed })
+    Ok(Wide {
+        hash: keccak256(raw),
+        sender: narrowed.sender,
+        narrowed,
+    })
 }
 
 fn signing_hash(kind: u8, fields: &[Item], rules: &Rules) -> Result<(B256, Signature), TransactionError> {
@@ -88,7 +94,8 @@ fn signing_hash(kind: u8, fields: &[Item], rules: &Rules) -> Result<(B256, Signa
         v
     } else if v >= U256::from(35) {
         signed.extend([uint(U256::from(rules.chain_id)), uint(U256::ZERO), uint(U256::ZERO)]);
-        v.checked_sub(U256::from(35 + 2 * rules.chain_id)).ok_or(TransactionError::BadSignature)?
+        v.checked_sub(U256::from(35 + 2 * rules.chain_id))
+            .ok_or(TransactionError::BadSignature)?
     } else {
         v.checked_sub(U256::from(27)).ok_or(TransactionError::BadSignature)?
     };

@@ -148,7 +148,10 @@ impl Table {
                 None => Err(StoreError::InLedger(current.version)),
             };
         }
-        let past = self.past.get(key).and_then(|all| all.iter().find(|p| p.from <= version && version < p.until));
+        let past = self
+            .past
+            .get(key)
+            .and_then(|all| all.iter().find(|p| p.from <= version && version < p.until));
         Ok(past.map(|p| (p.from, p.value.clone())))
     }
 }
@@ -218,7 +221,10 @@ impl Store {
             return if self.tables[id as usize].kind == kind {
                 Ok(id)
             } else {
-                Err(StoreError::BadTable(name.to_owned(), "it is declared with another kind"))
+                Err(StoreError::BadTable(
+                    name.to_owned(),
+                    "it is declared with another kind",
+                ))
             };
         }
         if self.tables.len() >= TABLES_MAX {
@@ -238,7 +244,10 @@ impl Store {
 
     /// The number of a declared table.
     pub fn table(&self, name: &str) -> Result<TableId, StoreError> {
-        self.names.get(name).copied().ok_or_else(|| StoreError::NoTable(name.to_owned()))
+        self.names
+            .get(name)
+            .copied()
+            .ok_or_else(|| StoreError::NoTable(name.to_owned()))
     }
 
     /// The kind of a table.
@@ -247,7 +256,9 @@ impl Store {
     }
 
     fn by_id(&self, id: TableId) -> Result<&Table, StoreError> {
-        self.tables.get(id as usize).ok_or_else(|| StoreError::NoTable(id.to_string()))
+        self.tables
+            .get(id as usize)
+            .ok_or_else(|| StoreError::NoTable(id.to_string()))
     }
 
     /// Newest version.
@@ -270,7 +281,11 @@ impl Store {
 
     fn check_version(&self, version: u64) -> Result<(), StoreError> {
         if version < self.oldest || version > self.latest {
-            return Err(StoreError::VersionUnavailable { version, oldest: self.oldest, latest: self.latest });
+            return Err(StoreError::VersionUnavailable {
+                version,
+                oldest: self.oldest,
+                latest: self.latest,
+            });
         }
         Ok(())
     }
@@ -335,7 +350,10 @@ impl Store {
     /// Apply the write set of `version`, which must be the next one.
     pub fn apply(&mut self, version: u64, writes: &WriteSet) -> Result<(), StoreError> {
         if version != self.latest + 1 {
-            return Err(StoreError::OutOfOrder { given: version, latest: self.latest });
+            return Err(StoreError::OutOfOrder {
+                given: version,
+                latest: self.latest,
+            });
         }
         // Everything is checked before anything changes, so that a refused write set leaves no trace.
         let mut ids = Vec::with_capacity(writes.tables.len());
@@ -344,13 +362,20 @@ impl Store {
             let table = &self.tables[id as usize];
             if table.kind == TableKind::Log {
                 let rewritten = |key: &Key| table.current.contains_key(key);
-                if table_writes.iter().any(|(key, value)| value.is_none() || rewritten(key)) {
+                if table_writes
+                    .iter()
+                    .any(|(key, value)| value.is_none() || rewritten(key))
+                {
                     return Err(StoreError::LogIsAppendOnly(name.clone()));
                 }
             }
             ids.push(id);
         }
-        let mut touched = Touched { version, created: Vec::new(), overwritten: Vec::new() };
+        let mut touched = Touched {
+            version,
+            created: Vec::new(),
+            overwritten: Vec::new(),
+        };
         for (id, (_, table_writes)) in ids.into_iter().zip(&writes.tables) {
             self.apply_table(id, version, table_writes, &mut touched);
         }
@@ -372,17 +397,32 @@ impl Store {
                         self.log_cache.push_back((id, key.clone(), bytes));
                         self.log_cache_bytes += bytes;
                     }
-                    table.current.insert(key.clone(), Current { version, value: Some(value.clone()) })
+                    table.current.insert(
+                        key.clone(),
+                        Current {
+                            version,
+                            value: Some(value.clone()),
+                        },
+                    )
                 }
                 None => table.current.remove(key),
             };
             match former {
-                Some(Current { version: from, value: Some(old) }) => {
-                    let past = Past { from, until: version, value: old };
+                Some(Current {
+                    version: from,
+                    value: Some(old),
+                }) => {
+                    let past = Past {
+                        from,
+                        until: version,
+                        value: old,
+                    };
                     table.past.entry(key.clone()).or_default().push(past);
                     touched.overwritten.push((id, key.clone()));
                 }
-                Some(Current { value: None, .. }) => unreachable!("log tables are append-only: checked before"),
+                Some(Current { value: None, .. }) => {
+                    unreachable!("log tables are append-only: checked before")
+                }
                 None if value.is_some() => touched.created.push((id, key.clone())),
                 None => {}
             }
@@ -392,7 +432,10 @@ impl Store {
     /// Nothing up to `version` will ever be rolled back.
     pub fn commit(&mut self, version: u64) -> Result<(), StoreError> {
         if version > self.latest || version < self.committed {
-            return Err(StoreError::OutOfOrder { given: version, latest: self.latest });
+            return Err(StoreError::OutOfOrder {
+                given: version,
+                latest: self.latest,
+            });
         }
         for touched in self.touched.iter_mut().rev() {
             if touched.version <= version && touched.version > self.committed {
@@ -409,7 +452,9 @@ impl Store {
 
     fn trim_log_cache(&mut self) {
         while self.log_cache_bytes > self.log_cache_bytes_max {
-            let Some((id, key, bytes)) = self.log_cache.pop_front() else { return };
+            let Some((id, key, bytes)) = self.log_cache.pop_front() else {
+                return;
+            };
             let table = &mut self.tables[id as usize];
             if let Some(current) = table.current.get_mut(&key) {
                 if current.version > self.committed {
@@ -426,13 +471,21 @@ impl Store {
     /// Undo every version above `to`.
     pub fn roll_back(&mut self, to: u64) -> Result<(), StoreError> {
         if to < self.committed {
-            return Err(StoreError::Committed { to, committed: self.committed });
+            return Err(StoreError::Committed {
+                to,
+                committed: self.committed,
+            });
         }
         if to > self.latest {
-            return Err(StoreError::OutOfOrder { given: to, latest: self.latest });
+            return Err(StoreError::OutOfOrder {
+                given: to,
+                latest: self.latest,
+            });
         }
         while self.touched.back().is_some_and(|touched| touched.version > to) {
-            let Some(touched) = self.touched.pop_back() else { break };
+            let Some(touched) = self.touched.pop_back() else {
+                break;
+            };
             for (id, key) in touched.created {
                 let table = &mut self.tables[id as usize];
                 table.current.remove(&key);
@@ -450,7 +503,13 @@ impl Store {
                 let table = &mut self.tables[id as usize];
                 if let Some(all) = table.past.get_mut(&key) {
                     if let Some(past) = all.pop() {
-                        table.current.insert(key.clone(), Current { version: past.from, value: Some(past.value) });
+                        table.current.insert(
+                            key.clone(),
+                            Current {
+                                version: past.from,
+                                value: Some(past.value),
+                            },
+                        );
                     }
                     if all.is_empty() {
                         table.past.remove(&key);
@@ -466,13 +525,19 @@ impl Store {
     /// Forget what only reads below `oldest` need.
     pub fn prune(&mut self, oldest: u64) -> Result<(), StoreError> {
         if oldest > self.committed {
-            return Err(StoreError::VersionUnavailable { version: oldest, oldest: self.oldest, latest: self.committed });
+            return Err(StoreError::VersionUnavailable {
+                version: oldest,
+                oldest: self.oldest,
+                latest: self.committed,
+            });
         }
         if oldest <= self.oldest {
             return Ok(());
         }
         while self.touched.front().is_some_and(|touched| touched.version <= oldest) {
-            let Some(touched) = self.touched.pop_front() else { break };
+            let Some(touched) = self.touched.pop_front() else {
+                break;
+            };
             for (id, key) in touched.overwritten {
                 let table = &mut self.tables[id as usize];
                 if let Some(all) = table.past.get_mut(&key) {
@@ -492,7 +557,9 @@ impl Store {
     /// Keyed, because a plain digest of low-entropy state can be guessed (K6).
     #[must_use]
     pub fn digest(&self, key: &[u8]) -> [u8; 32] {
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { unreachable!("HMAC takes keys of any length") };
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+            unreachable!("HMAC takes keys of any length")
+        };
         let mut names: Vec<_> = self.names.iter().collect();
         names.sort();
         let sized = |mac: &mut Hmac<Sha256>, bytes: &[u8]| {

@@ -87,7 +87,11 @@ impl Transaction {
     pub fn put(&mut self, table: TableId, key: &[u8], value: impl Into<Value>) -> Result<(), StoreError> {
         let value = value.into();
         if value.len() > VALUE_BYTES_MAX {
-            return Err(StoreError::TooLarge { what: "value", bytes: value.len(), limit: VALUE_BYTES_MAX });
+            return Err(StoreError::TooLarge {
+                what: "value",
+                bytes: value.len(),
+                limit: VALUE_BYTES_MAX,
+            });
         }
         self.write(table, key, Some(value))
     }
@@ -99,7 +103,11 @@ impl Transaction {
 
     fn write(&mut self, table: TableId, key: &[u8], value: Option<Value>) -> Result<(), StoreError> {
         if key.len() > KEY_BYTES_MAX {
-            return Err(StoreError::TooLarge { what: "key", bytes: key.len(), limit: KEY_BYTES_MAX });
+            return Err(StoreError::TooLarge {
+                what: "key",
+                bytes: key.len(),
+                limit: KEY_BYTES_MAX,
+            });
         }
         {
             let guard = read_lock(&self.store);
@@ -130,11 +138,18 @@ impl Transaction {
         let overlay = self.writes.get(&table);
         let removed = overlay.map_or(0, |writes| writes.values().filter(|value| value.is_none()).count());
         let base = read_lock(&self.store).scan(table, prefix, after, self.version, limit.saturating_add(removed))?;
-        let Some(overlay) = overlay else { return Ok(base) };
+        let Some(overlay) = overlay else {
+            return Ok(base);
+        };
         // When the base was cut off by its limit, overlay keys beyond its end must wait for the next page.
-        let end = (base.len() == limit.saturating_add(removed)).then(|| base.last().map(|(key, _)| key.clone())).flatten();
+        let end = (base.len() == limit.saturating_add(removed))
+            .then(|| base.last().map(|(key, _)| key.clone()))
+            .flatten();
         let mut merged: BTreeMap<Key, Option<Value>> = base.into_iter().collect();
-        for (key, value) in overlay.range(Key::from_slice(prefix)..).take_while(|(key, _)| key.starts_with(prefix)) {
+        for (key, value) in overlay
+            .range(Key::from_slice(prefix)..)
+            .take_while(|(key, _)| key.starts_with(prefix))
+        {
             if after.is_some_and(|after| key.as_slice() <= after) || end.as_ref().is_some_and(|end| key > end) {
                 continue;
             }
@@ -158,7 +173,9 @@ impl Transaction {
             return Err(StoreError::NoSavepoint);
         }
         while self.undo.len() > savepoint.0 {
-            let Some(Undo { table, key, former }) = self.undo.pop() else { break };
+            let Some(Undo { table, key, former }) = self.undo.pop() else {
+                break;
+            };
             let writes = self.writes.entry(table).or_default();
             match former {
                 Some(value) => writes.insert(key, value),
@@ -189,7 +206,10 @@ impl Transaction {
 
     fn check_reads(&self, store: &Store) -> Result<(), StoreError> {
         let conflict = |table: TableId| -> Result<(), StoreError> {
-            Err(StoreError::Conflict { table: store.by_id(table)?.name.clone(), version: self.version })
+            Err(StoreError::Conflict {
+                table: store.by_id(table)?.name.clone(),
+                version: self.version,
+            })
         };
         for &table in &self.scanned {
             if store.written_after(table, self.version) {

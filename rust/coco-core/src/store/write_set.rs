@@ -22,7 +22,11 @@ impl Domain {
     /// The domain of a table.
     #[must_use]
     pub fn of(table: &str) -> Self {
-        if table.starts_with("public:") { Self::Public } else { Self::Private }
+        if table.starts_with("public:") {
+            Self::Public
+        } else {
+            Self::Private
+        }
     }
 }
 

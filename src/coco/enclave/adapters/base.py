@@ -134,7 +134,13 @@ class AdapterError(CocoError):
     http_status = 400
 
     def __init__(
-        self, message: str, *, code: str | None = None, rpc_code: int = -32000, data: Any = None, hint: str | None = None
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        rpc_code: int = -32000,
+        data: Any = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(message, code=code, hint=hint)
         self.rpc_code = rpc_code

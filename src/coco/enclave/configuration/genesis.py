@@ -84,7 +84,8 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
                 "a production network does not accept platform virtual", code="configuration.insecure_virtual"
             )
         seen: set[str] = set()
-        for actor in [*self.members, *self.participants]:
+        actors: list[Member | Participant] = [*self.members, *self.participants]
+        for actor in actors:
             try:
                 name = fingerprint(x509.load_pem_x509_certificate(actor.cert.encode()))
             except ValueError as error:

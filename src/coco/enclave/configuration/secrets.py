@@ -37,7 +37,12 @@ def binding(service_key: bytes, first_seqno: int, members: Mapping[str, bytes], 
 
 
 def wrap(
-    secret: LedgerSecret, *, service_key: bytes, first_seqno: int, members: Mapping[str, bytes], threshold: int
+    secret: LedgerSecret,
+    *,
+    service_key: bytes,
+    first_seqno: int,
+    members: Mapping[str, bytes],
+    threshold: int,
 ) -> bytes:
     """Row that keeps ``secret``: JSON with the wrapped secret and one encrypted share for each member.
 
@@ -68,7 +73,9 @@ def wrap(
     return json.dumps(row, sort_keys=True, separators=(",", ":")).encode()
 
 
-def unwrap(row: bytes, shares: list[bytes], *, service_key: bytes, members: Mapping[str, bytes]) -> tuple[int, LedgerSecret]:
+def unwrap(
+    row: bytes, shares: list[bytes], *, service_key: bytes, members: Mapping[str, bytes]
+) -> tuple[int, LedgerSecret]:
     """The secret of a row and its first seqno, from enough shares.
 
     Raises:

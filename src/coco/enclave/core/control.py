@@ -129,7 +129,7 @@ class Control(asyncio.Protocol):
         self.send(messages.ExternalCall(number, name, body))
         try:
             reply = await asyncio.wait_for(future, timeout_s)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise BusyError("an external processor did not answer", code="external.unreachable") from error
         finally:
             self._externals.pop(number, None)

@@ -32,10 +32,17 @@ def _name(text: str) -> x509.Name:
 
 
 def _usage(**chosen: bool) -> x509.KeyUsage:
-    every = (
-        "digital_signature content_commitment key_encipherment data_encipherment key_agreement "
-        "key_cert_sign crl_sign encipher_only decipher_only"
-    ).split()
+    every = [
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    ]
     return x509.KeyUsage(**{name: chosen.get(name, False) for name in every})
 
 
@@ -91,17 +98,13 @@ class ServiceIdentity:
         """DER SubjectPublicKeyInfo."""
         return cose.spki(self.key.public_key())
 
-    def endorse(
-        self, node_key: ec.EllipticCurvePublicKey, host_names: Sequence[str], time_ms: int
-    ) -> x509.Certificate:
+    def endorse(self, node_key: ec.EllipticCurvePublicKey, host_names: Sequence[str], time_ms: int) -> x509.Certificate:
         """Certificate of a node, under this service."""
         return (
             _builder("Coco Node", "Coco Service", node_key, time_ms)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(digital_signature=True), critical=True)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in host_names]), critical=False)
             .add_extension(
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
@@ -127,7 +130,7 @@ class NodeIdentity:
 def tls_context(
     node: NodeIdentity, service: ServiceIdentity, client_anchors: str, alpn: Sequence[str]
 ) -> ssl.SSLContext:
-    """TLS 1.3 server context that lets clients with a certificate under ``client_anchors`` (PEM), and anonymous ones, in.
+    """TLS 1.3 context that lets in clients with a certificate under ``client_anchors`` (PEM), and anonymous ones.
 
     No session tickets: a removed actor must not come back by resumption (G4).
     """

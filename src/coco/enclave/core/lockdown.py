@@ -35,21 +35,85 @@ _SIGKILL: Final = 9
 #: The one folder of the private root: keys pass through it on their way into the TLS library.
 KEY_FOLDER: Final = "/keys"
 
-_ALLOWED: Final = """
-    read write readv writev recvfrom sendto sendmsg close shutdown accept4
-    epoll_wait epoll_pwait epoll_pwait2 epoll_ctl poll ppoll select pselect6
-    futex munmap mremap madvise brk fstat lseek getrandom
-    clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time
-    rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall
-    getpid gettid getuid geteuid getgid getegid getrusage tgkill
-    exit exit_group sched_yield sched_getaffinity rseq set_robust_list membarrier
-    getsockname getpeername getsockopt setsockopt
-    openat unlink stat lstat newfstatat
-""".split()
-_KILLED: Final = """
-    ptrace process_vm_readv process_vm_writev execve execveat bpf io_uring_setup
-    kexec_load init_module finit_module mount pidfd_getfd userfaultfd perf_event_open
-""".split()
+_ALLOWED: Final = [
+    "read",
+    "write",
+    "readv",
+    "writev",
+    "recvfrom",
+    "sendto",
+    "sendmsg",
+    "close",
+    "shutdown",
+    "accept4",
+    "epoll_wait",
+    "epoll_pwait",
+    "epoll_pwait2",
+    "epoll_ctl",
+    "poll",
+    "ppoll",
+    "select",
+    "pselect6",
+    "futex",
+    "munmap",
+    "mremap",
+    "madvise",
+    "brk",
+    "fstat",
+    "lseek",
+    "getrandom",
+    "clock_gettime",
+    "clock_getres",
+    "clock_nanosleep",
+    "nanosleep",
+    "gettimeofday",
+    "time",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "sigaltstack",
+    "restart_syscall",
+    "getpid",
+    "gettid",
+    "getuid",
+    "geteuid",
+    "getgid",
+    "getegid",
+    "getrusage",
+    "tgkill",
+    "exit",
+    "exit_group",
+    "sched_yield",
+    "sched_getaffinity",
+    "rseq",
+    "set_robust_list",
+    "membarrier",
+    "getsockname",
+    "getpeername",
+    "getsockopt",
+    "setsockopt",
+    "openat",
+    "unlink",
+    "stat",
+    "lstat",
+    "newfstatat",
+]
+_KILLED: Final = [
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "execve",
+    "execveat",
+    "bpf",
+    "io_uring_setup",
+    "kexec_load",
+    "init_module",
+    "finit_module",
+    "mount",
+    "pidfd_getfd",
+    "userfaultfd",
+    "perf_event_open",
+]
 
 
 def _fail(what: str) -> None:
@@ -84,7 +148,7 @@ def _private_root() -> None:
         _fail("make mounts private")
     # ramfs: unlike tmpfs it is never written to swap.
     options = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    root = b"/tmp"  # noqa: S108 - only a mount point inside our own mount namespace
+    root = b"/tmp"
     if _libc.mount(b"ramfs", root, b"ramfs", options, b"mode=700") != 0:
         _fail("mount ramfs")
     os.mkdir("/tmp/old")  # noqa: S108, PTH102
@@ -150,9 +214,7 @@ def _seccomp() -> None:
     rules.add_rule(pyseccomp.ALLOW, "ioctl", pyseccomp.Arg(1, pyseccomp.EQ, _FIONBIO))
     for command in (_F_GETFL, _F_SETFL):
         rules.add_rule(pyseccomp.ALLOW, "fcntl", pyseccomp.Arg(1, pyseccomp.EQ, command))
-    rules.add_rule(
-        pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD)
-    )
+    rules.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))
     rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
     for name in _KILLED:
         rules.add_rule(pyseccomp.KILL_PROCESS, name)

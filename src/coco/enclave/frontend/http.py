@@ -94,7 +94,7 @@ def _simple_error(code: str, message: str) -> bytes:
 class Acceptor:
     """Accepts streams of one inherited socket and gives each a limited time for its TLS handshake.
 
-    Written out because the event loop's own ``ssl_handshake_timeout`` has no effect on a server (uvloop 0.23, verified):
+    Written out because the event loop's own ``ssl_handshake_timeout`` has no effect on a server (uvloop 0.23):
     half-open connections would stay for ever.
     """
 
@@ -123,9 +123,7 @@ class Acceptor:
     async def _handshake(self, stream: socket.socket) -> None:
         try:
             async with asyncio.timeout(limits.HANDSHAKE_SECONDS_MAX):
-                await self._loop.connect_accepted_socket(
-                    lambda: Connection(self._listener), stream, ssl=self._context
-                )
+                await self._loop.connect_accepted_socket(lambda: Connection(self._listener), stream, ssl=self._context)
         except (OSError, ssl.SSLError, TimeoutError):
             stream.close()  # a client that cannot or will not finish: nothing to tell, nothing to keep
 

@@ -40,7 +40,11 @@ def error_object(error: CocoError) -> dict[str, Any]:
 
 
 def _failure(identity: Any, code: int, message: str, stable: str) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": identity, "error": {"code": code, "message": message, "data": {"code": stable}}}
+    return {
+        "jsonrpc": "2.0",
+        "id": identity,
+        "error": {"code": code, "message": message, "data": {"code": stable}},
+    }
 
 
 class JsonRpc:
@@ -86,7 +90,11 @@ class JsonRpc:
         reply(_encode([answer for answer in answers if answer is not None]))
 
     def _submit(
-        self, runtime: AdapterRuntime, document: dict[str, Any], caller: Caller, reply: Callable[[bytes], None]
+        self,
+        runtime: AdapterRuntime,
+        document: dict[str, Any],
+        caller: Caller,
+        reply: Callable[[bytes], None],
     ) -> None:
         identity = document.get("id")
         name, params = document["method"], document.get("params")
@@ -95,7 +103,15 @@ class JsonRpc:
             if isinstance(answer, CocoError):
                 reply(_encode({"jsonrpc": "2.0", "id": identity, "error": error_object(answer)}))
             else:
-                reply(_encode({"jsonrpc": "2.0", "id": identity, "result": adapter.accepted(request, [answer]).value}))
+                reply(
+                    _encode(
+                        {
+                            "jsonrpc": "2.0",
+                            "id": identity,
+                            "result": adapter.accepted(request, [answer]).value,
+                        }
+                    )
+                )
 
         request, adapter = Request(name, params if params is not None else []), runtime.adapter
         try:
@@ -110,7 +126,11 @@ class JsonRpc:
         if not isinstance(document, dict):
             return _failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")
         identity, name = document.get("id"), document.get("method")
-        if not isinstance(name, str) or not isinstance(identity, str | int | float | None) or isinstance(identity, bool):
+        if (
+            not isinstance(name, str)
+            or not isinstance(identity, str | int | float | None)
+            or isinstance(identity, bool)
+        ):
             return _failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")
         params = document.get("params")
         if params is None:
@@ -125,5 +145,7 @@ class JsonRpc:
             self._failed(error)
             return _failure(identity, INTERNAL_ERROR, "the node failed to serve this", "node.internal")
         if reply is None:
-            return _failure(identity, METHOD_NOT_FOUND, f"the method {name[:80]} does not exist", "rpc.method_not_found")
+            return _failure(
+                identity, METHOD_NOT_FOUND, f"the method {name[:80]} does not exist", "rpc.method_not_found"
+            )
         return {"jsonrpc": "2.0", "id": identity, "result": reply.value}

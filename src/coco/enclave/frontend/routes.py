@@ -36,7 +36,10 @@ def json_response(value: Any, status: int = 200) -> Response:
 def error_response(error: CocoError) -> Response:
     """The answer for a refusal, with its code in a header too."""
     return Response(
-        error_body(error), error.http_status, media_type="application/json", headers={"x-ms-error-code": error.code}
+        error_body(error),
+        error.http_status,
+        media_type="application/json",
+        headers={"x-ms-error-code": error.code},
     )
 
 

@@ -10,7 +10,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from coco import limits
-from coco.enclave.adapters.base import AdapterError, Caller, CallerKind, Envelope, Reply, Request, Route, RouteKind
+from coco.enclave.adapters.base import (
+    AdapterError,
+    Caller,
+    CallerKind,
+    Envelope,
+    Reply,
+    Request,
+    Route,
+    RouteKind,
+)
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
 from coco.errors import AccessError, BusyError, CocoError
 
@@ -148,7 +157,7 @@ class Service:
     async def _wait(self, envelope: Envelope, outcome: asyncio.Future[str]) -> None:
         try:
             reason = await asyncio.wait_for(outcome, limits.COMMIT_SECONDS_MAX)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise AdapterError(
                 "the transaction was accepted but is not committed yet",
                 code="node.not_committed_in_time",

@@ -75,7 +75,12 @@ class Streams:
                 return _encode({"jsonrpc": "2.0", "id": identity, "error": error_object(error)})
             return _encode({"jsonrpc": "2.0", "id": identity, "result": result})
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._rpc.handle(text.encode(), session.caller(), lambda data: reply.done() or reply.set_result(data))
+
+        def answered(data: bytes) -> None:
+            if not reply.done():
+                reply.set_result(data)
+
+        self._rpc.handle(text.encode(), session.caller(), answered)
         return await reply
 
     def _subscribe(self, session: WebSocketSession, params: list[Any], streams: dict[str, asyncio.Task[None]]) -> str:
@@ -89,7 +94,9 @@ class Streams:
             try:
                 async for event in events:
                     body = {"subscription": name, "result": event}
-                    await session.send(_encode({"jsonrpc": "2.0", "method": "eth_subscription", "params": body}).decode())
+                    await session.send(
+                        _encode({"jsonrpc": "2.0", "method": "eth_subscription", "params": body}).decode()
+                    )
             except CocoError as error:
                 body = {"subscription": name, "error": error_object(error)}
                 await session.send(_encode({"jsonrpc": "2.0", "method": "eth_subscription", "params": body}).decode())

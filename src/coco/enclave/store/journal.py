@@ -145,7 +145,7 @@ class Journal:
         index = bisect_right(self._signatures, seqno)
         if seqno in self._signatures[max(0, index - 1) : index]:
             raise NotFoundError("a signature entry has no transaction receipt", code="ledger.no_receipt")
-        if not 0 < seqno or index >= len(self._signatures) or self._signatures[index] > committed_signature:
+        if not seqno > 0 or index >= len(self._signatures) or self._signatures[index] > committed_signature:
             raise NotFoundError(f"entry {seqno} is not committed here", code="ledger.no_receipt")
         at = self._signatures[index]
         rows = dict[str, bytes]()

@@ -14,7 +14,7 @@ _PAGE = 1000
 
 
 class StoreView:
-    """What the store held at one version. Reads of state tables answer at once, reads of log tables may ask the host."""
+    """What the store held at one version. State tables answer at once, log tables may ask the host."""
 
     def __init__(self, store: Store, version: int) -> None:
         self.version = version

@@ -49,7 +49,9 @@ class NonceOrder(PoolPolicy):
             transaction: Transaction = envelope.payload
             nonce, balance = states[transaction.sender]
             if transaction.nonce < nonce:
-                verdicts.append(refused(f"nonce too low: next nonce {nonce}, tx nonce {transaction.nonce}", "nonce_too_low"))
+                verdicts.append(
+                    refused(f"nonce too low: next nonce {nonce}, tx nonce {transaction.nonce}", "nonce_too_low")
+                )
             elif transaction.cost > balance:
                 verdicts.append(
                     refused(

@@ -26,7 +26,10 @@ Method = Callable[["EthereumAdapter", Request, Caller, StoreView], Awaitable[Any
 _INVALID_PARAMS = -32602
 _LIMIT_EXCEEDED = -32005
 _REVERTED = 3
-_SUBMISSIONS = {"eth_sendRawTransaction": RouteKind.SUBMIT, "eth_sendRawTransactionSync": RouteKind.SUBMIT_AND_WAIT}
+_SUBMISSIONS = {
+    "eth_sendRawTransaction": RouteKind.SUBMIT,
+    "eth_sendRawTransactionSync": RouteKind.SUBMIT_AND_WAIT,
+}
 _FEE_HISTORY_MAX = 1024
 _ERROR_SELECTOR = bytes.fromhex("08c379a0")
 _PANIC_SELECTOR = bytes.fromhex("4e487b71")
@@ -35,7 +38,7 @@ METHODS: dict[str, Method] = {}
 
 
 def _method(function: Method) -> Method:
-    METHODS[function.__name__] = function  # type: ignore[attr-defined]
+    METHODS[function.__name__] = function
     return function
 
 
@@ -144,7 +147,9 @@ async def _state(adapter: EthereumAdapter, tag: Any, view: StoreView) -> tuple[B
         return block, view.at(adapter.version_of(block.number, view))
     except StoreError as error:
         raise AdapterError(
-            "the state of this block is no longer held", code="ethereum.state_pruned", hint="ask for a newer block"
+            "the state of this block is no longer held",
+            code="ethereum.state_pruned",
+            hint="ask for a newer block",
         ) from error
 
 
@@ -507,7 +512,8 @@ async def _query(
         raise bad_params("a call is an object")
     if _param(request, 2, None) is not None or _param(request, 3, None) is not None:
         raise AdapterError(
-            "state and block overrides are refused: they bypass a contract's own rules", code="ethereum.override_refused"
+            "state and block overrides are refused: they bypass a contract's own rules",
+            code="ethereum.override_refused",
         )
     visibility.require(visibility.contracts(caller), "a contract")
     claimed = call.get("from")
@@ -620,7 +626,9 @@ async def _logs(
     last = min(last, adapter.committed_number)
     if last - first >= limits.LOGS_BLOCKS_MAX:
         raise AdapterError(
-            f"a query covers at most {limits.LOGS_BLOCKS_MAX} blocks", code="ethereum.range_too_large", rpc_code=_LIMIT_EXCEEDED
+            f"a query covers at most {limits.LOGS_BLOCKS_MAX} blocks",
+            code="ethereum.range_too_large",
+            rpc_code=_LIMIT_EXCEEDED,
         )
     found: list[Any] = []
     for number in range(first, last + 1):
@@ -631,7 +639,9 @@ async def _logs(
                 found.append(block.log(index, position))
         if len(found) > limits.LOGS_MAX:
             raise AdapterError(
-                f"a query returns at most {limits.LOGS_MAX} logs", code="ethereum.too_many_logs", rpc_code=_LIMIT_EXCEEDED
+                f"a query returns at most {limits.LOGS_MAX} logs",
+                code="ethereum.too_many_logs",
+                rpc_code=_LIMIT_EXCEEDED,
             )
     return found
 

@@ -1,0 +1,58 @@
+"""Code identity is the product's claim: the wheel is byte-identical wherever it is built."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+COPIED = ("src", "rust", "scripts", "pyproject.toml", "README.md", "LICENSE")
+
+
+def build(base: Path, name: str) -> bytes:
+    """Build in a folder, with a HOME, CARGO_HOME and PATH of its own."""
+    tree = base / name / "source"
+    tree.mkdir(parents=True)
+    for item in COPIED:
+        ignore = shutil.ignore_patterns("target", "__pycache__", "*.so")
+        if (ROOT / item).is_dir():
+            shutil.copytree(ROOT / item, tree / item, ignore=ignore)
+        else:
+            shutil.copy(ROOT / item, tree / item)
+    home, cargo_home, tools = base / name / "home", base / name / "cargo-home", base / name / "bin"
+    home.mkdir()
+    tools.mkdir()
+    # Downloaded sources are shared, but reached by another path: the path is what must not show in the wheel.
+    cargo_home.mkdir()
+    original = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"))
+    for item in ("registry", "git", "config.toml"):
+        if (original / item).is_dir():
+            shutil.copytree(original / item, cargo_home / item, symlinks=True)
+        elif (original / item).exists():
+            shutil.copy(original / item, cargo_home / item)
+    for tool in ("cargo", "rustc"):
+        found = subprocess.run(["rustup", "which", tool], capture_output=True, text=True)
+        os.symlink(found.stdout.strip() or shutil.which(tool), tools / tool)
+    os.symlink(sys.executable, tools / "python3")
+    path = f"{tools}:{Path(sys.executable).parent}:/usr/bin:/bin"
+    environment = {"HOME": str(home), "CARGO_HOME": str(cargo_home), "PATH": path, "MATURIN_ARGS": f"-i {sys.executable}"}
+    out = base / name / "dist"
+    done = subprocess.run(["sh", "scripts/build_wheel.sh", str(out)], cwd=tree, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (wheel,) = out.glob("*.whl")
+    return wheel.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_the_wheel_is_byte_identical_in_two_folders(tmp_path):
+    first, second = build(tmp_path, "one"), build(tmp_path, "a-longer-name-elsewhere")
+    assert sha256(first).hexdigest() == sha256(second).hexdigest()
+    for place in (b"/root/", str(tmp_path).encode(), str(ROOT).encode()):
+        assert place not in first
