@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -58,6 +59,9 @@ def launch_virtual(
     ``nested_log`` is a descriptor for the enclave's standard error before lock-down, for diagnosis of a failed start;
     afterwards it leads nowhere.
     """
+    # Every connection takes two descriptors here and one in the enclave, which inherits the limit.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     directory = tempfile.TemporaryDirectory(prefix="coco-")
     ours, theirs = socket.socketpair()
     listeners: dict[str, Path] = {}
