@@ -133,6 +133,7 @@ async def set_up(system: System, prepared: dict) -> None:
             _, raw = sign((FUNDER_KEY, {"nonce": nonce, "gas": 21_000, "to": address, "value": wei}))
             last = await target.call(client, "eth_sendRawTransaction", raw)
     await wait_receipt(target, client, last)
+    await asyncio.sleep(1.5)  # geth shows a receipt a moment before its pool sees the balance
     for _, raw in prepared["setup"]:
         await target.call(client, "eth_sendRawTransaction", raw)
     await wait_receipt(target, client, prepared["setup"][0][0])

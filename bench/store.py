@@ -32,7 +32,10 @@ def memory() -> float:
     before = resident_mb()
     for version in range(1, COUNT // 1000 + 1):
         first = (version - 1) * 1000
-        rows = [("bench", ((n * 0x9E3779B97F4A7C15) % 2**64).to_bytes(8, "big") + bytes(12), bytes([n % 256]) * 32) for n in range(first, first + 1000)]
+        rows = [
+            ("bench", ((n * 0x9E3779B97F4A7C15) % 2**64).to_bytes(8, "big") + bytes(12), bytes([n % 256]) * 32)
+            for n in range(first, first + 1000)
+        ]
         store.apply(version, WriteSet(rows))
         store.commit(version)
         store.prune(version)

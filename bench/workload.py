@@ -16,6 +16,7 @@ import uvloop
 from eth_abi import encode
 from eth_account import Account
 from eth_utils import keccak, to_checksum_address
+
 from ethereum import CONNECTIONS, FUNDER_KEY, SENDERS, contracts, key, sign, transfer, wait_receipt
 from load import run
 from systems import Coco, running
@@ -43,7 +44,10 @@ def prepare() -> tuple[list[tuple[str, str]], list[tuple[int, str, str]]]:
     code = compiled["Token"]["bytecode"] + encode(["uint256"], [10**24]).hex()
     left, right, exchange = (created(owner, nonce) for nonce in (0, 1, 2))
     pair = compiled["Exchange"]["bytecode"] + encode(["address", "address"], [left, right]).hex()
-    setup = [sign((FUNDER_KEY, {"nonce": n, "gas": 21_000, "to": a, "value": 10**18})) for n, a in enumerate([owner, *senders])]
+    setup = [
+        sign((FUNDER_KEY, {"nonce": n, "gas": 21_000, "to": a, "value": 10**18}))
+        for n, a in enumerate([owner, *senders])
+    ]
     rows = [{"gas": 5_000_000, "data": code}, {"gas": 5_000_000, "data": code}, {"gas": 5_000_000, "data": pair}]
     rows += [{"gas": 200_000, "to": left, "data": transfer(address, 10**20)} for address in senders]
     rows += [{"gas": 200_000, "to": right, "data": transfer(exchange, 10**23)}]
@@ -103,7 +107,9 @@ def main() -> None:
     figures = sorted(runs, key=lambda one: one["tx_per_s"])[1]
     OUT.parent.mkdir(exist_ok=True)
     summary = json.loads(OUT.read_text()) if OUT.exists() else {}
-    OUT.write_text(json.dumps({**summary, "paper_workload": {**figures, "runs": [r["tx_per_s"] for r in runs]}}, indent=1))
+    OUT.write_text(
+        json.dumps({**summary, "paper_workload": {**figures, "runs": [r["tx_per_s"] for r in runs]}}, indent=1)
+    )
 
 
 if __name__ == "__main__":

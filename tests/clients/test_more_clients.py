@@ -24,7 +24,9 @@ def contracts(tmp_path_factory):
 
 
 def run(command, **environment):
-    done = subprocess.run(command, cwd=MORE, env={**os.environ, **environment}, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(
+        command, cwd=MORE, env={**os.environ, **environment}, capture_output=True, text=True, timeout=180
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

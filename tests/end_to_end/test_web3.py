@@ -195,3 +195,22 @@ def test_a_header_hashes_to_its_hash(w3):
     ]  # fmt: skip
     encoded = [f.to_bytes((f.bit_length() + 7) // 8, "big") if isinstance(f, int) else bytes(f) for f in fields]
     assert keccak(rlp.encode(encoded)) == block.hash
+
+
+def test_state_stays_readable_for_128_blocks_and_more(w3):
+    account = Account.create()
+    funder = Account.from_key(OTHER_KEY)
+    fields = {"to": account.address, "value": 1, "gas": 21000, "maxFeePerGas": 1, "maxPriorityFeePerGas": 1}
+    fields["chainId"] = w3.eth.chain_id
+    first = None
+    nonce = w3.eth.get_transaction_count(funder.address)
+    for turn in range(135):
+        signed = funder.sign_transaction({**fields, "nonce": nonce + turn})
+        answer = w3.provider.make_request("eth_sendRawTransactionSync", ["0x" + signed.raw_transaction.hex()])
+        block = int(answer["result"]["blockNumber"], 16)
+        first = first or block
+    assert block - first >= 130, "one block for each"
+    for turn in (0, 1, 60, 134):
+        assert w3.eth.get_balance(account.address, first + turn) == turn + 1
+    with pytest.raises(Exception, match="header not found"):
+        w3.eth.get_balance(account.address, block + 1000)

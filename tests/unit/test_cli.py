@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def coco(*arguments):
-    done = subprocess.run([sys.executable, "-m", "coco.cli.main", *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "coco.cli.main", *arguments], capture_output=True, text=True, timeout=120
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -39,11 +41,23 @@ def test_errors_have_codes_hints_and_exit_codes(tmp_path):
     assert code == 3 and "host.ledger_unreadable" in err and "Traceback" not in err
     cert = tmp_path / "c.pem"
     cert.touch()
-    code, out, _ = coco("connect", "http://x", "--admin", "https://localhost:1", "--cert", str(cert), "--json", "--pin", str(tmp_path / "p"))
+    code, out, _ = coco(
+        "connect",
+        "http://x",
+        "--admin",
+        "https://localhost:1",
+        "--cert",
+        str(cert),
+        "--json",
+        "--pin",
+        str(tmp_path / "p"),
+    )
     assert (code, json.loads(out)["error"]["code"]) == (3, "client.unreachable")
 
 
-@pytest.mark.parametrize("command", ["sandbox", "connect", "account bind", "ledger export", "ledger show", "doctor", "version"])
+@pytest.mark.parametrize(
+    "command", ["sandbox", "connect", "account bind", "ledger export", "ledger show", "doctor", "version"]
+)
 def test_every_command_of_the_documentation_exists_and_is_documented(command):
     code, out, _ = coco(*command.split(), "--help")
     assert code == 0 and "--json" in out

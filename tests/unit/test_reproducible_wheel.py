@@ -41,9 +41,16 @@ def build(base: Path, name: str) -> bytes:
         os.symlink(found.stdout.strip() or shutil.which(tool), tools / tool)
     os.symlink(sys.executable, tools / "python3")
     path = f"{tools}:{Path(sys.executable).parent}:/usr/bin:/bin"
-    environment = {"HOME": str(home), "CARGO_HOME": str(cargo_home), "PATH": path, "MATURIN_ARGS": f"-i {sys.executable}"}
+    environment = {
+        "HOME": str(home),
+        "CARGO_HOME": str(cargo_home),
+        "PATH": path,
+        "MATURIN_ARGS": f"-i {sys.executable}",
+    }
     out = base / name / "dist"
-    done = subprocess.run(["sh", "scripts/build_wheel.sh", str(out)], cwd=tree, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["sh", "scripts/build_wheel.sh", str(out)], cwd=tree, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     (wheel,) = out.glob("*.whl")
     return wheel.read_bytes()
