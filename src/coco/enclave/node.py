@@ -12,6 +12,7 @@ import importlib
 import json
 import socket
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -28,6 +29,7 @@ from coco.enclave.configuration.actors import Actors, account_row
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.control import Control
+from coco.enclave.core.faults import place_of
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem, tls_context
 from coco.enclave.frontend.http import Acceptor, Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
@@ -55,6 +57,7 @@ from coco.ledger.statements import binding_text
 AdapterFactory = Callable[[Mapping[str, Any]], LedgerAdapter]
 
 _FIRST_VIEW = 2
+_QUERY_THREADS = 2
 _EXTERNAL_SECONDS = 10.0
 #: Application entries whose state stays readable after a recovery, which knows no times: 10 minutes at full pace.
 _HISTORY_AFTER_RECOVERY = 12_000
@@ -91,6 +94,8 @@ class EnclaveNode:
         self._position = (-1, b"")
         self._configuration_hash = bytes(32)
         self._open_lock = asyncio.Lock()
+        #: Queries have threads of their own: however long they take, batches and signatures go on.
+        self._query_threads = ThreadPoolExecutor(_QUERY_THREADS, thread_name_prefix="coco-query")
 
     @staticmethod
     def warm_up() -> None:
@@ -143,6 +148,9 @@ class EnclaveNode:
     async def _run_off_loop(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         return await self._loop.run_in_executor(None, partial(function, *arguments, **keywords))
 
+    async def _run_query(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await self._loop.run_in_executor(self._query_threads, partial(function, *arguments))
+
     def _declare_adapters(self) -> None:
         for name, settings in self.genesis.adapters.items():
             factory = self._factories.get(name)
@@ -165,6 +173,7 @@ class EnclaveNode:
                     pending_position=runtime.pool.pending_position,
                     call_external=partial(self._call_external, manifest.externals),
                     run=self._run_off_loop,
+                    run_query=self._run_query,
                     committed=lambda: self.sequencer.tracker.committed,
                 )
             )
@@ -519,11 +528,7 @@ class EnclaveNode:
             self._ended(error)
             return
         self._failures += 1
-        module, line = "unknown", 0
-        trace = error.__traceback__ if error is not None else None
-        while trace is not None:
-            module, line = str(trace.tb_frame.f_globals.get("__name__", "unknown")), trace.tb_lineno
-            trace = trace.tb_next
+        module, line = place_of(error)
         kind = type(error).__name__ if error is not None else "unknown"
         self._control.log("enclave.unexpected", {"line": line}, {"module": module, "kind": kind})
 

@@ -10,7 +10,6 @@ import socket
 import ssl
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 
 import uvloop
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,6 +19,7 @@ from coco._native import LedgerSecret, WriteSet
 from coco.channel import messages
 from coco.enclave.core import bundle, lockdown
 from coco.enclave.core.control import Control
+from coco.enclave.core.faults import place_of
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity
 from coco.enclave.node import AdapterFactory, EnclaveNode
 from coco.errors import CocoError
@@ -62,16 +62,6 @@ def _factories(argument: str) -> dict[str, AdapterFactory]:
         module, _, attribute = place.partition(":")
         found[name] = getattr(importlib.import_module(module), attribute)
     return found
-
-
-def place_of(error: BaseException) -> tuple[str, int]:
-    """Module and line where an exception came from: what may be told of it (H1)."""
-    trace: TracebackType | None = error.__traceback__
-    module, line = "unknown", 0
-    while trace is not None:
-        module, line = str(trace.tb_frame.f_globals.get("__name__", "unknown")), trace.tb_lineno
-        trace = trace.tb_next
-    return module, line
 
 
 def _silence() -> None:

@@ -237,8 +237,10 @@ class Services:
     pending_position: Callable[[Hashable], int | None]
     #: Asks an external processor that the manifest names; not confidential.
     call_external: Callable[[str, bytes], Awaitable[bytes]]
-    #: Runs a call of the extension without holding up the event loop.
+    #: Runs a call of the extension without holding up the event loop: for executing batches.
     run: Callable[..., Awaitable[Any]]
+    #: The same for queries, on threads of their own, so that no query can hold up a batch.
+    run_query: Callable[..., Awaitable[Any]]
     #: The last committed version of the store.
     committed: Callable[[], int]
 

@@ -7,6 +7,7 @@ A lie raises :class:`HostLiedError`, and the process ends with its code.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import cast
 
@@ -32,7 +33,7 @@ class Control(asyncio.Protocol):
         self._reader, self._writer = FrameReader(), FrameWriter()
         self._transport: asyncio.Transport | None = None
         self._appended, self._durable = 0, 0
-        self._pending_bytes: list[tuple[int, int]] = []
+        self._pending_bytes: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
         self._room = asyncio.Event()
         self._room.set()
@@ -179,7 +180,7 @@ class Control(asyncio.Protocol):
             raise HostLiedError("an entry is called durable that is not under way", code="channel.false_durability")
         self._durable = seqno
         while self._pending_bytes and self._pending_bytes[0][0] <= seqno:
-            self._in_flight_bytes -= self._pending_bytes.pop(0)[1]
+            self._in_flight_bytes -= self._pending_bytes.popleft()[1]
         if self._in_flight_bytes <= limits.APPENDING_BYTES_MAX:
             self._room.set()
         if self.on_appended is not None:

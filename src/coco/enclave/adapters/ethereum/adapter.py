@@ -233,7 +233,7 @@ class EthereumAdapter(LedgerAdapter):
         record = await view.fetch("ethereum.blocks", _number_key(number))
         if record is None:
             return None
-        block: Block = await self.services.run(Block.decode, record)
+        block: Block = await self.services.run_query(Block.decode, record)
         self._remember(block)
         return block
 

@@ -535,7 +535,7 @@ async def _query(
     if not isinstance(signed, list) or len(signed) > 256:
         raise bad_params("an authorization list is a list")
     block, state = await _state(adapter, _param(request, 1, "latest"), view)
-    (outcome, output, used, reason), touched = await adapter.services.run(
+    (outcome, output, used, reason), touched = await adapter.services.run_query(
         adapter.chain.query,
         kind,
         state.native,
