@@ -1,6 +1,6 @@
 """First code of the enclave process: check how it was started, import everything, lock the door, then listen.
 
-Runs as a script, because at this point nothing of Coco is importable. Order (docs/security.md; H2): start conditions ->
+Runs as a script, because at this point nothing of Coco is importable. Order (H2): start conditions ->
 module path -> imports -> bundle check -> lock-down -> first outside byte.
 """
 

@@ -1,4 +1,4 @@
-"""When an entry is committed. One node for now; the engine's driver takes this place with the second issue."""
+"""When an entry is committed. One node for now; the engine's driver takes this place with a network of several nodes."""
 
 from coco.enclave.consensus.commit import CommitTracker
 

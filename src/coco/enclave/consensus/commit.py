@@ -1,7 +1,7 @@
 """When an entry is committed, without I/O.
 
-Rules: an entry is committed when a signature entry covers it and a majority holds that signature entry durably (rule 7
-of docs/consensus.md); with one node the majority is this node's synced disk. What is committed never changes.
+Rules: an entry is committed when a signature entry covers it and a majority holds that signature entry durably; with
+one node the majority is this node's synced disk. What is committed never changes.
 
     appended --durable on a majority--> durable --covered by a durable signature--> committed
 """
