@@ -1,4 +1,4 @@
-"""When an entry is committed. One node for now; the engine's driver takes this place with a network of several nodes."""
+"""When an entry is committed. One node for now; a network of nodes puts the engine's driver in this place."""
 
 from coco.enclave.consensus.commit import CommitTracker
 
