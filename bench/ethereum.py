@@ -126,8 +126,11 @@ async def set_up(system: System, prepared: dict) -> None:
     last = ""
     if isinstance(system, Geth):
         (funder,) = (await target.call(client, "eth_accounts"))[:1]
-        for address in everyone:
-            last = await target.call(client, "eth_sendTransaction", {"from": funder, "to": address, "value": hex(wei)})
+        # Nonces of our own: while a block is made, geth hands the same one out twice.
+        first = int(await target.call(client, "eth_getTransactionCount", funder, "latest"), 16)
+        for number, address in enumerate(everyone):
+            funding = {"from": funder, "to": address, "value": hex(wei), "nonce": hex(first + number)}
+            last = await target.call(client, "eth_sendTransaction", funding)
     else:
         for nonce, address in enumerate(everyone):
             _, raw = sign((FUNDER_KEY, {"nonce": nonce, "gas": 21_000, "to": address, "value": wei}))
