@@ -242,6 +242,23 @@ def test_L1_an_entry_names_its_predecessor_and_its_own_number():
         assert rows[tables.SINGLETON] == Entry.parse(previous).leaf
 
 
+@pytest.mark.parametrize("damaged", [2, 3, 4, 5])
+def test_L1_a_changed_entry_is_named(damaged):
+    ledger = Ledger()
+    for n in range(6):
+        ledger.write(("secret", b"k", bytes([n])))
+    ledger.sign()
+    entries = [*ledger.disk.entries]
+    entry = entries[damaged - 1]
+    for at in (20, len(entry) - 1):  # in the tag, in the cipher text: only leaf and predecessor can tell
+        entries[damaged - 1] = entry[:at] + bytes([entry[at] ^ 1]) + entry[at + 1 :]
+        replay = Replay()
+        replay.feed(entries)
+        with pytest.raises(LedgerError) as refused:
+            replay.end()
+        assert (refused.value.code, refused.value.numbers) == ("ledger.damaged", {"entry": damaged})
+
+
 def test_L2_what_the_host_gives_back_is_compared_before_use():
     ledger = Ledger()
     ledger.write(("secret", b"k", b"one"))
@@ -291,6 +308,34 @@ def test_L4_a_receipt_proves_one_transaction_and_nothing_else():
         asyncio_run(ledger.journal.receipt(signed, signed))
     with pytest.raises(Exception, match="not committed"):
         asyncio_run(ledger.journal.receipt(written[0], signed - 1))
+
+
+def test_L4_a_leaf_that_names_another_place_is_refused_though_it_is_signed():
+    """Even a signer cannot make a receipt whose evidence names another transaction than its place in the tree."""
+    service, node_key, node_certificate = service_and_node()
+    tree = MerkleTree()
+    evidence_text = "ce:2.5:" + "ab" * 32
+    for index in range(1, 8):
+        leaf = receipts.leaf(bytes(32), evidence_text, bytes(32)) if index in (3, 5) else bytes([index]) * 32
+        tree.append(leaf)
+    signed = signature.sign_root(
+        node_key,
+        service.key,
+        node_certificate=pem(node_certificate),
+        position=Position(2, 8),
+        root=tree.root(),
+        committed=Position(2, 0),
+        time_s=TIME_MS // 1000,
+    )
+
+    def body(index):
+        path = tuple(tree.proof(index, 8))
+        return receipts.Receipt(Position(2, 5), bytes(32), evidence_text, bytes(32), path, signed).to_json()
+
+    assert receipts.verify(body(5), service.certificate) == Position(2, 5)
+    with pytest.raises(LedgerError) as refused:
+        receipts.verify(body(3), service.certificate)
+    assert refused.value.code == "receipt.invalid"
 
 
 @given(st.integers(1, 200), st.data())
