@@ -350,6 +350,24 @@ def test_L4_the_path_gives_the_index(leaves, data):
     assert receipts.fold(tree.leaf(index), path) == tree.root()
 
 
+def test_the_python_face_commits_optimistic_transactions():
+    ledger = Ledger()
+    first, second = ledger.store.begin_optimistic(), ledger.store.begin_optimistic()
+    for transaction in (first, second):
+        assert transaction.get("secret", b"k") is None
+        with pytest.raises(ZeroDivisionError), transaction.savepoint():
+            transaction.put("secret", b"gone", b"")
+            raise ZeroDivisionError
+        transaction.put("secret", b"k", b"v")
+    seqno = ledger.store.commit(first)
+    assert seqno == ledger.journal.last_seqno
+    assert dict(ledger.store.view().scan("secret")) == {b"k": b"v"}
+    with pytest.raises(StoreError) as refused:
+        ledger.store.commit(second)
+    assert refused.value.code == "store.conflict"
+    assert ledger.store.commit(ledger.store.begin()) is None, "nothing written, no entry"
+
+
 def test_L5_truncation_never_reaches_below_what_is_committed():
     ledger = Ledger()
     ledger.sign()

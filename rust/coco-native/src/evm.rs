@@ -274,17 +274,8 @@ impl Block {
         PyBytes::new(py, self.block.header.state_root.as_slice())
     }
 
-    fn header_rlp<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &alloy_rlp::encode(&self.block.header))
-    }
-
     fn __len__(&self) -> usize {
         self.block.transactions.len()
-    }
-
-    fn transaction_hash<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyBytes>> {
-        self.check(index)?;
-        Ok(PyBytes::new(py, self.block.transactions[index].hash().as_slice()))
     }
 
     fn transaction_hashes<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {

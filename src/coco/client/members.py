@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from coco.client.http import HttpsClient
+from coco.client.pin import service_key
 from coco.errors import AttestationError, ConfigurationError
-from coco.ledger import cose
 from coco.ledger.position import Position
 from coco.ledger.statements import (
     IDENTITY_STATEMENT,
@@ -57,12 +57,6 @@ class Member:
         return sign_as_member(self.key, self.certificate, kind, payload, created_at_s=int(time.time()))
 
 
-def _key(pem: str) -> bytes:
-    key = x509.load_pem_x509_certificate(pem.encode()).public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey)
-    return cose.spki(key)
-
-
 async def recover(client: HttpsClient, member: Member, *, pinned_service: str, seen: str) -> dict[str, Any]:
     """State the new identity and submit the share, if the service continues what the member knows.
 
@@ -78,15 +72,15 @@ async def recover(client: HttpsClient, member: Member, *, pinned_service: str, s
     state: dict[str, Any] = (await client.request("GET", "/gov/recovery")).json()
     if state["status"] != "WaitingForRecoveryShares":
         return state
-    previous = _key(state["previous_service"])
-    if previous != _key(pinned_service):
+    previous = service_key(state["previous_service"])
+    if previous != service_key(pinned_service):
         raise AttestationError("the node recovers another service", code="client.other_service")
     if Position.parse(state["transaction_id"]) < Position.parse(seen):
         raise AttestationError(
             f"the recovered ledger ends at {state['transaction_id']}, but {seen} was seen committed",
             code="client.rolled_back",
         )
-    payload = identity_payload(previous, _key(state["next_service"]), state["transaction_id"], state["root"])
+    payload = identity_payload(previous, service_key(state["next_service"]), state["transaction_id"], state["root"])
     cose_type = "application/cose"
     statement = member.sign(IDENTITY_STATEMENT, payload)
     (await client.request("POST", "/gov/recovery/statements", statement, content_type=cose_type)).json()

@@ -61,7 +61,7 @@ class Pin:
 
     def key(self) -> bytes:
         """DER SubjectPublicKeyInfo of the pinned service."""
-        return _certificate_key(self.service)
+        return service_key(self.service)
 
     def saw(self, position: str) -> bool:
         """Remember a committed position; True when it is news."""
@@ -76,7 +76,7 @@ class Pin:
         Raises:
             AttestationError: they do not (``client.other_service``), or the ledger was cut (``client.rolled_back``).
         """
-        target = _certificate_key(service)
+        target = service_key(service)
         at = self.key()
         if target == at:
             return False
@@ -134,7 +134,8 @@ class Pin:
         return links
 
 
-def _certificate_key(pem: str) -> bytes:
+def service_key(pem: str) -> bytes:
+    """DER SubjectPublicKeyInfo of a service certificate."""
     key = x509.load_pem_x509_certificate(pem.encode()).public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ConfigurationError("the service certificate has no elliptic-curve key", code="client.bad_pin")

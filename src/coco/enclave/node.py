@@ -174,7 +174,6 @@ class EnclaveNode:
                     call_external=partial(self._call_external, manifest.externals),
                     run=self._run_off_loop,
                     run_query=self._run_query,
-                    committed=lambda: self.sequencer.tracker.committed,
                 )
             )
 

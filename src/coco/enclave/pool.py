@@ -45,11 +45,6 @@ class Pool:
         """Whether a batch could be made now."""
         return bool(self._ready)
 
-    @property
-    def ready_lanes(self) -> int:
-        """Number of lanes with something to run."""
-        return len(self._ready)
-
     def get(self, identity: bytes) -> Envelope | None:
         """A waiting or running envelope by its id."""
         return self._by_id.get(identity) or self._taken.get(identity)

@@ -1,9 +1,9 @@
-"""Chunk files of the open format (docs/ledger-format.md, section 2): writing, and reading back entry by entry."""
+"""Chunk files of the open format (docs/ledger-format.md, section 2): writing."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from coco.errors import LedgerError
@@ -29,22 +29,3 @@ def write_chunk(directory: Path, first: int, entries: Iterable[bytes]) -> Path:
         out.writelines(_OFFSET.pack(offset) for offset in offsets)
     partial.replace(path)
     return path
-
-
-def read_chunk(path: Path) -> Iterator[bytes]:
-    """Yield the entries of one closed chunk.
-
-    Raises:
-        LedgerError: the file is damaged (``ledger.bad_chunk``).
-    """
-    data = path.read_bytes()
-    if len(data) < _TABLE.size:
-        raise LedgerError(f"{path.name} is too short", code="ledger.bad_chunk")
-    (end,) = _TABLE.unpack_from(data)
-    if not _TABLE.size <= end <= len(data) or (len(data) - end) % _OFFSET.size:
-        raise LedgerError(f"{path.name} has no valid offset table", code="ledger.bad_chunk")
-    offsets = [offset for (offset,) in _OFFSET.iter_unpack(data[end:])]
-    for start, stop in zip(offsets, [*offsets[1:], end], strict=True):
-        if not _TABLE.size <= start < stop <= end:
-            raise LedgerError(f"{path.name} has a bad offset {start}", code="ledger.bad_chunk")
-        yield data[start:stop]

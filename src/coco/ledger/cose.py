@@ -36,11 +36,6 @@ class Sign1:
     payload: bytes | None
     signature: bytes
 
-    @property
-    def replay_key(self) -> bytes:
-        """SHA-256 of what was signed: the same for every form of the signature (G1)."""
-        return sha256(_to_be_signed(self.protected, self.payload or b"")).digest()
-
 
 def spki(key: ec.EllipticCurvePublicKey) -> bytes:
     """DER SubjectPublicKeyInfo of a public key."""

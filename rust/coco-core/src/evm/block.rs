@@ -9,7 +9,6 @@ use alloy_consensus::{
     EMPTY_OMMER_ROOT_HASH, Eip658Value, Header, Receipt, Transaction as _, TxReceipt as _, Typed2718 as _,
 };
 use alloy_eips::eip1559::BaseFeeParams;
-use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_eips::{eip2935, eip4788, eip7002, eip7251};
 use alloy_primitives::{Address, B64, B256, Bloom, Bytes, Log, U256};
 use alloy_rlp::{Decodable, Encodable, Header as RlpHeader};
@@ -473,10 +472,4 @@ impl Block {
             receipts,
         })
     }
-}
-
-/// The canonical bytes of a transaction, for hashing and display.
-#[must_use]
-pub fn canonical(recovered: &Recovered) -> Vec<u8> {
-    recovered.envelope.encoded_2718()
 }

@@ -241,8 +241,6 @@ class Services:
     run: Callable[..., Awaitable[Any]]
     #: The same for queries, on threads of their own, so that no query can hold up a batch.
     run_query: Callable[..., Awaitable[Any]]
-    #: The last committed version of the store.
-    committed: Callable[[], int]
 
 
 class LedgerAdapter(ABC):

@@ -81,14 +81,14 @@ class Listener:
 
 def error_body(error: CocoError) -> bytes:
     """The JSON of an error, in the form of the governance API."""
-    inner: dict[str, str] = {"code": error.code, "message": str(error)}
-    if error.hint:
-        inner["hint"] = error.hint
+    return _simple_error(error.code, str(error), error.hint)
+
+
+def _simple_error(code: str, message: str, hint: str | None = None) -> bytes:
+    inner = {"code": code, "message": message}
+    if hint:
+        inner["hint"] = hint
     return _json_encode({"error": inner})
-
-
-def _simple_error(code: str, message: str) -> bytes:
-    return _json_encode({"error": {"code": code, "message": message}})
 
 
 class Acceptor:
