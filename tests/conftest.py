@@ -54,10 +54,12 @@ class SandboxProcess:
         return self.directory / "n0" / "ledger.db"
 
     def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            assert self.process.wait(timeout=30) == 0
-        self._close()
+        try:
+            if self.process is not None and self.process.poll() is None:
+                self.process.send_signal(signal.SIGINT)
+                assert self.process.wait(timeout=30) == 0
+        finally:
+            self._close()
 
     def kill(self, which: str) -> None:
         """``kill -9`` of the host or of the enclave, and wait until both are gone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -248,3 +249,17 @@ def test_export_and_show_speak_json(sandboxes, written, tmp_path):
     assert missing.returncode == 2
     assert json.loads(missing.stdout)["error"]["code"] == "ledger.no_file"
     assert Path(ledger).exists()
+
+
+def test_a_signal_at_any_moment_of_the_start_ends_it_in_good_order(sandboxes):
+    sandbox = sandboxes()
+    for delay_s in (0.2, 0.5, 0.8, 1.2):
+        command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0", "--dir", str(sandbox.directory)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode in (0, 130, -signal.SIGINT)
+        # Whoever was told where to find the sandbox gets an orderly end.
+        assert not output or process.returncode == 0
+    sandbox.start()

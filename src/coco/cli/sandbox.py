@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import os
@@ -25,7 +26,7 @@ from coco.client.members import Member, recover
 from coco.client.pin import Pin
 from coco.client.verify import service_context, unverified_context, verify_node
 from coco.errors import ConfigurationError, HostError
-from coco.host.node import Node, NodeOptions, run_until_signal
+from coco.host.node import Node, NodeOptions, run_until, stop_signal
 
 #: The ten accounts that every development tool knows; their keys are public.
 WELL_KNOWN_ACCOUNTS = (
@@ -343,12 +344,19 @@ async def serve(files: SandboxFiles, *, as_json: bool, **options: Any) -> None:
         HostError: the enclave ended by itself (``sandbox.ended``).
     """
     began = time.monotonic()
-    sandbox = await start(files, **options)
+    stopped = stop_signal()
+    starting = asyncio.ensure_future(start(files, **options))
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+        raise KeyboardInterrupt
+    sandbox = starting.result()
     if as_json:
         print(json.dumps(summary(sandbox)), flush=True)
     else:
         banner(sandbox, time.monotonic() - began)
-    reason = await run_until_signal(sandbox.node)
+    reason = await run_until(sandbox.node, stopped)
     ended = sandbox.node.ended.done()
     await sandbox.stop()
     if ended:

@@ -241,8 +241,11 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def run_until_signal(node: Node) -> str:
-    """Serve until SIGINT or SIGTERM, or until the enclave ends; return the reason."""
+def stop_signal() -> asyncio.Future[str]:
+    """Take over SIGINT and SIGTERM of the running loop; the future gets the name of the first one.
+
+    Called before a node is started: a signal that arrives a moment after *ready* must end it in good order too.
+    """
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[str] = loop.create_future()
 
@@ -252,5 +255,10 @@ async def run_until_signal(node: Node) -> str:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number.name)
+    return stopped
+
+
+async def run_until(node: Node, stopped: asyncio.Future[str]) -> str:
+    """Serve until ``stopped`` or until the enclave ends; return the reason."""
     await asyncio.wait({stopped, node.ended}, return_when=asyncio.FIRST_COMPLETED)
     return node.ended.result() if node.ended.done() else stopped.result()
