@@ -10,7 +10,6 @@ compare ratios within one run only.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
 import json
 import multiprocessing
@@ -20,12 +19,11 @@ import subprocess
 import time
 from pathlib import Path
 
-import uvloop
 from eth_abi import encode
 from eth_account import Account
 from eth_utils import keccak, to_checksum_address
 
-from load import Target, run
+from load import Connection, run
 from systems import CHAIN_ID, FUNDER_KEY, Anvil, Coco, Geth, System, cpu_seconds, disk_bytes, rss_mb, running
 
 HERE = Path(__file__).parent
@@ -107,54 +105,53 @@ def prepare(count: int) -> dict:
     return prepared
 
 
-async def wait_receipt(target: Target, client, identity: str) -> dict:
+def wait_receipt(client: Connection, identity: str) -> dict:
     for _ in range(600):
-        receipt = await target.call(client, "eth_getTransactionReceipt", identity)
+        receipt = client.call("eth_getTransactionReceipt", identity)
         if receipt is not None:
             assert receipt["status"] == "0x1", receipt
             return receipt
-        await asyncio.sleep(0.05)
+        time.sleep(0.05)
     raise RuntimeError("a transaction of the set-up was not mined")
 
 
-async def set_up(system: System, prepared: dict) -> None:
+def set_up(system: System, prepared: dict) -> None:
     """Give every sender ether for fees, deploy the token, share it out."""
-    target = system.target
-    client = await target.connect()
+    client = system.target.connect()
     wei = 5 * 10**18
     everyone = [prepared["deployer"], *prepared["senders"]]
     last = ""
     if isinstance(system, Geth):
-        (funder,) = (await target.call(client, "eth_accounts"))[:1]
+        (funder,) = client.call("eth_accounts")[:1]
         # Nonces of our own: while a block is made, geth hands the same one out twice.
-        first = int(await target.call(client, "eth_getTransactionCount", funder, "latest"), 16)
+        first = int(client.call("eth_getTransactionCount", funder, "latest"), 16)
         for number, address in enumerate(everyone):
             funding = {"from": funder, "to": address, "value": hex(wei), "nonce": hex(first + number)}
-            last = await target.call(client, "eth_sendTransaction", funding)
+            last = client.call("eth_sendTransaction", funding)
     else:
         for nonce, address in enumerate(everyone):
             _, raw = sign((FUNDER_KEY, {"nonce": nonce, "gas": 21_000, "to": address, "value": wei}))
-            last = await target.call(client, "eth_sendRawTransaction", raw)
-    await wait_receipt(target, client, last)
-    await asyncio.sleep(1.5)  # geth shows a receipt a moment before its pool sees the balance
+            last = client.call("eth_sendRawTransaction", raw)
+    wait_receipt(client, last)
+    time.sleep(1.5)  # geth shows a receipt a moment before its pool sees the balance
     for _, raw in prepared["setup"]:
-        await target.call(client, "eth_sendRawTransaction", raw)
-    await wait_receipt(target, client, prepared["setup"][0][0])
-    await wait_receipt(target, client, prepared["setup"][-1][0])
+        client.call("eth_sendRawTransaction", raw)
+    wait_receipt(client, prepared["setup"][0][0])
+    wait_receipt(client, prepared["setup"][-1][0])
     client.close()
 
 
-async def check_balances(system: System, prepared: dict, sets: list[str]) -> None:
+def check_balances(system: System, prepared: dict, sets: list[str]) -> None:
     expected = dict.fromkeys(prepared["senders"], 10**20)
     for name in sets:
         for n, (lane, _, _) in enumerate(prepared[name]):
             amount, turn = 1 + n % 7, n // SENDERS
             expected[prepared["senders"][lane]] -= amount
             expected[prepared["senders"][(lane + 1 + turn) % SENDERS]] += amount
-    client = await system.target.connect()
+    client = system.target.connect()
     for address, amount in expected.items():
         data = "0x" + (keccak(text="balanceOf(address)")[:4] + encode(["address"], [address])).hex()
-        found = await system.target.call(client, "eth_call", {"to": prepared["token"], "data": data}, "latest")
+        found = client.call("eth_call", {"to": prepared["token"], "data": data}, "latest")
         assert int(found, 16) == amount, f"{system.name}: balance of {address} is {int(found, 16)}, not {amount}"
     client.close()
 
@@ -162,12 +159,12 @@ async def check_balances(system: System, prepared: dict, sets: list[str]) -> Non
 def measure(kind: type[System], prepared: dict) -> dict:
     figures: dict = {}
     with running(kind) as system:
-        uvloop.run(set_up(system, prepared))
+        set_up(system, prepared)
         figures["version"], figures["settings"] = system.version, system.settings
         before_disk = disk_bytes(system.directory)
         for name, batch in (("single", 1), ("batch", BATCH)):
             before = cpu_seconds(system.process.pid)
-            result = uvloop.run(run(system.target, prepared[name], connections=CONNECTIONS, batch=batch))
+            result = run(system.target, prepared[name], connections=CONNECTIONS, batch=batch)
             figures[name] = {
                 "tx_per_s": round(result.tx_per_s, 1),
                 "p50_ms": round(result.percentile(0.5), 1),
@@ -179,7 +176,7 @@ def measure(kind: type[System], prepared: dict) -> dict:
             }
             print(f"  {kind.name:<6} {name:<7} {figures[name]}", flush=True)
         figures["rss_mb"] = round(rss_mb(system.process.pid), 1)
-        uvloop.run(check_balances(system, prepared, ["single", "batch"]))
+        check_balances(system, prepared, ["single", "batch"])
         total = len(prepared["single"]) + len(prepared["batch"])
         figures["disk_bytes_per_tx"] = round((disk_bytes(system.directory) - before_disk) / total, 1)
     return figures

@@ -1,61 +1,74 @@
 """A load generator for JSON-RPC over HTTP/1.1, with or without TLS: fixed connections, single requests or batches.
 
-The same code drives every system. Transactions are signed before; a block poller notes when each is mined.
+The same code drives every system. Transactions are signed before; a block poller notes when each is mined. The
+generator shares the machine's cores with what it measures, so it is one thread over plain sockets: the less it takes
+for itself, the less it hides the differences between the systems.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import resource
+import select
+import socket
 import ssl
 import time
 from collections import deque
 from dataclasses import dataclass, field
 
-import httptools
+_READ_BYTES = 1 << 18
+_POLL_S = 0.05
 
 
-class Client(asyncio.Protocol):
+class Connection:
     """One keep-alive connection with one request under way."""
 
-    def __init__(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._body: list[bytes] = []
-        self._waiting: asyncio.Future[bytes] | None = None
-        self._transport: asyncio.Transport | None = None
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        self._socket = socket.create_connection((host, port), timeout=60)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self._socket = tls.wrap_socket(self._socket, server_hostname=host)
+        self._received = b""
 
-    def connection_made(self, transport) -> None:
-        self._transport = transport
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        body = b"".join(self._body)
-        self._body = []
-        self._parser = httptools.HttpResponseParser(self)
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(body)
-
-    def connection_lost(self, exc) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(ConnectionError("the connection was closed"))
-
-    def send(self, body: bytes) -> asyncio.Future[bytes]:
-        self._waiting = asyncio.get_running_loop().create_future()
-        self._transport.write(
-            b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-            % len(body)
-            + body
+    def send(self, body: bytes) -> None:
+        self._socket.sendall(
+            b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
         )
-        return self._waiting
+
+    def receive(self) -> bytes | None:
+        """Read what is there; the body of the reply when it is whole."""
+        while True:
+            data = self._socket.recv(_READ_BYTES)
+            if not data:
+                raise ConnectionError("the connection was closed")
+            self._received += data
+            if not isinstance(self._socket, ssl.SSLSocket) or not self._socket.pending():
+                break
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator:
+            return None
+        _, _, rest = head.lower().partition(b"content-length:")
+        if len(body) < int(rest.partition(b"\r\n")[0]):
+            return None
+        self._received = b""
+        return body
+
+    def call(self, method: str, *params):
+        """One call, from its request to its result."""
+        self.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode())
+        while (body := self.receive()) is None:
+            pass
+        answer = json.loads(body)
+        if "error" in answer:
+            raise RuntimeError(f"{method}: {answer['error']}")
+        return answer["result"]
 
     def close(self) -> None:
-        self._transport.close()
+        self._socket.close()
 
 
 @dataclass
@@ -66,18 +79,8 @@ class Target:
     port: int
     tls: ssl.SSLContext | None = None
 
-    async def connect(self) -> Client:
-        loop = asyncio.get_running_loop()
-        name = self.host if self.tls is not None else None
-        _, client = await loop.create_connection(Client, self.host, self.port, ssl=self.tls, server_hostname=name)
-        return client
-
-    async def call(self, client: Client, method: str, *params):
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
-        answer = json.loads(await client.send(body))
-        if "error" in answer:
-            raise RuntimeError(f"{method}: {answer['error']}")
-        return answer["result"]
+    def connect(self) -> Connection:
+        return Connection(self.host, self.port, self.tls)
 
 
 @dataclass
@@ -98,64 +101,98 @@ class Result:
         return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-async def run(
-    target: Target,
-    transactions: list[tuple[int, str, str]],
-    *,
-    connections: int,
-    batch: int,
-    poll_s: float = 0.05,
-) -> Result:
+class _Follower:
+    """Follows the chain, one request at a time, and notes when each transaction is in a block."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.mined: dict[str, float] = {}
+        #: When to ask for the head next; None while a request is under way.
+        self.due: float | None = 0.0
+        self._number = self._head = int(connection.call("eth_blockNumber"), 16)
+
+    def ask(self) -> None:
+        self.due = None
+        self.connection.send(b'{"jsonrpc":"2.0","id":1,"method":"eth_blockNumber","params":[]}')
+
+    def take(self) -> None:
+        """Take what came, and ask for the next block that is there."""
+        body = self.connection.receive()
+        if body is None:
+            return
+        result = json.loads(body)["result"]
+        now = time.perf_counter()
+        if isinstance(result, dict):
+            self._number += 1
+            for identity in result["transactions"]:
+                self.mined.setdefault(identity, now)
+        else:
+            self._head = int(result, 16)
+        if self._number < self._head:
+            following = b'"0x%x"' % (self._number + 1)
+            self.connection.send(
+                b'{"jsonrpc":"2.0","id":1,"method":"eth_getBlockByNumber","params":[%b,false]}' % following
+            )
+        else:
+            self.due = now + _POLL_S
+
+
+def run(target: Target, transactions: list[tuple[int, str, str]], *, connections: int, batch: int) -> Result:
     """Submit ``(lane, hash, raw)`` and wait until all are mined; a lane keeps to one connection, in order."""
     lanes: list[deque[tuple[str, str]]] = [deque() for _ in range(connections)]
     for lane, identity, raw in transactions:
         lanes[lane % connections].append((identity, raw))
     submitted: dict[str, float] = {}
-    mined: dict[str, float] = {}
-    poller = await target.connect()
-    clients = [await target.connect() for _ in range(connections)]
-    number = int(await target.call(poller, "eth_blockNumber"), 16)
+    follower = _Follower(target.connect())
+    clients = [target.connect() for _ in range(connections)]
+    working = {client.fileno(): (client, lane) for client, lane in zip(clients, lanes, strict=True) if lane}
+    readable = select.epoll()
+    for descriptor in working:
+        readable.register(descriptor, select.EPOLLIN)
+
+    def submit(client: Connection, lane: deque[tuple[str, str]]) -> None:
+        chunk = [lane.popleft() for _ in range(min(batch, len(lane)))]
+        now = time.perf_counter()
+        for identity, _ in chunk:
+            submitted[identity] = now
+        calls = [
+            b'{"jsonrpc":"2.0","id":%d,"method":"eth_sendRawTransaction","params":["%b"]}' % (number, raw.encode())
+            for number, (_, raw) in enumerate(chunk)
+        ]
+        client.send(calls[0] if batch == 1 else b"[" + b",".join(calls) + b"]")
+
+    readable.register(follower.connection.fileno(), select.EPOLLIN)
     cpu = resource.getrusage(resource.RUSAGE_SELF)
     began = time.perf_counter()
-
-    async def submit(client: Client, lane: deque[tuple[str, str]]) -> None:
-        while lane:
-            chunk = [lane.popleft() for _ in range(min(batch, len(lane)))]
-            now = time.perf_counter()
-            for identity, _ in chunk:
-                submitted[identity] = now
-            calls = [
-                b'{"jsonrpc":"2.0","id":%d,"method":"eth_sendRawTransaction","params":["%b"]}' % (i, raw.encode())
-                for i, (_, raw) in enumerate(chunk)
-            ]
-            answer = await client.send(calls[0] if batch == 1 else b"[" + b",".join(calls) + b"]")
+    for client, lane in list(working.values()):
+        submit(client, lane)
+    while len(follower.mined) < len(transactions):
+        wait = -1.0
+        if follower.due is not None:
+            wait = follower.due - time.perf_counter()
+            if wait <= 0:
+                follower.ask()
+                wait = -1.0
+        for descriptor, _ in readable.poll(wait):
+            if descriptor == follower.connection.fileno():
+                follower.take()
+                continue
+            client, lane = working[descriptor]
+            answer = client.receive()
+            if answer is None:
+                continue
             if b'"error"' in answer:
                 raise RuntimeError(f"a transaction was refused: {answer[:400]!r}")
-
-    async def poll() -> float:
-        nonlocal number
-        while len(mined) < len(transactions):
-            head = int(await target.call(poller, "eth_blockNumber"), 16)
-            while number < head:
-                number += 1
-                block = await target.call(poller, "eth_getBlockByNumber", hex(number), False)
-                now = time.perf_counter()
-                for identity in block["transactions"]:
-                    mined.setdefault(identity, now)
-            if len(mined) < len(transactions):
-                await asyncio.sleep(poll_s)
-        return time.perf_counter()
-
-    tasks = [asyncio.create_task(submit(client, lane)) for client, lane in zip(clients, lanes, strict=True)]
-    polling = asyncio.create_task(poll())
-    await asyncio.gather(*tasks)
-    ended = await polling
+            if lane:
+                submit(client, lane)
+    ended = time.perf_counter()
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    for client in [poller, *clients]:
+    readable.close()
+    for client in [follower.connection, *clients]:
         client.close()
     return Result(
         transactions=len(transactions),
         seconds=ended - began,
-        latencies_ms=[(mined[i] - submitted[i]) * 1000 for i in submitted],
+        latencies_ms=[(follower.mined[identity] - at) * 1000 for identity, at in submitted.items()],
         generator_cpu_s=spent.ru_utime + spent.ru_stime - cpu.ru_utime - cpu.ru_stime,
     )

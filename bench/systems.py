@@ -121,9 +121,6 @@ class Coco(System):
         )
         self.version = json.loads(shown.stdout)["coco"]
 
-    async def fund(self, client, address: str, wei: int) -> None:
-        return None  # through the funder's own signed transactions
-
 
 class Anvil(System):
     name = "anvil"

@@ -8,11 +8,9 @@ sealing, signing and fsync are on. The paper reports about 1,600 a second. Merge
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
-import uvloop
 from eth_abi import encode
 from eth_account import Account
 from eth_utils import keccak, to_checksum_address
@@ -71,21 +69,20 @@ def prepare() -> tuple[list[tuple[str, str]], list[tuple[int, str, str]]]:
     return setup, load
 
 
-async def measure(system, setup, load) -> dict:
+def measure(system, setup, load) -> dict:
     target = system.target
-    client = await target.connect()
+    client = target.connect()
     for _, raw in setup:
-        await target.call(client, "eth_sendRawTransaction", raw)
+        client.call("eth_sendRawTransaction", raw)
     for identity, _ in setup[-3:]:
-        await wait_receipt(target, client, identity)
-    result = await run(target, load, connections=CONNECTIONS, batch=BATCH, poll_s=0.01)
+        wait_receipt(client, identity)
+    result = run(target, load, connections=CONNECTIONS, batch=BATCH)
     failed = 0
     for _, identity, _ in load[:: len(load) // 200]:
-        receipt = await target.call(client, "eth_getTransactionReceipt", identity)
+        receipt = client.call("eth_getTransactionReceipt", identity)
         failed += receipt["status"] != "0x1"
     client.close()
     assert failed == 0, f"{failed} of 200 sampled transactions failed"
-    await asyncio.sleep(0)
     return {
         "transactions": TRANSACTIONS,
         "mix": SHARES,
@@ -102,7 +99,7 @@ def main() -> None:
     runs = []
     for _ in range(3):
         with running(Coco) as system:
-            runs.append(uvloop.run(measure(system, setup, load)))
+            runs.append(measure(system, setup, load))
         print("paper's workload", runs[-1], flush=True)
     figures = sorted(runs, key=lambda one: one["tx_per_s"])[1]
     OUT.parent.mkdir(exist_ok=True)

@@ -66,7 +66,7 @@ class SawtoothShape(LedgerAdapter):
             try:
                 batch = json.loads(one)
                 depends_on = tuple(bytes.fromhex(d) for d in batch.get("depends_on", []))
-                admitted.append(Envelope(bytes.fromhex(batch["id"]), batch, len(one), depends_on))
+                admitted.append(Envelope(bytes.fromhex(batch["id"]), batch, len(one), depends_on=depends_on))
             except (ValueError, KeyError, TypeError):
                 admitted.append(AdapterError("not a batch", code="sawtooth.malformed_batch"))
         return admitted

@@ -13,7 +13,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream, UnixStream};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::event::Source;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 const LISTENER: Token = Token(usize::MAX);
@@ -118,7 +119,11 @@ struct Direction {
     unwritten: Vec<u8>,
     written: usize,
     readable: bool,
-    writable: bool,
+    /// The sink would not take more: only then is its becoming writable of interest, because a local stream says so
+    /// after every read of its peer, and each time this thread would wake for nothing.
+    blocked: bool,
+    /// The poll tells when the sink takes more again.
+    watched: bool,
     /// The source has said that it ends: a short read is then not the last one.
     ending: bool,
     source_ended: bool,
@@ -198,7 +203,7 @@ impl Loop {
         };
         from.readable |= readable;
         from.ending |= event.is_read_closed() || event.is_error();
-        into.writable |= writable;
+        into.blocked &= !writable;
         self.ready.push_back(number);
     }
 
@@ -248,11 +253,10 @@ impl Loop {
             self.pairs.push(None);
             self.pairs.len() - 1
         });
-        let both = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.registry();
         let done = registry
-            .register(&mut client, Token(2 * number), both)
-            .and_then(|()| registry.register(&mut enclave, Token(2 * number + 1), both));
+            .register(&mut client, Token(2 * number), Interest::READABLE)
+            .and_then(|()| registry.register(&mut enclave, Token(2 * number + 1), Interest::READABLE));
         if let Err(error) = done {
             self.free.push(number);
             return Err(error);
@@ -286,8 +290,12 @@ impl Loop {
             &self.counters.bytes_out,
         );
         let over = pair.inward.finished && pair.outward.finished;
+        let registry = self.poll.registry();
+        let watched = watch(registry, &mut pair.client, Token(2 * number), &mut pair.outward)
+            .and_then(|()| watch(registry, &mut pair.enclave, Token(2 * number + 1), &mut pair.inward));
         match (inward, outward) {
             (Progress::Broken, _) | (_, Progress::Broken) => self.close(number),
+            _ if watched.is_err() => self.close(number),
             _ if over => self.close(number),
             (Progress::Again, _) | (_, Progress::Again) => self.ready.push_back(number),
             _ => {}
@@ -321,6 +329,20 @@ impl Half for UnixStream {
     }
 }
 
+/// Keep the poll's interest in `sink` equal to what the direction into it needs.
+fn watch(registry: &Registry, sink: &mut impl Source, token: Token, into: &mut Direction) -> io::Result<()> {
+    if into.blocked != into.watched {
+        let interest = if into.blocked {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
+        registry.reregister(sink, token, interest)?;
+        into.watched = into.blocked;
+    }
+    Ok(())
+}
+
 fn pump<S: Read, D: Write + Half>(
     source: &mut S,
     sink: &mut D,
@@ -330,13 +352,13 @@ fn pump<S: Read, D: Write + Half>(
 ) -> Progress {
     for _ in 0..TURNS_MAX {
         while state.written < state.unwritten.len() {
-            if !state.writable {
+            if state.blocked {
                 return Progress::Blocked;
             }
             match sink.write(&state.unwritten[state.written..]) {
                 Ok(0) => return Progress::Broken,
                 Ok(count) => state.written += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => state.writable = false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => state.blocked = true,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return Progress::Broken,
             }
@@ -369,7 +391,7 @@ fn pump<S: Read, D: Write + Half>(
                         Ok(0) => return Progress::Broken,
                         Ok(more) => written += more,
                         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                            state.writable = false;
+                            state.blocked = true;
                             state.unwritten = buffer[written..count].to_vec();
                             break;
                         }

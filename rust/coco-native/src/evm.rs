@@ -78,6 +78,16 @@ pub struct Envelope {
     recovered: Arc<Recovered>,
 }
 
+impl Envelope {
+    /// Most wei that it can take from its sender.
+    fn most_wei(&self) -> U256 {
+        let envelope = &self.recovered.envelope;
+        U256::from(envelope.gas_limit())
+            .saturating_mul(U256::from(envelope.max_fee_per_gas()))
+            .saturating_add(envelope.value())
+    }
+}
+
 #[pymethods]
 impl Envelope {
     #[getter]
@@ -126,14 +136,6 @@ impl Envelope {
     #[getter]
     fn size(&self) -> usize {
         self.recovered.raw.len()
-    }
-
-    /// Most wei that it can take from its sender.
-    #[getter]
-    fn cost<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let envelope = &self.recovered.envelope;
-        let gas = U256::from(envelope.gas_limit()).saturating_mul(U256::from(envelope.max_fee_per_gas()));
-        integer(py, &gas.saturating_add(envelope.value()))
     }
 
     /// The JSON-RPC object of a transaction that waits in the pool.
@@ -539,6 +541,33 @@ impl Chain {
             }
         }
         Ok(out)
+    }
+
+    /// Nonce and balance of each envelope's sender against the state: None, or `(code, text)` of the refusal.
+    fn check(
+        &self,
+        transaction: &Transaction,
+        envelopes: Vec<PyRef<'_, Envelope>>,
+    ) -> PyResult<Vec<Option<(&'static str, String)>>> {
+        self.state(transaction, |state| {
+            envelopes
+                .iter()
+                .map(|envelope| {
+                    let account = state.account(&envelope.recovered.sender)?.unwrap_or_default();
+                    let (nonce, cost) = (envelope.nonce(), envelope.most_wei());
+                    Ok(if nonce < account.nonce {
+                        let text = format!("nonce too low: next nonce {}, tx nonce {nonce}", account.nonce);
+                        Some(("nonce_too_low", text))
+                    } else if cost > account.balance {
+                        let have = account.balance;
+                        let text = format!("insufficient funds for gas * price + value: have {have} want {cost}");
+                        Some(("insufficient_funds", text))
+                    } else {
+                        None
+                    })
+                })
+                .collect()
+        })
     }
 
     /// Write the genesis accounts and the fork's own contracts; returns block 0.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use coco_core::store as core;
 use coco_core::store::{Domain, StoreError, TableKind};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
 use crate::errors::{NativeError, guarded};
@@ -187,6 +188,15 @@ impl Transaction {
         let mut inner = self.lock();
         let id = inner.table(table).map_err(NativeError::from)?;
         Ok(inner.put(id, key, value).map_err(NativeError::from)?)
+    }
+
+    fn put_rows(&self, table: &str, rows: Vec<(PyBackedBytes, PyBackedBytes)>) -> PyResult<()> {
+        let mut inner = self.lock();
+        let id = inner.table(table).map_err(NativeError::from)?;
+        for (key, value) in rows {
+            inner.put(id, &key, &value[..]).map_err(NativeError::from)?;
+        }
+        Ok(())
     }
 
     fn remove(&self, table: &str, key: &[u8]) -> PyResult<()> {

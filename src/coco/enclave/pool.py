@@ -61,25 +61,24 @@ class Pool:
 
     def add(self, envelopes: Sequence[Envelope], view: StoreView, time_ms: int) -> list[CocoError | None]:
         """Take envelopes in; for each None or the reason of the refusal."""
-        lanes = [self.policy.lane(envelope) for envelope in envelopes]
-        unknown = [lane for lane in dict.fromkeys(lanes) if lane not in self._lanes]
+        unknown = [lane for lane in {envelope.lane: None for envelope in envelopes} if lane not in self._lanes]
         if unknown:
             for lane, following in zip(unknown, self.policy.next_positions(unknown, view), strict=True):
                 self._lanes[lane] = _Lane(following)
         verdicts = list(self.policy.check(envelopes, view))
-        for index, (envelope, lane) in enumerate(zip(envelopes, lanes, strict=True)):
+        for index, envelope in enumerate(envelopes):
             if verdicts[index] is None:
-                verdicts[index] = self._add(envelope, lane, time_ms)
+                verdicts[index] = self._add(envelope, time_ms)
         for lane in unknown:
             if not self._lanes[lane].waiting:
                 del self._lanes[lane]
         return verdicts
 
-    def _add(self, envelope: Envelope, lane_key: Hashable, time_ms: int) -> CocoError | None:
-        if self.get(envelope.id) is not None:
+    def _add(self, envelope: Envelope, time_ms: int) -> CocoError | None:
+        if envelope.id in self._by_id or envelope.id in self._taken:
             return RequestError("already known", code="pool.already_known")
+        lane_key, position = envelope.lane, envelope.position
         lane = self._lanes[lane_key]
-        position = self.policy.position(envelope)
         if position is None:
             position = self._arrivals = max(self._arrivals + 1, lane.next)
             if not lane.waiting:
@@ -136,9 +135,10 @@ class Pool:
         """These were included or refused: the pool has nothing to do with them any more."""
         for envelope in batch:
             self._taken.pop(envelope.id, None)
-            key = self.policy.lane(envelope)
-            self._lanes[key].running -= 1
-            self._drop_if_empty(key)
+            lane = self._lanes[envelope.lane]
+            lane.running -= 1
+            if not lane.running and not lane.waiting:
+                self._drop_if_empty(envelope.lane)
 
     def refresh(self, lanes: Sequence[Hashable], view: StoreView) -> None:
         """Set where lanes go on from the state, after a refusal or a roll-back left a gap."""
@@ -157,16 +157,15 @@ class Pool:
         """Put taken envelopes back at the head of their lanes."""
         for envelope in reversed(batch):
             self._taken.pop(envelope.id, None)
-            key = self.policy.lane(envelope)
+            key, position = envelope.lane, envelope.position
             lane = self._lanes[key]
             lane.running -= 1
-            position = self.policy.position(envelope)
             lane.next = lane.next - 1 if position is None else min(lane.next or position, position)
             lane.waiting[lane.next if position is None else position] = (envelope, time_ms)
             self._by_id[envelope.id] = envelope
             self._bytes += envelope.size
             self._ready[key] = None
-        numbered = {self.policy.lane(e) for e in batch if self.policy.position(e) is not None}
+        numbered = {envelope.lane for envelope in batch if envelope.position is not None}
         if numbered:
             self.refresh(list(numbered), view)
 

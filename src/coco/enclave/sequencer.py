@@ -193,9 +193,16 @@ class Sequencer:
         self._entry_written()
 
     def _settle(self, runtime: AdapterRuntime, batch: list[Envelope], outcomes: Sequence[Outcome]) -> None:
-        deferred = [e for e, o in zip(batch, outcomes, strict=True) if o.verdict is Verdict.DEFERRED]
-        finished = [e for e, o in zip(batch, outcomes, strict=True) if o.verdict is not Verdict.DEFERRED]
-        refused = [(e, o) for e, o in zip(batch, outcomes, strict=True) if o.verdict is Verdict.REFUSED]
+        finished: list[Envelope] = []
+        deferred: list[Envelope] = []
+        refused: list[tuple[Envelope, Outcome]] = []
+        for envelope, outcome in zip(batch, outcomes, strict=True):
+            if outcome.verdict is Verdict.DEFERRED:
+                deferred.append(envelope)
+                continue
+            finished.append(envelope)
+            if outcome.verdict is Verdict.REFUSED:
+                refused.append((envelope, outcome))
         runtime.pool.done(finished)
         for envelope, outcome in refused:
             self.counters["refused"] += 1
@@ -204,7 +211,7 @@ class Sequencer:
         if deferred:
             runtime.pool.give_back(deferred, view, self.clock.now_ms)
         if refused:
-            runtime.pool.refresh([runtime.pool.policy.lane(envelope) for envelope, _ in refused], view)
+            runtime.pool.refresh([envelope.lane for envelope, _ in refused], view)
 
     async def _bisect(self, runtime: AdapterRuntime, batch: list[Envelope], error: Exception) -> None:
         """Run halves of a batch whose execution failed, down to the one envelope that it fails on."""

@@ -157,6 +157,10 @@ class Envelope:
     payload: Any
     #: Bytes that it counts for.
     size: int
+    #: Envelopes of one lane run in the order of their positions, without gap.
+    lane: Hashable = ""
+    #: Place in the lane, or None for the order of arrival.
+    position: int | None = None
     #: Ids that must have been executed before it.
     depends_on: tuple[bytes, ...] = ()
 
@@ -192,16 +196,11 @@ class BlockContext:
     expected_seqno: int
 
 
-class PoolPolicy(ABC):
-    """The rules of a pool, which the framework keeps: order within lanes, replacement, state checks."""
+class PoolPolicy:
+    """The rules of a pool, which the framework keeps: where lanes go on, state checks, replacement.
 
-    @abstractmethod
-    def lane(self, envelope: Envelope) -> Hashable:
-        """Envelopes of one lane run in the order of their positions, without gap."""
-
-    @abstractmethod
-    def position(self, envelope: Envelope) -> int | None:
-        """Place in the lane, or None for the order of arrival."""
+    As it stands: first come, first served.
+    """
 
     def next_positions(self, lanes: Sequence[Hashable], view: StoreView) -> Sequence[int]:
         """The position that each lane would run next on this state."""
@@ -214,18 +213,6 @@ class PoolPolicy(ABC):
     def replaces(self, new: Envelope, old: Envelope) -> CocoError | None:
         """None if ``new`` may take the place of ``old``, else the reason."""
         return AdapterError("the place is taken", code="pool.place_taken")
-
-
-class ArrivalOrder(PoolPolicy):
-    """One lane, first come first served."""
-
-    def lane(self, envelope: Envelope) -> Hashable:
-        """The one lane."""
-        return ""
-
-    def position(self, envelope: Envelope) -> int | None:
-        """The order of arrival."""
-        return None
 
 
 @dataclass(slots=True)
@@ -256,7 +243,7 @@ class LedgerAdapter(ABC):
 
     def pool_policy(self) -> PoolPolicy:
         """The rules of this protocol's pool."""
-        return ArrivalOrder()
+        return PoolPolicy()
 
     def genesis(self, settings: Mapping[str, Any], tx: StoreTransaction, block: BlockContext) -> None:
         """Write the first state, as ``settings`` of the genesis document ask.

@@ -29,6 +29,12 @@ _PIPELINE_MAX = 16
 _ACCEPTS_PER_TURN = 64
 _WRITE_HIGH_BYTES = 256 * 1024
 _JSON = b"application/json"
+_RPC_REPLY = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+    b"x-ms-ccf-transaction-id: %b\r\n\r\n%b"
+)
+#: Headers after which a request is more than its head and so many bytes.
+_NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 
 _json_encode = msgspec.json.Encoder().encode
 _status_lines = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
@@ -47,6 +53,13 @@ class Incoming:
     headers: list[tuple[bytes, bytes]]
     body: bytes
     keep_alive: bool
+
+    def is_plain_rpc(self) -> bool:
+        """Whether it is JSON-RPC whose end only a content length tells, on a connection that goes on."""
+        if self.method != "POST" or self.target != b"/" or not self.keep_alive:
+            return False
+        names = {name for name, _ in self.headers}
+        return b"content-length" in names and names.isdisjoint(_NOT_PLAIN)
 
 
 @dataclass
@@ -152,7 +165,11 @@ class Connection(asyncio.Protocol):
         self._busy = False
         self._paused_by_queue = False
         self._closing = False
+        #: When the first byte of an unfinished request came; None between requests.
         self._began: float | None = None
+        #: Head of the last plain JSON-RPC request, and the length of the whole request.
+        self._known_head, self._known_length = b"", -1
+        self._plain: Incoming | None = None
         self._last_active = self._loop.time()
         self._websocket: WebSocketSession | None = None
         self._task: asyncio.Task[None] | None = None
@@ -190,10 +207,19 @@ class Connection(asyncio.Protocol):
         if self._websocket is not None:
             self._websocket.feed(data)
             return
-        if self._began is None:
+        between = self._began is None
+        if between:
+            if len(data) == self._known_length and data.startswith(self._known_head):
+                # The same head, byte for byte, means what it meant before: no need to parse it again.
+                self._enqueue(Incoming("POST", b"/", [], data[len(self._known_head) :], True))
+                return
             self._began = self._last_active
         try:
             self._parser.feed_data(data)
+            if self._plain is not None:
+                if between and self._began is None:
+                    self._remember(data, len(self._plain.body))
+                self._plain = None
         except httptools.HttpParserUpgrade as upgrade:
             self._upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
@@ -231,7 +257,17 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _remember(self, data: bytes, body_length: int) -> None:
+        """Keep the head of a plain request that came whole and alone."""
+        head = data[: len(data) - body_length]
+        if head.find(b"\r\n\r\n") + 4 == len(head):
+            self._known_head, self._known_length = head, len(data)
+
     # --- httptools ---
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request, which may follow another one closely."""
+        self._began = self._last_active
 
     def on_url(self, url: bytes) -> None:
         """Part of the request target."""
@@ -281,7 +317,12 @@ class Connection(asyncio.Protocol):
             body=body,
             keep_alive=self._parser.should_keep_alive(),
         )
+        if self._listener.rpc is not None and incoming.is_plain_rpc():
+            self._plain = incoming
         self._reset()
+        self._enqueue(incoming)
+
+    def _enqueue(self, incoming: Incoming) -> None:
         self._queue.append(incoming)
         if len(self._queue) >= _PIPELINE_MAX and self._transport is not None:
             self._paused_by_queue = True
@@ -304,15 +345,19 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         self._busy = True
         caller = self._listener.caller(self._peer)
-        if self._listener.rpc is not None and incoming.method == "POST" and incoming.target in (b"/", b""):
+        if self._listener.rpc is not None and incoming.method == "POST" and incoming.target == b"/":
             keep_alive = incoming.keep_alive
             self._listener.rpc(incoming.body, caller, lambda reply: self._rpc_done(reply, keep_alive))
         else:
             self._task = self._loop.create_task(self._serve(incoming, caller))
 
     def _rpc_done(self, reply: bytes, keep_alive: bool) -> None:
-        extra = [(b"x-ms-ccf-transaction-id", self._listener.position())]
-        self._respond(200, reply, _JSON, keep_alive=keep_alive, extra=extra)
+        if keep_alive and not self._closing:
+            self._write(_RPC_REPLY % (len(reply), self._listener.position(), reply))
+            self._finished(True)
+        else:
+            extra = [(b"x-ms-ccf-transaction-id", self._listener.position())]
+            self._respond(200, reply, _JSON, keep_alive=keep_alive, extra=extra)
 
     def _finished(self, keep_alive: bool) -> None:
         self._busy = False

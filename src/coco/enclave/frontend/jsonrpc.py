@@ -7,7 +7,8 @@ without a task of their own; they are admitted together in one call of the exten
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -62,67 +63,67 @@ class JsonRpc:
             reply(_encode(_failure(None, PARSE_ERROR, "parse error", "rpc.parse_error")))
             return
         if isinstance(document, dict):
-            route = self._service.rpc_route(document.get("method"))
-            if route is not None and route[1].kind is RouteKind.SUBMIT:
-                self._submit(route[0], document, caller, reply)
-            else:
-                self._spawn(self._single(document, caller, reply))
+            self._begin(document, caller, lambda answer: reply(_encode(answer)))
         elif isinstance(document, list) and document:
             if len(document) > limits.RPC_BATCH_MAX:
                 message = f"a batch has at most {limits.RPC_BATCH_MAX} calls"
                 reply(_encode(_failure(None, INVALID_REQUEST, message, "rpc.batch_too_large")))
             else:
-                self._spawn(self._batch(document, caller, reply))
+                self._batch(document, caller, reply)
         else:
             reply(_encode(_failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _begin(self, document: Any, caller: Caller, done: Callable[[dict[str, Any]], None]) -> None:
+        """Begin one call; ``done`` gets its answer, at once or later."""
+        route = self._service.rpc_route(document.get("method")) if isinstance(document, dict) else None
+        if route is not None and route[1].kind is RouteKind.SUBMIT:
+            self._submit(route[0], document, caller, done)
+            return
+        task = asyncio.get_running_loop().create_task(self._call(document, caller, done))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _single(self, document: dict[str, Any], caller: Caller, reply: Callable[[bytes], None]) -> None:
-        reply(_encode(await self.call(document, caller)))
+    async def _call(self, document: Any, caller: Caller, done: Callable[[dict[str, Any]], None]) -> None:
+        done(await self.call(document, caller))
 
-    async def _batch(self, documents: list[Any], caller: Caller, reply: Callable[[bytes], None]) -> None:
+    def _batch(self, documents: list[Any], caller: Caller, reply: Callable[[bytes], None]) -> None:
         # Calls run at the same time, so that submissions of one batch are admitted together.
-        answers = await asyncio.gather(*(self.call(document, caller) for document in documents))
-        reply(_encode([answer for answer in answers if answer is not None]))
+        answers: list[dict[str, Any] | None] = [None] * len(documents)
+        open_calls = len(documents)
+
+        def answered(index: int, answer: dict[str, Any]) -> None:
+            nonlocal open_calls
+            answers[index] = answer
+            open_calls -= 1
+            if not open_calls:
+                reply(_encode(answers))
+
+        for index, document in enumerate(documents):
+            self._begin(document, caller, partial(answered, index))
 
     def _submit(
-        self,
-        runtime: AdapterRuntime,
-        document: dict[str, Any],
-        caller: Caller,
-        reply: Callable[[bytes], None],
+        self, runtime: AdapterRuntime, document: dict[str, Any], caller: Caller, done: Callable[[dict[str, Any]], None]
     ) -> None:
-        identity = document.get("id")
-        name, params = document["method"], document.get("params")
+        params = document.get("params")
+        request, adapter = Request(document["method"], params if params is not None else []), runtime.adapter
 
-        def done(answer: Envelope | CocoError) -> None:
+        def settled(answer: Envelope | CocoError) -> None:
+            reply: dict[str, Any] = {"jsonrpc": "2.0", "id": document.get("id")}
             if isinstance(answer, CocoError):
-                reply(_encode({"jsonrpc": "2.0", "id": identity, "error": error_object(answer)}))
+                reply["error"] = error_object(answer)
             else:
-                reply(
-                    _encode(
-                        {
-                            "jsonrpc": "2.0",
-                            "id": identity,
-                            "result": adapter.accepted(request, [answer]).value,
-                        }
-                    )
-                )
+                reply["result"] = adapter.accepted(request, [answer]).value
+            done(reply)
 
-        request, adapter = Request(name, params if params is not None else []), runtime.adapter
         try:
             (raw,) = adapter.parse_submission(request)
         except CocoError as error:
-            done(error)
+            settled(error)
             return
-        self._service.submissions.add(runtime, raw, caller, done)
+        self._service.submissions.add(runtime, raw, caller, settled)
 
-    async def call(self, document: Any, caller: Caller) -> dict[str, Any] | None:
-        """Serve one call; its answer, which is None for a notification of a batch that needs none."""
+    async def call(self, document: Any, caller: Caller) -> dict[str, Any]:
+        """Serve one call; its answer."""
         if not isinstance(document, dict):
             return _failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")
         identity, name = document.get("id"), document.get("method")

@@ -27,7 +27,8 @@ Answer = Callable[[Envelope | CocoError], None]
 _Waiting = tuple[AdapterRuntime, bytes, Caller, Answer]
 
 #: Fewer submissions than this are checked on the event loop's thread: two thread changes cost more than they take.
-_INLINE_MAX = 16
+_INLINE_MAX = 1000
+_THREAD_MIN = 1000
 
 
 class Submissions:
@@ -57,20 +58,29 @@ class Submissions:
             asyncio.get_running_loop().call_soon(self._flush, key)
 
     def _flush(self, key: tuple[int, int]) -> None:
-        batch = self._waiting.pop(key, [])
-        if len(batch) >= _INLINE_MAX:
-            task = asyncio.get_running_loop().create_task(self._admit_in_thread(key, batch))
+        waiting = self._waiting[key]
+        if len(waiting) >= _THREAD_MIN:
+            del self._waiting[key]
+            task = asyncio.get_running_loop().create_task(self._admit_in_thread(key, waiting))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
-        self._running.discard(key)
-        if batch:
-            self._settle(batch, _admit(batch))
+        batch = waiting[:_INLINE_MAX]
+        if len(batch) < len(waiting):
+            self._waiting[key] = waiting[_INLINE_MAX:]
+            asyncio.get_running_loop().call_soon(self._flush, key)
+        else:
+            del self._waiting[key]
+            self._running.discard(key)
+        self._settle(batch, _admit(batch))
 
     async def _admit_in_thread(self, key: tuple[int, int], batch: list[_Waiting]) -> None:
         admitted = await asyncio.get_running_loop().run_in_executor(None, _admit, batch)
         self._settle(batch, admitted)
-        self._flush(key)
+        if key in self._waiting:
+            self._flush(key)
+        else:
+            self._running.discard(key)
 
     def _settle(self, batch: list[_Waiting], admitted: Sequence[Envelope | CocoError]) -> None:
         self._count -= len(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from coco import _native
@@ -86,6 +86,10 @@ class StoreTransaction:
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Write a value."""
         self.native.put(table, key, value)
+
+    def put_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write several values."""
+        self.native.put_rows(table, rows)
 
     def remove(self, table: str, key: bytes) -> None:
         """Remove a key."""

@@ -58,6 +58,7 @@ TABLES = (
     Table("ethereum.numbers", log=True),
     Table("ethereum.transactions", log=True),
 )
+_INCLUDED, _DEFERRED = Outcome(Verdict.INCLUDED), Outcome(Verdict.DEFERRED)
 
 
 def _number_key(number: int) -> bytes:
@@ -114,8 +115,8 @@ class EthereumAdapter(LedgerAdapter):
         tx.put("ethereum.head", _SINGLETON, number)
         tx.put("ethereum.blocks", number, block.record())
         tx.put("ethereum.numbers", block.hash, number)
-        for index, identity in enumerate(block.transaction_hashes()):
-            tx.put("ethereum.transactions", identity, number + index.to_bytes(4, "big"))
+        places = enumerate(block.transaction_hashes())
+        tx.put_rows("ethereum.transactions", [(identity, number + index.to_bytes(4, "big")) for index, identity in places])
 
     def parse_submission(self, request: Request) -> Sequence[bytes]:
         """The raw transaction of ``eth_sendRawTransaction`` and its kin."""
@@ -125,7 +126,7 @@ class EthereumAdapter(LedgerAdapter):
         """Decode, check and recover senders, in the extension and without the GIL."""
         admitted = self.chain.admit(list(raw))
         return [
-            Envelope(one.hash, one, one.size)
+            Envelope(one.hash, one, one.size, one.sender, one.nonce)
             if isinstance(one, Transaction)
             else AdapterError(one[1], code=one[0], rpc_code=-32000)
             for one in admitted
@@ -145,11 +146,7 @@ class EthereumAdapter(LedgerAdapter):
             [envelope.payload for envelope in batch],
         )
         outcomes = [
-            Outcome(Verdict.INCLUDED)
-            if verdict is None
-            else Outcome(Verdict.DEFERRED)
-            if not verdict
-            else Outcome(Verdict.REFUSED, verdict)
+            _INCLUDED if verdict is None else Outcome(Verdict.REFUSED, verdict) if verdict else _DEFERRED
             for verdict in verdicts
         ]
         if made is None:

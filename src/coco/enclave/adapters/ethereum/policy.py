@@ -1,11 +1,13 @@
-"""Rules of the Ethereum pool: one lane for each account, positions are nonces, replacement by price."""
+"""Rules of the Ethereum pool: one lane for each account, positions are nonces, replacement by price.
+
+Lane and position are in the envelope, from admission on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
 from coco._native import Chain
-from coco._native import Envelope as Transaction
 from coco.enclave.adapters.base import AdapterError, Envelope, PoolPolicy
 from coco.enclave.store import StoreView
 from coco.errors import CocoError
@@ -25,16 +27,6 @@ class NonceOrder(PoolPolicy):
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
 
-    def lane(self, envelope: Envelope) -> Hashable:
-        """The sender."""
-        sender: bytes = envelope.payload.sender
-        return sender
-
-    def position(self, envelope: Envelope) -> int | None:
-        """The nonce."""
-        nonce: int = envelope.payload.nonce
-        return nonce
-
     def next_positions(self, lanes: Sequence[Hashable], view: StoreView) -> Sequence[int]:
         """The accounts' nonces."""
         found = self._chain.accounts(view.native, [lane for lane in lanes if isinstance(lane, bytes)])
@@ -42,26 +34,8 @@ class NonceOrder(PoolPolicy):
 
     def check(self, envelopes: Sequence[Envelope], view: StoreView) -> Sequence[CocoError | None]:
         """Nonce and balance against the newest state."""
-        senders = list(dict.fromkeys(envelope.payload.sender for envelope in envelopes))
-        states = dict(zip(senders, self._chain.accounts(view.native, senders), strict=True))
-        verdicts: list[CocoError | None] = []
-        for envelope in envelopes:
-            transaction: Transaction = envelope.payload
-            nonce, balance = states[transaction.sender]
-            if transaction.nonce < nonce:
-                verdicts.append(
-                    refused(f"nonce too low: next nonce {nonce}, tx nonce {transaction.nonce}", "nonce_too_low")
-                )
-            elif transaction.cost > balance:
-                verdicts.append(
-                    refused(
-                        f"insufficient funds for gas * price + value: have {balance} want {transaction.cost}",
-                        "insufficient_funds",
-                    )
-                )
-            else:
-                verdicts.append(None)
-        return verdicts
+        found = self._chain.check(view.native, [envelope.payload for envelope in envelopes])
+        return [None if refusal is None else refused(refusal[1], refusal[0]) for refusal in found]
 
     def replaces(self, new: Envelope, old: Envelope) -> CocoError | None:
         """By price: both fee and priority fee must rise."""

@@ -79,10 +79,11 @@ def data(value: Any, *, size: int | None = None) -> bytes:
     """Bytes written as 0x-prefixed hex."""
     if isinstance(value, str) and value[:2] in ("0x", "0X"):
         try:
-            found = bytes.fromhex(value[2:]) if value[2:].isalnum() or not value[2:] else None
+            found = bytes.fromhex(value[2:])
         except ValueError:
-            found = None
-        if found is not None and (size is None or len(found) == size):
+            found = b""
+        # ``fromhex`` skips white space, which then is missing from the length.
+        if 2 * len(found) + 2 == len(value) and (size is None or len(found) == size):
             return found
     raise bad_params(f"{str(value)[:80]!r} is not {'data' if size is None else f'{size} bytes'} in hex")
 
