@@ -38,8 +38,11 @@ REQUEST_SECONDS_MAX: Final = 30
 IDLE_SECONDS_MAX: Final = 600
 #: Calls of one JSON-RPC batch.
 RPC_BATCH_MAX: Final = 1000
-#: Bytes of one reply that wait for a slow reader before the connection is cut.
+#: Bytes that wait for a slow reader before it gets no more, and before its connection is cut.
+REPLY_BYTES_SOFT: Final = 256 * KIB
 REPLY_BYTES_MAX: Final = 64 * MIB
+#: Time that a client has to read the last reply of a connection that the node ends.
+LINGER_SECONDS_MAX: Final = 2
 
 #: Transactions of a pool, and of one lane (an account) in it.
 POOL_TRANSACTIONS_MAX: Final = 50_000

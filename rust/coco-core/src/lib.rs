@@ -1,8 +1,9 @@
-//! The hot parts of Coco: store, Merkle tree, sealing, EVM and relay.
+//! The hot parts of Coco: store, Merkle tree, sealing, EVM, front door and relay.
 //!
 //! This crate knows nothing of Python and decides no policy; `coco-native` binds it.
 
 pub mod evm;
+pub mod front;
 pub mod merkle;
 pub mod relay;
 pub mod secret;

@@ -5,6 +5,7 @@
 
 mod errors;
 mod evm;
+mod front;
 mod host;
 mod ledger;
 mod store;
@@ -26,6 +27,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<evm::Envelope>()?;
     module.add_class::<evm::Block>()?;
     module.add_class::<evm::Trie>()?;
+    module.add_class::<front::Front>()?;
     module.add_class::<host::Relay>()?;
     module.add_function(wrap_pyfunction!(evm::keccak256, module)?)?;
     module.add_function(wrap_pyfunction!(evm::recover_signer, module)?)?;

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import importlib
 import json
-import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,19 +18,21 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from coco import _native, limits
+from coco._native import Front
 from coco.attestation.evidence import VIRTUAL, Evidence, report_data
 from coco.channel import messages
 from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, LedgerAdapter, Services
 from coco.enclave.configuration import secrets as wrapping
-from coco.enclave.configuration.actors import Actors, account_row
+from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.control import Control
 from coco.enclave.core.faults import place_of
-from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem, tls_context
-from coco.enclave.frontend.http import Acceptor, Listener
+from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem
+from coco.enclave.frontend.http import Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
 from coco.enclave.frontend.routes import administration_app, application_app
 from coco.enclave.frontend.service import Service
@@ -73,7 +74,7 @@ class EnclaveNode:
     def __init__(
         self,
         control: Control,
-        listeners: dict[str, socket.socket],
+        doors: dict[str, Front],
         *,
         report: dict[str, str],
         measurement: str,
@@ -81,13 +82,12 @@ class EnclaveNode:
         ended: Callable[[BaseException | None], None],
     ) -> None:
         self.status = "Starting"
-        self._control, self._sockets = control, listeners
+        self._control, self._doors = control, doors
         self._report, self._measurement = report, measurement
         self._factories, self._ended = factories, ended
         self._loop = asyncio.get_running_loop()
-        self._callers: dict[bytes | None, Caller] = {}
+        self._callers: dict[bytes | None, KnownCaller] = {}
         self._listeners: list[Listener] = []
-        self._acceptors: list[Acceptor] = []
         self._recovery: Recovery | None = None
         self._adapters_by_name: dict[str, LedgerAdapter] = {}
         self._failures = 0
@@ -458,30 +458,37 @@ class EnclaveNode:
 
     # --- serving ---
 
-    def _listen(self, listener: Listener, name: str, anchors: str) -> None:
-        context = tls_context(self.identity, self.service, anchors, ["http/1.1"])
-        self._acceptors.append(Acceptor(listener, self._sockets.pop(name), context))
+    def _listen(self, listener: Listener, *, ask_client: bool) -> None:
+        chain = [certificate.public_bytes(Encoding.DER) for certificate in (self.identity.certificate, self.service.certificate)]
+        key = self.identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        listener.start(chain, key, ask_client=ask_client)
         self._listeners.append(listener)
 
     def _listen_administration(self) -> None:
-        if "administration" in self._sockets:
-            app = administration_app(self)
-            listener = Listener("administration", self.caller, app, on_error=self.unexpected)
-            self._listen(listener, "administration", "")
+        if "administration" in self._doors:
+            listener = Listener(
+                self._doors.pop("administration"),
+                caller=self.caller,
+                app=administration_app(self),
+                on_error=self.unexpected,
+                on_failure=self._ended,
+            )
+            self._listen(listener, ask_client=False)
 
     def _listen_application(self) -> None:
         rpc = JsonRpc(self.service_front, self.unexpected)
         streams = Streams(self.service_front, rpc)
         listener = Listener(
-            "application",
-            self.caller,
-            application_app(self, self.service_front),
+            self._doors.pop("application"),
+            caller=self.caller,
+            app=application_app(self, self.service_front),
+            on_error=self.unexpected,
+            on_failure=self._ended,
             rpc=rpc.handle,
             position=self._position_header,
             websocket=streams.serve,
-            on_error=self.unexpected,
         )
-        self._listen(listener, "application", Actors(self.store.view()).anchors())
+        self._listen(listener, ask_client=True)
 
     def _position_header(self) -> bytes:
         committed = self.sequencer.tracker.committed
@@ -492,29 +499,25 @@ class EnclaveNode:
     def caller(self, certificate: bytes | None) -> Caller:
         """Who is behind a connection, in the configuration of this moment.
 
-        The answer is kept only until the next change of the configuration tables.
+        The answer is kept only until the next change of the configuration tables, or the end of the certificate.
         """
         found = self._callers.get(certificate)
-        if found is None:
-            found = Actors(self.store.view(self.sequencer.tracker.committed)).caller(certificate)
+        if found is None or found.until_ms < self.clock.now_ms:
+            view = self.store.view(self.sequencer.tracker.committed)
+            found = Actors(view, self.clock.now_ms).caller(certificate)
             if len(self._callers) > limits.CONNECTIONS_MAX:
                 self._callers.clear()
             self._callers[certificate] = found
-        return found
+        return found.caller
 
     def _tick(self, time_ms: int) -> None:
         self.clock.tick(time_ms)
-        now = self._loop.time()
-        for listener in self._listeners:
-            listener.sweep(now)
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)
         task.add_done_callback(lambda t: self._ended(t.exception()) if not t.cancelled() and t.exception() else None)
 
     async def _stop(self) -> None:
-        for acceptor in self._acceptors:
-            acceptor.close()
         for listener in self._listeners:
             listener.close()
         if self.status == "Open":

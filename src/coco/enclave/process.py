@@ -7,7 +7,6 @@ import gc
 import importlib
 import os
 import socket
-import ssl
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,12 +14,13 @@ import uvloop
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from coco._native import LedgerSecret, WriteSet
+from coco._native import Front, LedgerSecret, WriteSet
 from coco.channel import messages
 from coco.enclave.core import bundle, lockdown
 from coco.enclave.core.control import Control
 from coco.enclave.core.faults import place_of
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity
+from coco.enclave.frontend.http import open_door
 from coco.enclave.node import AdapterFactory, EnclaveNode
 from coco.errors import CocoError
 
@@ -49,7 +49,6 @@ def _preload() -> None:
     secret.encrypt(b"", padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None))
     pem = secret.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     serialization.load_pem_public_key(pem)
-    ssl.create_default_context()
     LedgerSecret.generate(b"")
     WriteSet([("coco.warm", b"k", b"v")]).encode_private()
     EnclaveNode.warm_up()
@@ -83,9 +82,12 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="coco"))
-        inherited = {name: socket.socket(fileno=descriptor) for name, descriptor in sockets.items()}
-        for sock in inherited.values():
-            sock.setblocking(False)
+        control = socket.socket(fileno=sockets.pop("control"))
+        control.setblocking(False)
+        doors = {
+            name: open_door(socket.socket(fileno=descriptor), json_rpc=name == "application")
+            for name, descriptor in sockets.items()
+        }
     except CocoError as error:
         os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
         os._exit(78)
@@ -102,7 +104,7 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
             os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
             return 78
         os.close(diagnosis)
-        return await _serve(inherited, report, measurement, factories)
+        return await _serve(control, doors, report, measurement, factories)
 
     # What was imported stays for ever: the collector need not look at it, nor after every few hundred requests.
     gc.collect()
@@ -117,7 +119,8 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
 
 
 async def _serve(
-    inherited: dict[str, socket.socket],
+    channel: socket.socket,
+    doors: dict[str, Front],
     report: dict[str, str],
     measurement: str,
     factories: dict[str, AdapterFactory],
@@ -130,8 +133,8 @@ async def _serve(
             ended.set_result(error)
 
     control = Control(end)
-    await loop.create_connection(lambda: control, sock=inherited.pop("control"))
-    node = EnclaveNode(control, inherited, report=report, measurement=measurement, factories=factories, ended=end)
+    await loop.create_connection(lambda: control, sock=channel)
+    node = EnclaveNode(control, doors, report=report, measurement=measurement, factories=factories, ended=end)
     loop.set_exception_handler(lambda _, context: node.unexpected(context.get("exception")))
     task = loop.create_task(node.run())
     task.add_done_callback(lambda t: end(t.exception()) if not t.cancelled() and t.exception() else None)

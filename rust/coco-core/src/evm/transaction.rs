@@ -19,7 +19,7 @@ use super::wide;
 pub const TRANSACTION_BYTES_MAX: usize = 128 * 1024;
 
 /// Below this many transactions, waking another thread costs more than it gives.
-const PARALLEL_MIN: usize = 12;
+const PARALLEL_MIN: usize = 64;
 
 /// Half of the order of secp256k1: a higher `s` is the malleable twin of a valid signature.
 const HALF_ORDER: U256 = U256::from_limbs([

@@ -1,16 +1,21 @@
 """Actors: which certificate stands for whom, in the configuration of this moment (G4).
 
-Rules: a pinned certificate matches by exact DER and issues nothing unless it is a CA; a leaf belongs to an organisation
-when exactly one CA anchor issued it directly; nobody is remembered from an earlier connection.
+Rules: TLS has proven that the client holds the certificate's key, and nothing more; a pinned certificate matches by
+exact DER and issues nothing unless it is a CA; a leaf belongs to an organisation when exactly one CA anchor issued it
+directly; a certificate counts only within its dates and for clients; nobody is remembered from an earlier connection.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from coco.enclave.adapters.base import Caller, CallerKind
 from coco.enclave.store import StoreView
@@ -18,6 +23,8 @@ from coco.ledger import tables
 
 ANONYMOUS = Caller()
 _ACCOUNT_BYTES = 20
+#: A certificate that is nobody's yet may come into its dates.
+_ANONYMOUS_MS = 10_000
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
@@ -35,41 +42,61 @@ def _issued(anchor: x509.Certificate, leaf: x509.Certificate) -> bool:
     return True
 
 
+def _for_clients(leaf: x509.Certificate) -> bool:
+    try:
+        usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    except ValueError:
+        return False
+    return ExtendedKeyUsageOID.CLIENT_AUTH in usage or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage
+
+
+@dataclass(frozen=True)
+class KnownCaller:
+    """A caller, and the time until which the certificate says so."""
+
+    caller: Caller
+    until_ms: int
+
+
 class Actors:
-    """Looks callers up in one view of the configuration."""
+    """Looks callers up in one view of the configuration, at one time."""
 
-    def __init__(self, view: StoreView) -> None:
+    def __init__(self, view: StoreView, time_ms: int) -> None:
         self._view = view
+        self._time_ms = time_ms
+        self._now = datetime.fromtimestamp(time_ms / 1000, UTC)
 
-    def anchors(self) -> str:
-        """PEM of every actor's certificate: whom the TLS listener lets in with a certificate."""
-        every = [value for table in (tables.USERS_CERTS, tables.MEMBERS_CERTS) for _, value in self._view.scan(table)]
-        return "".join(dict.fromkeys(value.decode().strip() + "\n" for value in every))
-
-    def caller(self, der: bytes | None) -> Caller:
+    def caller(self, der: bytes | None) -> KnownCaller:
         """The caller behind a client certificate; anonymous without one, or when it is nobody's (any more)."""
-        if der is None:
-            return ANONYMOUS
-        actor = self._actor(der, tables.USERS_CERTS)
+        leaf = None
+        if der is not None:
+            with suppress(ValueError):
+                leaf = x509.load_der_x509_certificate(der)
+        if leaf is None or der is None or not self._in_force(leaf) or not _for_clients(leaf):
+            return KnownCaller(ANONYMOUS, self._time_ms + _ANONYMOUS_MS)
+        until_ms = int(leaf.not_valid_after_utc.timestamp() * 1000)
+        actor = self._actor(der, leaf, tables.USERS_CERTS)
         if actor is not None:
-            return self._participant(actor)
-        member = self._actor(der, tables.MEMBERS_CERTS)
+            return KnownCaller(self._participant(actor), until_ms)
+        member = self._actor(der, leaf, tables.MEMBERS_CERTS)
         if member is not None:
-            return Caller(kind=CallerKind.MEMBER, actor=member)
-        return ANONYMOUS
+            return KnownCaller(Caller(kind=CallerKind.MEMBER, actor=member), until_ms)
+        return KnownCaller(ANONYMOUS, self._time_ms + _ANONYMOUS_MS)
 
-    def _actor(self, der: bytes, table: str) -> str | None:
+    def _in_force(self, certificate: x509.Certificate) -> bool:
+        return certificate.not_valid_before_utc <= self._now <= certificate.not_valid_after_utc
+
+    def _actor(self, der: bytes, leaf: x509.Certificate, table: str) -> str | None:
         name = sha256(der).hexdigest()
         if self._view.get(table, name.encode()) is not None:
             return name
-        try:
-            leaf = x509.load_der_x509_certificate(der)
-        except ValueError:
-            return None
         matches = []
         for key, pem in self._view.scan(table):
             anchor = x509.load_pem_x509_certificate(pem)
-            if _is_ca(anchor) and anchor.subject == leaf.issuer and _issued(anchor, leaf):
+            named = anchor.subject == leaf.issuer and _is_ca(anchor) and self._in_force(anchor)
+            if named and _issued(anchor, leaf):
                 matches.append(key.decode())
         return matches[0] if len(matches) == 1 else None
 

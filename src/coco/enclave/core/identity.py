@@ -1,25 +1,22 @@
 """The node's and the service's keys and certificates, made in the enclave (docs/ledger-format.md, section 7).
 
-A private key is a handle of the crypto library. The node key passes once through the ramfs key folder, because the TLS
-library takes it only from a file; the service key never does.
+A private key is a handle of the crypto library and stays in this process. The node key is handed once to the
+extension, whose TLS signs with it; the service key never is.
 """
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from coco.enclave.core.lockdown import KEY_FOLDER
 from coco.ledger import cose
 
 #: Endorsed certificates live at most this long (J9 gives governance a shorter default later).
@@ -125,30 +122,3 @@ class NodeIdentity:
     def node_id(self) -> str:
         """Hex SHA-256 of the public key."""
         return cose.key_id(self.key.public_key())
-
-
-def tls_context(
-    node: NodeIdentity, service: ServiceIdentity, client_anchors: str, alpn: Sequence[str]
-) -> ssl.SSLContext:
-    """TLS 1.3 context that lets in clients with a certificate under ``client_anchors`` (PEM), and anonymous ones.
-
-    No session tickets: a removed actor must not come back by resumption (G4).
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.num_tickets = 0
-    context.set_alpn_protocols(list(alpn))
-    secret = node.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path = f"{KEY_FOLDER}/node.pem"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(descriptor, secret + pem(node.certificate).encode() + pem(service.certificate).encode())
-        os.close(descriptor)
-        context.load_cert_chain(path)
-    finally:
-        os.unlink(path)  # noqa: PTH108
-    if client_anchors:
-        context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-        context.load_verify_locations(cadata=client_anchors)
-        context.verify_mode = ssl.CERT_OPTIONAL
-    return context

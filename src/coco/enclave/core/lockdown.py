@@ -29,11 +29,8 @@ _MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 16384, 1 << 18, 2, 4, 
 _MNT_DETACH: Final = 2
 _PROT_EXEC, _FIONBIO, _F_GETFL, _F_SETFL, _AT_EMPTY_PATH = 4, 0x5421, 3, 4, 0x1000
 _SYS_PIVOT_ROOT: Final = 155
-_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = 444, 445, 446
+_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_RESTRICT = 444, 446
 _SIGKILL: Final = 9
-
-#: The one folder of the private root: keys pass through it on their way into the TLS library.
-KEY_FOLDER: Final = "/keys"
 
 _ALLOWED: Final = [
     "read",
@@ -92,8 +89,6 @@ _ALLOWED: Final = [
     "getpeername",
     "getsockopt",
     "setsockopt",
-    "openat",
-    "unlink",
     "stat",
     "lstat",
     "newfstatat",
@@ -152,7 +147,6 @@ def _private_root() -> None:
     if _libc.mount(b"ramfs", root, b"ramfs", options, b"mode=700") != 0:
         _fail("mount ramfs")
     os.mkdir("/tmp/old")  # noqa: S108, PTH102
-    os.mkdir("/tmp" + KEY_FOLDER, 0o700)  # noqa: S108, PTH102
     if _libc.syscall(_SYS_PIVOT_ROOT, root, b"/tmp/old") != 0:
         _fail("pivot_root")
     os.chdir("/")
@@ -180,7 +174,7 @@ def _close_memory() -> str:
 
 
 def _landlock() -> str:
-    """Handle everything the kernel knows; allow reading, making and removing files in the key folder only."""
+    """Handle everything the kernel knows and allow nothing: the enclave opens no file."""
     abi = _libc.syscall(_SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(1))
     if abi < 0:
         return f"not applied: {os.strerror(ctypes.get_errno())}"
@@ -191,15 +185,8 @@ def _landlock() -> str:
     ruleset = _libc.syscall(_SYS_LANDLOCK_CREATE, attribute, ctypes.c_size_t(len(attribute)), ctypes.c_uint(0))
     if ruleset < 0:
         _fail("landlock_create_ruleset")
-    folder = os.open(KEY_FOLDER, os.O_PATH | os.O_CLOEXEC)
-    write_file, read_file, remove_file, make_reg, truncate = 1 << 1, 1 << 2, 1 << 5, 1 << 8, 1 << 14
-    allowed = write_file | read_file | remove_file | make_reg | (truncate if abi >= 3 else 0)
-    rule = struct.pack("<Qi", allowed, folder)
-    if _libc.syscall(_SYS_LANDLOCK_ADD, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0)) != 0:
-        _fail("landlock_add_rule")
     if _libc.syscall(_SYS_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint(0)) != 0:
         _fail("landlock_restrict_self")
-    os.close(folder)
     os.close(ruleset)
     return f"applied, abi {abi}"
 

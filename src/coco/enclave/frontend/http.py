@@ -1,40 +1,32 @@
-"""One HTTP/1.1 protocol class for every listener: limits, caller and time-outs in one place.
+"""One listener: from the extension's front door to whoever serves the request.
 
-JSON-RPC is its fast path: ``POST /`` goes straight to the handler. Every other route goes to a Starlette app with the
-caller in the scope. Memory per connection is bounded: one body at a time, a short queue, and no reading while a slow
-reader has not taken its replies.
+TLS 1.3, HTTP/1.1 and their limits in bytes and time are the extension's (:class:`coco._native.Front`), on a thread of
+its own without the interpreter's lock. Here is decided who calls and what serves: JSON-RPC's fast path is ``POST /``,
+every other route goes to a Starlette app with the caller in the scope, WebSocket goes to its own handler. The caller is
+looked up in the current configuration on every request (G4).
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
-from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote
 
-import httptools
 import msgspec
 
 from coco import limits
+from coco._native import Front
 from coco.enclave.adapters.base import Caller
 from coco.enclave.frontend.websocket import WebSocketSession, accept_websocket
 from coco.errors import CocoError
 
-_PIPELINE_MAX = 16
-_ACCEPTS_PER_TURN = 64
-_WRITE_HIGH_BYTES = 256 * 1024
+#: Events of the front door, as ``(kind, connection, ...)``.
+_OPENED, _JSON_RPC, _REQUEST, _DATA, _PRESSURE, _CLOSED, _FAILED = range(7)
 _JSON = b"application/json"
-_RPC_REPLY = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-    b"x-ms-ccf-transaction-id: %b\r\n\r\n%b"
-)
-#: Headers after which a request is more than its head and so many bytes.
-_NOT_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 
 _json_encode = msgspec.json.Encoder().encode
 _status_lines = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
@@ -42,54 +34,25 @@ _status_lines = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in
 #: Serves one JSON-RPC body; the callback gets the reply, at once or later.
 RpcHandler = Callable[[bytes, Caller, Callable[[bytes], None]], None]
 AsgiApp = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(slots=True)
-class Incoming:
-    """One parsed request."""
-
-    method: str
-    target: bytes
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-    keep_alive: bool
-
-    def is_plain_rpc(self) -> bool:
-        """Whether it is JSON-RPC whose end only a content length tells, on a connection that goes on."""
-        if self.method != "POST" or self.target != b"/" or not self.keep_alive:
-            return False
-        names = {name for name, _ in self.headers}
-        return b"content-length" in names and names.isdisjoint(_NOT_PLAIN)
-
-
-@dataclass
-class Listener:
-    """What all connections of one listener share."""
-
-    name: str
-    #: Looks the caller up in the current configuration, on every request.
-    caller: Callable[[bytes | None], Caller]
-    app: AsgiApp
-    rpc: RpcHandler | None = None
-    #: Id of the last committed entry, for the header of JSON-RPC replies.
-    position: Callable[[], bytes] = bytes
-    #: Serves WebSocket connections, or None.
-    websocket: Callable[[WebSocketSession], Awaitable[None]] | None = None
-    on_error: Callable[[BaseException], None] = lambda error: None
-
-    def __post_init__(self) -> None:
-        self.connections: set[Connection] = set()
-        self.body_bytes = 0
-
-    def sweep(self, now: float) -> None:
-        """Close connections that are too slow or idle; called once a second."""
-        for connection in list(self.connections):
-            connection.check_time(now)
-
-    def close(self) -> None:
-        """Close every connection."""
-        for connection in list(self.connections):
-            connection.abort()
+def open_door(listener: socket.socket, *, json_rpc: bool) -> Front:
+    """Make the front door of an inherited socket; it makes its descriptors now, before lock-down, and starts later."""
+    return Front(
+        listener.detach(),
+        head_bytes=limits.HEAD_BYTES_MAX,
+        body_bytes=limits.BODY_BYTES_MAX,
+        bodies_bytes=limits.BODIES_BYTES_MAX,
+        connections=limits.CONNECTIONS_MAX,
+        unsent_bytes=limits.REPLY_BYTES_MAX,
+        pressure_bytes=limits.REPLY_BYTES_SOFT,
+        handshake_s=limits.HANDSHAKE_SECONDS_MAX,
+        request_s=limits.REQUEST_SECONDS_MAX,
+        idle_s=limits.IDLE_SECONDS_MAX,
+        linger_s=limits.LINGER_SECONDS_MAX,
+        json_rpc=json_rpc,
+    )
 
 
 def error_body(error: CocoError) -> bytes:
@@ -104,308 +67,146 @@ def _simple_error(code: str, message: str, hint: str | None = None) -> bytes:
     return _json_encode({"error": inner})
 
 
-class Acceptor:
-    """Accepts streams of one inherited socket and gives each a limited time for its TLS handshake.
+class Listener:
+    """Serves the connections of one front door."""
 
-    Written out because the event loop's own ``ssl_handshake_timeout`` has no effect on a server (uvloop 0.23):
-    half-open connections would stay for ever.
-    """
-
-    def __init__(self, listener: Listener, sock: socket.socket, context: ssl.SSLContext) -> None:
-        self._listener, self._sock, self._context = listener, sock, context
+    def __init__(
+        self,
+        door: Front,
+        *,
+        caller: Callable[[bytes | None], Caller],
+        app: AsgiApp,
+        on_error: Callable[[BaseException], None],
+        on_failure: Callable[[BaseException], None],
+        rpc: RpcHandler | None = None,
+        position: Callable[[], bytes] = bytes,
+        websocket: Callable[[WebSocketSession], Awaitable[None]] | None = None,
+    ) -> None:
+        self._door, self._caller, self._app = door, caller, app
+        self._on_error, self._on_failure = on_error, on_failure
+        self._rpc, self._position, self._websocket = rpc, position, websocket
         self._loop = asyncio.get_running_loop()
-        self._handshakes: set[asyncio.Task[None]] = set()
-        self._loop.add_reader(sock.fileno(), self._accept)
+        #: DER of each connection's client certificate.
+        self._peers: dict[int, bytes | None] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._sessions: dict[int, tuple[WebSocketSession, asyncio.Event]] = {}
+        self._flush_due = False
 
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTS_PER_TURN):
-            try:
-                stream, _ = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError:
-                return  # out of descriptors: what waits in the backlog is taken when some are free
-            if len(self._handshakes) + len(self._listener.connections) >= limits.CONNECTIONS_MAX:
-                stream.close()
-                continue
-            stream.setblocking(False)
-            task = self._loop.create_task(self._handshake(stream))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
-
-    async def _handshake(self, stream: socket.socket) -> None:
-        try:
-            async with asyncio.timeout(limits.HANDSHAKE_SECONDS_MAX):
-                await self._loop.connect_accepted_socket(lambda: Connection(self._listener), stream, ssl=self._context)
-        except (OSError, ssl.SSLError, TimeoutError):
-            stream.close()  # a client that cannot or will not finish: nothing to tell, nothing to keep
+    def start(self, chain: Sequence[bytes], key: bytes, *, ask_client: bool) -> None:
+        """Accept connections, as the holder of a certificate chain and its PKCS#8 key (DER)."""
+        self._door.start(chain, key, ask_client)
+        self._loop.add_reader(self._door.fileno(), self._ready)
 
     def close(self) -> None:
-        """Accept no more."""
-        self._loop.remove_reader(self._sock.fileno())
-        for task in self._handshakes:
+        """Send the replies that are ready, and close everything."""
+        self._loop.remove_reader(self._door.fileno())
+        self._door.stop()
+        for task in self._tasks.values():
             task.cancel()
 
+    # --- events ---
 
-class Connection(asyncio.Protocol):
-    """One connection, from the end of its handshake."""
+    def _ready(self) -> None:
+        for event in self._door.take():
+            try:
+                if event[0] == _JSON_RPC:
+                    assert self._rpc is not None
+                    _, connection, body = event
+                    caller = self._caller(self._peers[connection])
+                    self._rpc(body, caller, partial(self._respond_json, connection))
+                else:
+                    self._handle(event)
+            except Exception as error:  # noqa: BLE001 - no request may end the process; the text stays inside (H1)
+                self._on_error(error)
+                self._door.close(event[1])
+                self._flush_soon()
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._parser: Any = httptools.HttpRequestParser(self)
-        self._peer: bytes | None = None
-        self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._queue: deque[Incoming] = deque()
-        self._busy = False
-        self._paused_by_queue = False
-        self._closing = False
-        #: When the first byte of an unfinished request came; None between requests.
-        self._began: float | None = None
-        #: Head of the last plain JSON-RPC request, and the length of the whole request.
-        self._known_head, self._known_length = b"", -1
-        self._plain: Incoming | None = None
-        self._last_active = self._loop.time()
-        self._websocket: WebSocketSession | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._drained = asyncio.Event()
-        self._drained.set()
+    def _handle(self, event: tuple[Any, ...]) -> None:
+        match event:
+            case (int(kind), int(connection), peer) if kind == _OPENED:
+                self._peers[connection] = peer
+            case (int(kind), int(connection), method, target, headers, body, upgrade) if kind == _REQUEST:
+                if upgrade:
+                    self._upgrade(connection, target, headers)
+                else:
+                    self._spawn(connection, self._serve(connection, method, target, headers, body))
+            case (int(kind), int(connection), data) if kind == _DATA:
+                session, _ = self._sessions[connection]
+                session.feed(data)
+                self._door.more(connection)
+                self._flush_soon()
+            case (int(kind), int(connection), pressed) if kind == _PRESSURE:
+                if connection in self._sessions:
+                    _, drained = self._sessions[connection]
+                    (drained.clear if pressed else drained.set)()
+            case (int(kind), int(connection)) if kind == _CLOSED:
+                self._forget(connection)
+            case _:
+                self._on_failure(CocoError("the front door failed", code="front.failed"))
 
-    # --- asyncio ---
+    def _forget(self, connection: int) -> None:
+        self._peers.pop(connection, None)
+        task = self._tasks.pop(connection, None)
+        if task is not None:
+            task.cancel()
+        found = self._sessions.pop(connection, None)
+        if found is not None:
+            session, drained = found
+            session.lost()
+            drained.set()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport and the client's certificate."""
-        # uvloop's transports keep the contract but do not inherit from asyncio's.
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
-        tls = transport.get_extra_info("ssl_object")
-        self._peer = tls.getpeercert(binary_form=True) if tls is not None else None
-        self._listener.connections.add(self)
+    def _spawn(self, connection: int, work: Any) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._tasks[connection] = task
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget everything."""
-        self._listener.connections.discard(self)
-        self._listener.body_bytes -= self._body_bytes
-        self._body_bytes = 0
-        self._closing = True
-        self._drained.set()
-        if self._websocket is not None:
-            self._websocket.lost()
-        if self._task is not None:
-            self._task.cancel()
+        def done(task: asyncio.Task[None]) -> None:
+            if self._tasks.get(connection) is task:
+                del self._tasks[connection]
 
-    def data_received(self, data: bytes) -> None:
-        """Parse."""
-        self._last_active = self._loop.time()
-        if self._closing:
-            return
-        if self._websocket is not None:
-            self._websocket.feed(data)
-            return
-        between = self._began is None
-        if between:
-            if len(data) == self._known_length and data.startswith(self._known_head):
-                # The same head, byte for byte, means what it meant before: no need to parse it again.
-                self._enqueue(Incoming("POST", b"/", [], data[len(self._known_head) :], True))
-                return
-            self._began = self._last_active
-        try:
-            self._parser.feed_data(data)
-            if self._plain is not None:
-                if between and self._began is None:
-                    self._remember(data, len(self._plain.body))
-                self._plain = None
-        except httptools.HttpParserUpgrade as upgrade:
-            self._upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse(400, "http.malformed", "this is not HTTP/1.1")
+        task.add_done_callback(done)
 
-    def eof_received(self) -> bool:
-        """The client sends no more; TLS cannot stay half open."""
-        return False
+    # --- replies ---
 
-    def pause_writing(self) -> None:
-        """A slow reader: take no more of its requests."""
-        self._drained.clear()
-        if self._transport is not None:
-            self._transport.pause_reading()
+    def _flush_soon(self) -> None:
+        """Wake the door once for all that this turn of the loop has to say."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
 
-    def resume_writing(self) -> None:
-        """The reader has caught up."""
-        self._drained.set()
-        if self._transport is not None and not self._paused_by_queue:
-            self._transport.resume_reading()
-        self._next()
+    def _flush(self) -> None:
+        self._flush_due = False
+        self._door.flush()
 
-    def check_time(self, now: float) -> None:
-        """Close when a request takes too long to arrive or nothing comes at all."""
-        began = self._began
-        slow = began is not None and not self._busy and now - began > limits.REQUEST_SECONDS_MAX
-        stuck = not self._drained.is_set() and now - self._last_active > limits.REQUEST_SECONDS_MAX
-        idle = not self._busy and self._websocket is None and now - self._last_active > limits.IDLE_SECONDS_MAX
-        if slow or stuck or idle:
-            self.abort()
+    def _respond_json(self, connection: int, reply: bytes) -> None:
+        self._door.respond_json(connection, self._position(), reply)
+        self._flush_soon()
 
-    def abort(self) -> None:
-        """Close at once."""
-        self._closing = True
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _remember(self, data: bytes, body_length: int) -> None:
-        """Keep the head of a plain request that came whole and alone."""
-        head = data[: len(data) - body_length]
-        if head.find(b"\r\n\r\n") + 4 == len(head):
-            self._known_head, self._known_length = head, len(data)
-
-    # --- httptools ---
-
-    def on_message_begin(self) -> None:
-        """The first byte of a request, which may follow another one closely."""
-        self._began = self._last_active
-
-    def on_url(self, url: bytes) -> None:
-        """Part of the request target."""
-        self._target += url
-        self._count_head(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self._headers.append((name.lower(), value))
-        self._count_head(len(name) + len(value) + 4)
-
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > limits.HEAD_BYTES_MAX:
-            self._refuse(431, "http.head_too_large", f"request line and headers exceed {limits.HEAD_BYTES_MAX} bytes")
-
-    def on_headers_complete(self) -> None:
-        """The head is whole: refuse a body that is announced too large before it comes."""
-        for name, value in self._headers:
-            if name == b"content-length" and value.isdigit() and int(value) > limits.BODY_BYTES_MAX:
-                self._refuse(413, "http.body_too_large", f"a body has at most {limits.BODY_BYTES_MAX} bytes")
-            elif name == b"expect" and value.lower() == b"100-continue" and not self._closing:
-                self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def on_body(self, body: bytes) -> None:
-        """Part of a body."""
-        if self._closing:
-            return
-        self._body_bytes += len(body)
-        self._listener.body_bytes += len(body)
-        if self._body_bytes > limits.BODY_BYTES_MAX:
-            self._refuse(413, "http.body_too_large", f"a body has at most {limits.BODY_BYTES_MAX} bytes")
-        elif self._listener.body_bytes > limits.BODIES_BYTES_MAX:
-            self._refuse(503, "node.busy", "too many requests are arriving at once")
-        else:
-            self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        """A request is whole."""
-        if self._closing or self._parser.should_upgrade():
-            return
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        incoming = Incoming(
-            method=self._parser.get_method().decode("ascii", "replace"),
-            target=self._target,
-            headers=self._headers,
-            body=body,
-            keep_alive=self._parser.should_keep_alive(),
+    def _respond(self, connection: int, status: int, headers: Headers, content_type: bytes, body: bytes) -> None:
+        line = _status_lines.get(status, b"HTTP/1.1 %d Status\r\n" % status)
+        length = b"%d" % len(body)
+        self._door.respond(
+            connection, line, [(b"content-type", content_type), (b"content-length", length), *headers], body
         )
-        if self._listener.rpc is not None and incoming.is_plain_rpc():
-            self._plain = incoming
-        self._reset()
-        self._enqueue(incoming)
+        self._flush_soon()
 
-    def _enqueue(self, incoming: Incoming) -> None:
-        self._queue.append(incoming)
-        if len(self._queue) >= _PIPELINE_MAX and self._transport is not None:
-            self._paused_by_queue = True
-            self._transport.pause_reading()
-        self._next()
-
-    def _reset(self) -> None:
-        self._listener.body_bytes -= self._body_bytes
-        self._target, self._headers, self._head_bytes = b"", [], 0
-        self._body, self._body_bytes, self._began = [], 0, None
-
-    # --- serving ---
-
-    def _next(self) -> None:
-        if self._busy or self._closing or not self._queue or not self._drained.is_set():
-            return
-        incoming = self._queue.popleft()
-        if self._paused_by_queue and len(self._queue) < _PIPELINE_MAX // 2 and self._transport is not None:
-            self._paused_by_queue = False
-            self._transport.resume_reading()
-        self._busy = True
-        caller = self._listener.caller(self._peer)
-        if self._listener.rpc is not None and incoming.method == "POST" and incoming.target == b"/":
-            keep_alive = incoming.keep_alive
-            self._listener.rpc(incoming.body, caller, lambda reply: self._rpc_done(reply, keep_alive))
-        else:
-            self._task = self._loop.create_task(self._serve(incoming, caller))
-
-    def _rpc_done(self, reply: bytes, keep_alive: bool) -> None:
-        if keep_alive and not self._closing:
-            self._write(_RPC_REPLY % (len(reply), self._listener.position(), reply))
-            self._finished(True)
-        else:
-            extra = [(b"x-ms-ccf-transaction-id", self._listener.position())]
-            self._respond(200, reply, _JSON, keep_alive=keep_alive, extra=extra)
-
-    def _finished(self, keep_alive: bool) -> None:
-        self._busy = False
-        self._last_active = self._loop.time()
-        if not keep_alive:
-            self._close()
-        elif self._queue:
-            self._next()
-
-    def _respond(
-        self,
-        status: int,
-        body: bytes,
-        content_type: bytes = _JSON,
-        *,
-        keep_alive: bool,
-        extra: list[tuple[bytes, bytes]] | None = None,
-    ) -> None:
-        if not self._closing:
-            lines = [
-                _status_lines.get(status, b"HTTP/1.1 %d Status\r\n" % status),
-                b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body)),
-            ]
-            lines += [b"%b: %b\r\n" % pair for pair in extra or ()]
-            if not keep_alive:
-                lines.append(b"connection: close\r\n")
-            lines += [b"\r\n", body]
-            self._write(b"".join(lines))
-        self._finished(keep_alive)
-
-    async def _serve(self, incoming: Incoming, caller: Caller) -> None:
-        path, _, query = incoming.target.partition(b"?")
+    async def _serve(self, connection: int, method: str, target: bytes, headers: Headers, body: bytes) -> None:
+        path, _, query = target.partition(b"?")
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
-            "method": incoming.method,
+            "method": method,
             "scheme": "https",
             "path": unquote(path.decode("ascii", "replace"), errors="replace"),
             "raw_path": path,
             "query_string": query,
             "root_path": "",
-            "headers": incoming.headers,
+            "headers": headers,
             "client": None,
             "server": None,
-            "coco.caller": caller,
+            "coco.caller": self._caller(self._peers[connection]),
         }
-        status, headers, body = 500, list[tuple[bytes, bytes]](), list[bytes]()
+        status, sent_headers, sent_body = 500, Headers(), list[bytes]()
         given = False
 
         async def receive() -> dict[str, Any]:
@@ -413,70 +214,66 @@ class Connection(asyncio.Protocol):
             if given:
                 return {"type": "http.disconnect"}
             given = True
-            return {"type": "http.request", "body": incoming.body, "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: Any) -> None:
-            nonlocal status, headers
+            nonlocal status, sent_headers
             if message["type"] == "http.response.start":
-                status, headers = message["status"], list(message.get("headers", []))
+                status, sent_headers = message["status"], list(message.get("headers", []))
             elif message["type"] == "http.response.body":
-                body.append(message.get("body", b""))
+                sent_body.append(message.get("body", b""))
 
         try:
-            await self._listener.app(scope, receive, send)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 - no request may end the process; the text stays inside (H1)
-            self._listener.on_error(error)
-            status, headers, body = 500, [], [_simple_error("node.internal", "the node failed to serve this")]
-        kept = [(n, v) for n, v in headers if n.lower() not in (b"content-length", b"content-type", b"connection")]
-        content_type = next((v for n, v in headers if n.lower() == b"content-type"), _JSON)
-        whole = b"" if incoming.method == "HEAD" else b"".join(body)
-        self._respond(status, whole, content_type, keep_alive=incoming.keep_alive, extra=kept)
-
-    def _upgrade(self, rest: bytes) -> None:
-        headers = dict(self._headers)
-        if headers.get(b"upgrade", b"").lower() != b"websocket" or self._listener.websocket is None:
-            self._refuse(400, "http.no_upgrade", "this listener upgrades to nothing")
-            return
-        session = accept_websocket(self._target, self._headers, self._write, self._close, self._drained)
-        if session is None:
-            self._refuse(400, "http.bad_websocket", "the WebSocket handshake is malformed")
-            return
-        session.caller = lambda: self._listener.caller(self._peer)
-        self._websocket = session
-        self._began = None
-        self._task = self._loop.create_task(self._run_websocket(session))
-        if rest:
-            session.feed(rest)
-
-    async def _run_websocket(self, session: WebSocketSession) -> None:
-        assert self._listener.websocket is not None
-        try:
-            await self._listener.websocket(session)
+            await self._app(scope, receive, send)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
-            self._listener.on_error(error)
+            self._on_error(error)
+            status, sent_headers = 500, []
+            sent_body = [_simple_error("node.internal", "the node failed to serve this")]
+        kept = [(n, v) for n, v in sent_headers if n.lower() not in (b"content-length", b"content-type", b"connection")]
+        content_type = next((v for n, v in sent_headers if n.lower() == b"content-type"), _JSON)
+        self._respond(connection, status, kept, content_type, b"" if method == "HEAD" else b"".join(sent_body))
+
+    # --- WebSocket ---
+
+    def _upgrade(self, connection: int, target: bytes, headers: Headers) -> None:
+        names = dict(headers)
+        if names.get(b"upgrade", b"").lower() != b"websocket" or self._websocket is None:
+            self._refuse(connection, "http.no_upgrade", "this listener upgrades to nothing")
+            return
+        drained = asyncio.Event()
+        drained.set()
+        session = accept_websocket(
+            target, headers, partial(self._write, connection), partial(self._close, connection), drained
+        )
+        if session is None:
+            self._refuse(connection, "http.bad_websocket", "the WebSocket handshake is malformed")
+            return
+        session.caller = lambda: self._caller(self._peers.get(connection))
+        self._sessions[connection] = session, drained
+        self._door.upgrade(connection)
+        self._spawn(connection, self._run_websocket(session))
+
+    async def _run_websocket(self, session: WebSocketSession) -> None:
+        assert self._websocket is not None
+        try:
+            await self._websocket(session)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            self._on_error(error)
         finally:
             session.close()
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        if self._closing:
-            return
-        self._queue.clear()
-        body = _simple_error(code, message)
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self._write(_status_lines[status] + head + body)
-        self._close()
+    def _refuse(self, connection: int, code: str, message: str) -> None:
+        self._respond(connection, 400, [(b"connection", b"close")], _JSON, _simple_error(code, message))
+        self._close(connection)
 
-    def _write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
-            if self._transport.get_write_buffer_size() > limits.REPLY_BYTES_MAX:
-                self.abort()
+    def _write(self, connection: int, data: bytes) -> None:
+        self._door.write(connection, data)
+        self._flush_soon()
 
-    def _close(self) -> None:
-        self._closing = True
-        if self._transport is not None:
-            self._transport.close()
+    def _close(self, connection: int) -> None:
+        self._door.close(connection)
+        self._flush_soon()

@@ -1,0 +1,373 @@
+//! One connection of a listener: its TLS, its requests, and what waits to be written to it.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::net::UnixStream;
+use rustls::{ServerConfig, ServerConnection};
+
+use super::http::{Reader, Refusal, Request, Step};
+use super::{Event, Limits};
+
+const READ_BYTES: usize = 16 * 1024;
+/// Reads of one connection before others get their turn.
+const READS_MAX: usize = 8;
+/// An empty buffer larger than this goes back to the allocator: most connections are idle most of the time.
+const KEPT_BYTES: usize = 4 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Handshake,
+    Http,
+    /// Another protocol: plain bytes both ways.
+    Upgraded,
+    /// Everything is said; what the client still sends is thrown away, so that it can read the last reply.
+    Lingering,
+}
+
+/// What a turn left the connection in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Done,
+    /// There may be more to read at once.
+    Again,
+    Dead,
+}
+
+pub(super) struct Connection {
+    pub(super) id: u64,
+    pub(super) stream: UnixStream,
+    pub(super) readable: bool,
+    /// The other side is gone in both directions.
+    pub(super) hung_up: bool,
+    /// The stream would not take more; the poll must tell when it does.
+    pub(super) blocked: bool,
+    pub(super) watched: bool,
+    pub(super) queued: bool,
+    tls: ServerConnection,
+    reader: Reader,
+    phase: Phase,
+    /// A request, or bytes, are with the owner, who has not answered yet.
+    busy: bool,
+    keep_alive: bool,
+    closing: bool,
+    pressed: bool,
+    out: Vec<u8>,
+    written: usize,
+    /// When the first byte of an unfinished request came.
+    began: Option<Instant>,
+    active: Instant,
+}
+
+impl Connection {
+    pub(super) fn new(
+        id: u64,
+        stream: UnixStream,
+        config: Arc<ServerConfig>,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<Self, rustls::Error> {
+        let mut tls = ServerConnection::new(config)?;
+        tls.set_buffer_limit(None); // what waits for a slow reader is bounded here, by `unsent_bytes`
+        Ok(Self {
+            id,
+            stream,
+            readable: false,
+            hung_up: false,
+            blocked: false,
+            watched: false,
+            queued: false,
+            tls,
+            reader: Reader::new(limits.http),
+            phase: Phase::Handshake,
+            busy: false,
+            keep_alive: true,
+            closing: false,
+            pressed: false,
+            out: Vec::new(),
+            written: 0,
+            began: None,
+            active: now,
+        })
+    }
+
+    /// Whether the owner has heard of it.
+    pub(super) fn is_open(&self) -> bool {
+        self.phase != Phase::Handshake
+    }
+
+    /// Bytes of requests that it holds.
+    pub(super) fn held(&self) -> usize {
+        self.reader.held()
+    }
+
+    fn unsent(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    // --- from the owner ---
+
+    /// Write the reply of the request under way, whose `head` lacks its last line.
+    pub(super) fn respond(&mut self, head: &[u8], body: &[u8]) {
+        if self.phase != Phase::Http || !self.busy {
+            return;
+        }
+        let mut reply = Vec::with_capacity(head.len() + body.len() + 24);
+        reply.extend_from_slice(head);
+        if !self.keep_alive {
+            reply.extend_from_slice(b"connection: close\r\n");
+            self.closing = true;
+        }
+        reply.extend_from_slice(b"\r\n");
+        reply.extend_from_slice(body);
+        self.write(&reply);
+        self.busy = false;
+    }
+
+    /// Write bytes of another protocol, or of an answer that is not whole yet.
+    pub(super) fn write(&mut self, data: &[u8]) {
+        if self.phase != Phase::Lingering {
+            // Writing to memory cannot fail.
+            drop(self.tls.writer().write_all(data));
+            self.encrypt();
+        }
+    }
+
+    /// Speak another protocol from now on; what has come after the request belongs to it.
+    pub(super) fn upgrade(&mut self) {
+        if self.phase == Phase::Http {
+            self.phase = Phase::Upgraded;
+            self.busy = false;
+        }
+    }
+
+    /// The owner has taken the last bytes.
+    pub(super) fn more(&mut self) {
+        if self.phase == Phase::Upgraded {
+            self.busy = false;
+        }
+    }
+
+    /// End once everything is written.
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    // --- from the socket ---
+
+    /// Write and read as far as it goes.
+    pub(super) fn turn(&mut self, limits: &Limits, now: Instant, held_by_others: usize, events: &mut Vec<Event>) -> Turn {
+        for _ in 0..READS_MAX {
+            if self.advance(limits, now, held_by_others, events).is_err() || self.flush(limits, now, events).is_err() {
+                return Turn::Dead;
+            }
+            if self.hung_up && self.busy {
+                return Turn::Dead;
+            }
+            if !self.readable || (self.busy || self.pressed) && self.phase != Phase::Lingering {
+                return Turn::Done;
+            }
+            if self.read(now).is_err() {
+                // Tell the client why, if it can still hear it.
+                drop(self.flush(limits, now, events));
+                return Turn::Dead;
+            }
+        }
+        Turn::Again
+    }
+
+    fn read(&mut self, now: Instant) -> io::Result<()> {
+        if self.phase == Phase::Lingering {
+            let mut thrown_away = [0; READ_BYTES];
+            return match self.stream.read(&mut thrown_away) {
+                Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+                Ok(_) => Ok(()),
+                Err(error) => self.no_read(error),
+            };
+        }
+        match self.tls.read_tls(&mut self.stream) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) => self.active = now,
+            Err(error) => return self.no_read(error),
+        }
+        let state = self.tls.process_new_packets();
+        self.encrypt(); // handshake messages, or the alert that says what was wrong
+        let state = state.map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+        let waiting = state.plaintext_bytes_to_read();
+        if waiting > 0 {
+            let mut plain = vec![0; waiting];
+            self.tls.reader().read_exact(&mut plain)?;
+            self.reader.push(&plain);
+        }
+        if state.peer_has_closed() {
+            // TLS cannot stay half open here; requests that came before are still in the reader.
+            self.keep_alive = false;
+            if !self.busy && self.reader.held() == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn no_read(&mut self, error: io::Error) -> io::Result<()> {
+        match error.kind() {
+            ErrorKind::WouldBlock => {
+                self.readable = false;
+                Ok(())
+            }
+            ErrorKind::Interrupted => Ok(()),
+            _ => Err(error),
+        }
+    }
+
+    fn encrypt(&mut self) {
+        while self.tls.wants_write() {
+            // Writing to memory cannot fail.
+            drop(self.tls.write_tls(&mut self.out));
+        }
+    }
+
+    /// Turn the bytes that are there into events.
+    fn advance(&mut self, limits: &Limits, now: Instant, held_by_others: usize, events: &mut Vec<Event>) -> io::Result<()> {
+        if self.phase == Phase::Handshake && !self.tls.is_handshaking() {
+            self.phase = Phase::Http;
+            let peer = self.tls.peer_certificates().and_then(|chain| chain.first());
+            events.push(Event::Opened {
+                id: self.id,
+                peer: peer.map(|certificate| certificate.to_vec()),
+            });
+        }
+        if self.busy || self.closing || self.pressed {
+            return Ok(());
+        }
+        if self.phase == Phase::Upgraded && self.reader.held() > 0 {
+            self.busy = true;
+            self.began = None;
+            let bytes = self.reader.take_rest();
+            events.push(Event::Data { id: self.id, bytes });
+        }
+        if self.phase != Phase::Http || self.reader.held() == 0 {
+            return Ok(());
+        }
+        let step = if held_by_others + self.reader.held() > limits.bodies_bytes {
+            Err(Refusal::Busy)
+        } else {
+            self.reader.next()
+        };
+        match step {
+            Ok(Step::Request(request)) => {
+                self.began = None;
+                self.busy = true;
+                self.keep_alive &= request.head.keep_alive;
+                events.push(self.event(*request, limits));
+            }
+            Ok(Step::Wait) => self.began = self.began.or(Some(now)),
+            Ok(Step::WaitAfterContinue) => {
+                self.began = self.began.or(Some(now));
+                self.write(b"HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            Err(refusal) => {
+                self.reader = Reader::new(limits.http);
+                let reply = refused(refusal, limits);
+                self.write(&reply);
+                self.closing = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&self, request: Request, limits: &Limits) -> Event {
+        let Request { head, body } = request;
+        let id = self.id;
+        if limits.json_rpc && head.method == "POST" && head.target == b"/" && !head.upgrade {
+            return Event::JsonRpc { id, body };
+        }
+        Event::Request { id, head, body }
+    }
+
+    fn flush(&mut self, limits: &Limits, now: Instant, events: &mut Vec<Event>) -> io::Result<()> {
+        while self.unsent() > 0 && !self.blocked {
+            match self.stream.write(&self.out[self.written..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.written += count;
+                    self.active = now;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.blocked = true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.unsent() == 0 {
+            self.written = 0;
+            self.out.clear();
+            if self.out.capacity() > KEPT_BYTES {
+                self.out = Vec::new();
+            }
+            if self.closing && self.phase != Phase::Lingering {
+                self.tls.send_close_notify();
+                self.encrypt();
+                self.phase = Phase::Lingering;
+                // The alert is a few bytes into an empty buffer; if it does not fit, the end itself says enough.
+                drop(self.stream.write(&self.out));
+                self.out = Vec::new();
+                self.stream.shutdown(Shutdown::Write)?;
+                self.active = now;
+            }
+        }
+        if self.unsent() > limits.unsent_bytes {
+            return Err(ErrorKind::OutOfMemory.into());
+        }
+        let pressed = self.unsent() > if self.pressed { limits.pressure_bytes / 4 } else { limits.pressure_bytes };
+        if pressed != self.pressed {
+            self.pressed = pressed;
+            if self.is_open() {
+                events.push(Event::Pressure { id: self.id, pressed });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether its time is over.
+    pub(super) fn is_late(&self, limits: &Limits, now: Instant) -> bool {
+        let quiet = now.duration_since(self.active);
+        let slow = self.began.is_some_and(|began| now.duration_since(began) > limits.request_time);
+        match self.phase {
+            Phase::Handshake => now.duration_since(self.active) > limits.handshake_time,
+            Phase::Lingering => quiet > limits.linger_time,
+            _ if self.unsent() > 0 => quiet > limits.request_time,
+            _ if self.busy => false,
+            Phase::Http => slow || quiet > limits.idle_time,
+            Phase::Upgraded => false,
+        }
+    }
+}
+
+fn refused(refusal: Refusal, limits: &Limits) -> Vec<u8> {
+    let (status, code, message) = match refusal {
+        Refusal::Malformed => ("400 Bad Request", "http.malformed", "this is not HTTP/1.1".to_owned()),
+        Refusal::HeadTooLarge => (
+            "431 Request Header Fields Too Large",
+            "http.head_too_large",
+            format!("request line and headers exceed {} bytes", limits.http.head_bytes),
+        ),
+        Refusal::BodyTooLarge => (
+            "413 Request Entity Too Large",
+            "http.body_too_large",
+            format!("a body has at most {} bytes", limits.http.body_bytes),
+        ),
+        Refusal::Busy => (
+            "503 Service Unavailable",
+            "node.busy",
+            "too many requests are arriving at once".to_owned(),
+        ),
+    };
+    let body = format!(r#"{{"error":{{"code":"{code}","message":"{message}"}}}}"#);
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}

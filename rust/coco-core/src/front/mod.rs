@@ -1,0 +1,458 @@
+//! The enclave's front door: TLS 1.3 and HTTP/1.1 of one listener on one thread, without the interpreter's lock.
+//!
+//! Whole requests go to the owner as events, replies come back as commands; nothing here decides who may ask what.
+//! Memory of a connection is bounded: one request at a time is with the owner, nothing is read meanwhile, and a reader
+//! that does not take its replies gets no more of them. Every phase has its time.
+
+mod connection;
+pub mod http;
+mod tls;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{mem, panic};
+
+use mio::net::UnixListener;
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustls::ServerConfig;
+
+use connection::{Connection, Turn};
+use http::{Head, HttpLimits};
+pub use tls::server_config;
+
+const LISTENER: Token = Token(usize::MAX);
+const WAKER: Token = Token(usize::MAX - 1);
+const SWEEP: Duration = Duration::from_millis(500);
+const ACCEPTS_PER_TURN: usize = 64;
+const INDEX_BITS: u32 = 32;
+
+/// What a listener allows; see `coco.limits`.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of one request.
+    pub http: HttpLimits,
+    /// Requests that all connections may hold at once.
+    pub bodies_bytes: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// Unsent bytes of one connection, after which it is cut.
+    pub unsent_bytes: usize,
+    /// Unsent bytes of one connection, after which it gets no more.
+    pub pressure_bytes: usize,
+    /// For the handshake.
+    pub handshake_time: Duration,
+    /// From the first byte of a request to its last, and for a reader that takes nothing.
+    pub request_time: Duration,
+    /// Without any request.
+    pub idle_time: Duration,
+    /// After the last reply.
+    pub linger_time: Duration,
+    /// `POST /` comes as [`Event::JsonRpc`].
+    pub json_rpc: bool,
+}
+
+/// What the owner hears. An id is never used again.
+#[derive(Debug)]
+pub enum Event {
+    /// A handshake is done.
+    Opened {
+        /// Connection.
+        id: u64,
+        /// DER of the client's certificate, whose key it holds.
+        peer: Option<Vec<u8>>,
+    },
+    /// `POST /`.
+    JsonRpc {
+        /// Connection, which waits for [`Command::Respond`].
+        id: u64,
+        /// Its body.
+        body: Vec<u8>,
+    },
+    /// Any other request.
+    Request {
+        /// Connection, which waits for [`Command::Respond`] or [`Command::Upgrade`].
+        id: u64,
+        /// Request line and headers.
+        head: Head,
+        /// Its body.
+        body: Vec<u8>,
+    },
+    /// Bytes after an upgrade.
+    Data {
+        /// Connection, which waits for [`Command::More`].
+        id: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// The client reads too slowly, or has caught up.
+    Pressure {
+        /// Connection.
+        id: u64,
+        /// It reads too slowly.
+        pressed: bool,
+    },
+    /// The connection is gone.
+    Closed {
+        /// Connection.
+        id: u64,
+    },
+    /// The thread has failed; nothing comes any more.
+    Failed,
+}
+
+/// What the owner asks for; a connection that is gone ignores it.
+#[derive(Debug)]
+pub enum Command {
+    /// The reply: status line and headers without the empty line, and body.
+    Respond(u64, Vec<u8>, Vec<u8>),
+    /// Bytes as they are.
+    Write(u64, Vec<u8>),
+    /// The connection speaks another protocol from now on.
+    Upgrade(u64),
+    /// The last [`Event::Data`] is taken.
+    More(u64),
+    /// End after what is written.
+    Close(u64),
+}
+
+#[derive(Default)]
+struct Inbox {
+    commands: Vec<Command>,
+    stop: bool,
+}
+
+struct Shared {
+    events: Mutex<Vec<Event>>,
+    inbox: Mutex<Inbox>,
+    signal: StdStream,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A listener and its thread; dropping it stops it.
+pub struct Front {
+    shared: Arc<Shared>,
+    waker: Waker,
+    heard: StdStream,
+    idle: Option<(Poll, UnixListener, Limits)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Front {
+    /// Take over a listening socket. Makes every descriptor that it will need besides those of connections, so that it
+    /// can be made before a lock-down and started after it.
+    pub fn new(listener: OwnedFd, limits: Limits) -> io::Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        listener.set_nonblocking(true)?;
+        let mut listener = UnixListener::from_std(listener);
+        let poll = Poll::new()?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let (signal, heard) = StdStream::pair()?;
+        signal.set_nonblocking(true)?;
+        heard.set_nonblocking(true)?;
+        let shared = Arc::new(Shared {
+            events: Mutex::default(),
+            inbox: Mutex::default(),
+            signal,
+        });
+        Ok(Self {
+            shared,
+            waker,
+            heard,
+            idle: Some((poll, listener, limits)),
+            thread: None,
+        })
+    }
+
+    /// Begin to accept.
+    ///
+    /// # Errors
+    /// It was started before, or there is no thread to be had.
+    pub fn start(&mut self, config: Arc<ServerConfig>) -> io::Result<()> {
+        let (poll, listener, limits) = self.idle.take().ok_or(ErrorKind::AlreadyExists)?;
+        let shared = Arc::clone(&self.shared);
+        let mut work = Loop {
+            poll,
+            listener,
+            limits,
+            config,
+            shared: Arc::clone(&shared),
+            slots: Vec::new(),
+            free: Vec::new(),
+            ready: Vec::new(),
+            events: Vec::new(),
+            accepting: true,
+            open: 0,
+            held: 0,
+        };
+        self.thread = Some(std::thread::Builder::new().name("coco-front".into()).spawn(move || {
+            let ended = panic::catch_unwind(panic::AssertUnwindSafe(|| work.run()));
+            if !matches!(ended, Ok(Ok(()))) {
+                publish(&shared, &mut vec![Event::Failed]);
+            }
+        })?);
+        Ok(())
+    }
+
+    /// Becomes readable when there are events.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.heard.as_fd()
+    }
+
+    /// The events since the last call.
+    pub fn take(&self) -> Vec<Event> {
+        let mut bytes = [0; 64];
+        while matches!((&self.heard).read(&mut bytes), Ok(count) if count == bytes.len()) {}
+        mem::take(&mut lock(&self.shared.events))
+    }
+
+    /// Queue a command; it is carried out after [`Front::flush`].
+    pub fn command(&self, command: Command) {
+        lock(&self.shared.inbox).commands.push(command);
+    }
+
+    /// Have the queued commands carried out.
+    pub fn flush(&self) {
+        // Without a waker the thread would sleep over it until its next sweep: late, not lost.
+        drop(self.waker.wake());
+    }
+
+    /// Carry out what is queued, then close everything.
+    pub fn stop(&mut self) {
+        lock(&self.shared.inbox).stop = true;
+        self.flush();
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join()); // it never unwinds
+        }
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn publish(shared: &Shared, events: &mut Vec<Event>) {
+    if events.is_empty() {
+        return;
+    }
+    let mut all = lock(&shared.events);
+    let first = all.is_empty();
+    all.append(events);
+    drop(all);
+    if first {
+        // A full pipe is as good a signal.
+        drop((&shared.signal).write(&[0]));
+    }
+}
+
+struct Loop {
+    poll: Poll,
+    listener: UnixListener,
+    limits: Limits,
+    config: Arc<ServerConfig>,
+    shared: Arc<Shared>,
+    /// Connections by their index, with the number of times that the index was used.
+    slots: Vec<(u32, Option<Box<Connection>>)>,
+    free: Vec<usize>,
+    ready: Vec<usize>,
+    events: Vec<Event>,
+    accepting: bool,
+    open: usize,
+    held: usize,
+}
+
+impl Loop {
+    fn run(&mut self) -> io::Result<()> {
+        let mut polled = Events::with_capacity(1024);
+        let mut next_sweep = Instant::now() + SWEEP;
+        loop {
+            let wait = if self.ready.is_empty() {
+                next_sweep.saturating_duration_since(Instant::now())
+            } else {
+                Duration::ZERO
+            };
+            match self.poll.poll(&mut polled, Some(wait)) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            let now = Instant::now();
+            for event in &polled {
+                match event.token() {
+                    LISTENER => self.accepting = true,
+                    WAKER => {}
+                    token => self.note(token.0, event),
+                }
+            }
+            let stop = self.obey();
+            if self.accepting {
+                self.accept(now);
+            }
+            for index in mem::take(&mut self.ready) {
+                self.serve(index, now);
+            }
+            if stop {
+                return Ok(());
+            }
+            if now >= next_sweep {
+                self.sweep(now);
+                next_sweep = now + SWEEP;
+            }
+            publish(&self.shared, &mut self.events);
+        }
+    }
+
+    fn note(&mut self, index: usize, event: &mio::event::Event) {
+        if let Some((_, Some(connection))) = self.slots.get_mut(index) {
+            connection.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+            connection.blocked &= !(event.is_writable() || event.is_error());
+            connection.hung_up |= event.is_write_closed() || event.is_error();
+            self.enqueue(index);
+        }
+    }
+
+    fn enqueue(&mut self, index: usize) {
+        if let Some((_, Some(connection))) = self.slots.get_mut(index)
+            && !mem::replace(&mut connection.queued, true)
+        {
+            self.ready.push(index);
+        }
+    }
+
+    fn obey(&mut self) -> bool {
+        let inbox = mem::take(&mut *lock(&self.shared.inbox));
+        for command in inbox.commands {
+            let (Command::Respond(id, ..)
+            | Command::Write(id, _)
+            | Command::Upgrade(id)
+            | Command::More(id)
+            | Command::Close(id)) = command;
+            let index = (id & u64::from(u32::MAX)) as usize;
+            let Some((_, Some(connection))) = self.slots.get_mut(index) else {
+                continue;
+            };
+            if connection.id != id {
+                continue;
+            }
+            match command {
+                Command::Respond(_, head, body) => connection.respond(&head, &body),
+                Command::Write(_, data) => connection.write(&data),
+                Command::Upgrade(_) => connection.upgrade(),
+                Command::More(_) => connection.more(),
+                Command::Close(_) => connection.close(),
+            }
+            self.enqueue(index);
+        }
+        inbox.stop
+    }
+
+    fn accept(&mut self, now: Instant) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.listener.accept() {
+                // Over the limit, or out of memory for TLS: dropping it closes it.
+                Ok((stream, _)) if self.open < self.limits.connections => drop(self.register(stream, now)),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    // Nobody waits; or out of descriptors, and then the next event or sweep tries again.
+                    self.accepting = false;
+                    return;
+                }
+            }
+        }
+        // Some may still wait, and no event tells of them again: registering anew does, in the next turn.
+        let registry = self.poll.registry();
+        drop(registry.reregister(&mut self.listener, LISTENER, Interest::READABLE));
+    }
+
+    fn register(&mut self, mut stream: mio::net::UnixStream, now: Instant) -> Result<(), Box<dyn std::error::Error>> {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            self.slots.len() - 1
+        });
+        let (uses, slot) = &mut self.slots[index];
+        let made = self
+            .poll
+            .registry()
+            .register(&mut stream, Token(index), Interest::READABLE)
+            .map_err(Into::into)
+            .and_then(|()| {
+                let id = u64::from(*uses) << INDEX_BITS | index as u64;
+                let connection = Connection::new(id, stream, Arc::clone(&self.config), &self.limits, now)?;
+                Ok(Box::new(connection))
+            });
+        match made {
+            Ok(connection) => {
+                *slot = Some(connection);
+                self.open += 1;
+                Ok(())
+            }
+            Err(error) => {
+                self.free.push(index);
+                Err(error)
+            }
+        }
+    }
+
+    fn serve(&mut self, index: usize, now: Instant) {
+        let Some((_, Some(connection))) = self.slots.get_mut(index) else {
+            return;
+        };
+        connection.queued = false;
+        let before = connection.held();
+        let others = self.held - before;
+        let turn = connection.turn(&self.limits, now, others, &mut self.events);
+        self.held = others + connection.held();
+        let mut dead = turn == Turn::Dead;
+        if !dead && connection.blocked != connection.watched {
+            let interest = if connection.blocked {
+                Interest::READABLE | Interest::WRITABLE
+            } else {
+                Interest::READABLE
+            };
+            let registry = self.poll.registry();
+            dead = registry.reregister(&mut connection.stream, Token(index), interest).is_err();
+            connection.watched = connection.blocked;
+        }
+        if dead {
+            self.drop_connection(index);
+        } else if turn == Turn::Again {
+            self.enqueue(index);
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        self.accepting = true;
+        for index in 0..self.slots.len() {
+            if let (_, Some(connection)) = &self.slots[index]
+                && connection.is_late(&self.limits, now)
+            {
+                self.drop_connection(index);
+            }
+        }
+    }
+
+    fn drop_connection(&mut self, index: usize) {
+        let (uses, slot) = &mut self.slots[index];
+        if let Some(mut connection) = slot.take() {
+            *uses = uses.wrapping_add(1);
+            self.held -= connection.held();
+            if connection.is_open() {
+                self.events.push(Event::Closed { id: connection.id });
+            }
+            // Deregistering first keeps a stale event from whoever gets the index next.
+            drop(self.poll.registry().deregister(&mut connection.stream));
+            self.free.push(index);
+            self.open -= 1;
+        }
+    }
+}

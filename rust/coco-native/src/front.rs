@@ -1,0 +1,174 @@
+//! The front door of a listener, as events and commands.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use coco_core::front::http::HttpLimits;
+use coco_core::front::{self as core, Command, Event, Limits};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+use crate::errors::NativeError;
+
+const OPENED: u8 = 0;
+const JSON_RPC: u8 = 1;
+const REQUEST: u8 = 2;
+const DATA: u8 = 3;
+const PRESSURE: u8 = 4;
+const CLOSED: u8 = 5;
+const FAILED: u8 = 6;
+
+/// Accepts, decrypts and parses on a thread of its own.
+#[pyclass(frozen, module = "coco._native")]
+pub struct Front {
+    front: Mutex<core::Front>,
+}
+
+impl Front {
+    fn lock(&self) -> MutexGuard<'_, core::Front> {
+        self.front.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tuple<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyTuple>> {
+    let bytes = |data: &[u8]| PyBytes::new(py, data);
+    match event {
+        Event::Opened { id, peer } => (OPENED, id, peer.as_deref().map(bytes)).into_pyobject(py),
+        Event::JsonRpc { id, body } => (JSON_RPC, id, bytes(&body)).into_pyobject(py),
+        Event::Request { id, head, body } => {
+            let headers = PyList::empty(py);
+            for (name, value) in &head.headers {
+                headers.append((bytes(name), bytes(value)))?;
+            }
+            let target = bytes(&head.target);
+            (REQUEST, id, head.method, target, headers, bytes(&body), head.upgrade).into_pyobject(py)
+        }
+        Event::Data { id, bytes: data } => (DATA, id, bytes(&data)).into_pyobject(py),
+        Event::Pressure { id, pressed } => (PRESSURE, id, pressed).into_pyobject(py),
+        Event::Closed { id } => (CLOSED, id).into_pyobject(py),
+        Event::Failed => (FAILED, 0).into_pyobject(py),
+    }
+}
+
+#[pymethods]
+impl Front {
+    /// Takes the listening socket over: the caller must have detached `descriptor`.
+    #[new]
+    #[pyo3(signature = (descriptor, *, head_bytes, body_bytes, bodies_bytes, connections, unsent_bytes, pressure_bytes,
+                        handshake_s, request_s, idle_s, linger_s, json_rpc))]
+    #[expect(clippy::too_many_arguments, reason = "named limits, one argument each")]
+    fn new(
+        descriptor: RawFd,
+        head_bytes: usize,
+        body_bytes: usize,
+        bodies_bytes: usize,
+        connections: usize,
+        unsent_bytes: usize,
+        pressure_bytes: usize,
+        handshake_s: u64,
+        request_s: u64,
+        idle_s: u64,
+        linger_s: u64,
+        json_rpc: bool,
+    ) -> PyResult<Self> {
+        let limits = Limits {
+            http: HttpLimits { head_bytes, body_bytes },
+            bodies_bytes,
+            connections,
+            unsent_bytes,
+            pressure_bytes,
+            handshake_time: Duration::from_secs(handshake_s),
+            request_time: Duration::from_secs(request_s),
+            idle_time: Duration::from_secs(idle_s),
+            linger_time: Duration::from_secs(linger_s),
+            json_rpc,
+        };
+        if descriptor < 0 {
+            return Err(NativeError::new("front.bad_descriptor", "not a descriptor".to_owned()).into());
+        }
+        // SAFETY: the caller has given up the descriptor, which is open, so that it has one owner from here on.
+        #[expect(unsafe_code, reason = "a descriptor that was inherited can only be adopted")]
+        let listener = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        let front = core::Front::new(listener, limits)
+            .map_err(|error| NativeError::new("front.cannot_listen", error.to_string()))?;
+        Ok(Self {
+            front: Mutex::new(front),
+        })
+    }
+
+    /// Begin to accept, with a certificate chain and a PKCS#8 key in DER.
+    fn start(&self, chain: Vec<Vec<u8>>, key: Vec<u8>, ask_client: bool) -> PyResult<()> {
+        let config = core::server_config(chain, key, ask_client)
+            .map_err(|error| NativeError::new("front.bad_identity", error.to_string()))?;
+        Ok(self
+            .lock()
+            .start(config)
+            .map_err(|error| NativeError::new("front.cannot_start", error.to_string()))?)
+    }
+
+    /// Readable when `take` has something.
+    fn fileno(&self) -> RawFd {
+        self.lock().descriptor().as_raw_fd()
+    }
+
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        let events = self.lock().take();
+        events.into_iter().map(|event| tuple(py, event)).collect()
+    }
+
+    /// The reply of the request under way.
+    fn respond(
+        &self,
+        id: u64,
+        status_line: &[u8],
+        headers: Vec<(PyBackedBytes, PyBackedBytes)>,
+        body: &[u8],
+    ) {
+        let mut head = Vec::with_capacity(256);
+        head.extend_from_slice(status_line);
+        for (name, value) in &headers {
+            for part in [name, &b": "[..], value, b"\r\n"] {
+                head.extend_from_slice(part);
+            }
+        }
+        self.lock().command(Command::Respond(id, head, body.to_vec()));
+    }
+
+    /// The reply of a JSON-RPC request.
+    fn respond_json(&self, id: u64, position: &[u8], body: &[u8]) {
+        let mut head = Vec::with_capacity(160);
+        head.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ");
+        head.extend_from_slice(body.len().to_string().as_bytes());
+        head.extend_from_slice(b"\r\nx-ms-ccf-transaction-id: ");
+        head.extend_from_slice(position);
+        head.extend_from_slice(b"\r\n");
+        self.lock().command(Command::Respond(id, head, body.to_vec()));
+    }
+
+    fn write(&self, id: u64, data: &[u8]) {
+        self.lock().command(Command::Write(id, data.to_vec()));
+    }
+
+    fn upgrade(&self, id: u64) {
+        self.lock().command(Command::Upgrade(id));
+    }
+
+    fn more(&self, id: u64) {
+        self.lock().command(Command::More(id));
+    }
+
+    fn close(&self, id: u64) {
+        self.lock().command(Command::Close(id));
+    }
+
+    /// Have everything since the last call carried out.
+    fn flush(&self) {
+        self.lock().flush();
+    }
+
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| self.lock().stop());
+    }
+}
