@@ -7,7 +7,7 @@ CARGO_TARGET := rust/target
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path 'rust/target/*') rust/Cargo.toml rust/Cargo.lock rust/coco-core/Cargo.toml rust/coco-native/Cargo.toml
 DIR ?= tests/vectors/ethereum-tests
 
-.PHONY: build sandbox test test-clients test-vectors check format bench wheel lock soak clean
+.PHONY: build sandbox test fuzz test-clients test-vectors check format bench wheel lock soak clean
 
 build: $(VENV)/.built ## Environment, extension, independent ledger reader
 
@@ -49,6 +49,9 @@ test: build .venv-ccf/.built tests/clients/node_modules/.built ## All tests
 test-vectors: build ## Conformance data below DIR; ends with "N passed, N failed"
 	$(BIN)/python tests/conformance/run.py $(DIR)
 
+fuzz: build ## Coverage-guided fuzzing, SECONDS for each of the two parts
+	scripts/fuzz.sh $(or $(SECONDS),300)
+
 test-clients: build ## hardhat, viem and cast as well
 	cd tests/clients/more && npm install --no-audit --no-fund --silent
 	$(BIN)/python -m pytest tests/clients -m clients
@@ -69,6 +72,7 @@ format: build
 bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built bench/peers/bin/geth ## Beside anvil and geth
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/workload.py
+	$(BIN)/python bench/idle.py
 	$(BIN)/python bench/ethereum.py $(ARGS)
 
 wheel: build ## Byte-identical wheel in dist/

@@ -109,7 +109,7 @@ class Coco(System):
         command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0"]
         command += ["--dir", str(self.directory), "--chain-id", str(CHAIN_ID)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        summary = json.loads(self.process.stdout.readline())
+        self.summary = summary = json.loads(self.process.stdout.readline())
         context = ssl.create_default_context(cafile=summary["service_certificate"])
         context.load_cert_chain(summary["participant_certificate"], summary["participant_key"])
         self.target = Target("localhost", int(summary["application_url"].rpartition(":")[2]), context)

@@ -152,3 +152,9 @@ def test_frames_of_the_enclave_are_checked_by_the_host_too():
     reader = FrameReader()
     with pytest.raises(HostLiedError):
         list(reader.feed(b"\xff" * 12))
+
+
+def test_text_that_is_not_utf8_is_a_malformed_message():
+    """Found by ``make fuzz``: msgspec has an exception of its own for it."""
+    garbled = bytes.fromhex("9ba29b9b9b9b9b9b9b")
+    assert lie(lambda w: w.control.data_received(w.writer.frame(garbled))) == "channel.malformed_message"

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from coco import limits
+from coco.errors import HostLiedError
 
 Seqno = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
@@ -155,13 +156,27 @@ def encode(message: ToEnclave | ToHost) -> bytes:
     return _encode(message)
 
 
+def _decode(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise HostLiedError("a message breaks its type", code="channel.invalid_message") from error
+    # Text that is not UTF-8 has an exception of its own.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise HostLiedError("a message cannot be decoded", code="channel.malformed_message") from error
+
+
 def decode_to_enclave(data: bytes) -> ToEnclave:
-    """Decode what the host sent; raises ``msgspec.DecodeError`` on anything else."""
-    message: ToEnclave = _TO_ENCLAVE.decode(data)
+    """Decode what the host sent.
+
+    Raises:
+        HostLiedError: it is no message (``channel.malformed_message``) or not a valid one (``channel.invalid_message``).
+    """
+    message: ToEnclave = _decode(_TO_ENCLAVE, data)
     return message
 
 
 def decode_to_host(data: bytes) -> ToHost:
-    """Decode what the enclave sent; raises ``msgspec.DecodeError`` on anything else."""
-    message: ToHost = _TO_HOST.decode(data)
+    """Decode what the enclave sent; raises as :func:`decode_to_enclave`."""
+    message: ToHost = _decode(_TO_HOST, data)
     return message

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 
 from coco import limits
 from coco._native import Relay
@@ -217,7 +216,7 @@ class _Control(asyncio.Protocol):
         try:
             for frame in self._reader.feed(data):
                 self._node.receive(messages.decode_to_host(frame))
-        except (CocoError, msgspec.DecodeError) as error:
+        except CocoError as error:
             self._node._end(f"the enclave sent a bad message: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:

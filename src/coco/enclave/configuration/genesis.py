@@ -66,7 +66,7 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
         """
         try:
             genesis = msgspec.json.decode(document, type=cls)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigurationError(f"the genesis is wrong: {error}", code="configuration.genesis") from error
         genesis.check()
         return genesis

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
-import msgspec
 
 from coco import limits
 from coco.channel import messages
@@ -58,10 +57,6 @@ class Control(asyncio.Protocol):
                 self._receive(messages.decode_to_enclave(frame))
         except CocoError as error:
             self._end(error)
-        except msgspec.ValidationError:
-            self._end(HostLiedError("a message breaks its type", code="channel.invalid_message"))
-        except msgspec.DecodeError:
-            self._end(HostLiedError("a message cannot be decoded", code="channel.malformed_message"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The host is gone."""

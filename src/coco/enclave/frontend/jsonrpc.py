@@ -59,7 +59,7 @@ class JsonRpc:
         """Serve one body; ``reply`` gets the bytes of the answer once."""
         try:
             document = _decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             reply(_encode(_failure(None, PARSE_ERROR, "parse error", "rpc.parse_error")))
             return
         if isinstance(document, dict):

@@ -26,9 +26,9 @@ from coco.errors import AccessError, BusyError, CocoError
 Answer = Callable[[Envelope | CocoError], None]
 _Waiting = tuple[AdapterRuntime, bytes, Caller, Answer]
 
-#: Fewer submissions than this are checked on the event loop's thread: two thread changes cost more than they take.
-_INLINE_MAX = 1000
-_THREAD_MIN = 1000
+#: Fewer submissions than this are checked on the event loop's thread, for 10 ms at most: two changes of threads cost as
+#: much as twenty signatures.
+_THREAD_MIN = 200
 
 
 class Submissions:
@@ -58,21 +58,14 @@ class Submissions:
             asyncio.get_running_loop().call_soon(self._flush, key)
 
     def _flush(self, key: tuple[int, int]) -> None:
-        waiting = self._waiting[key]
-        if len(waiting) >= _THREAD_MIN:
-            del self._waiting[key]
-            task = asyncio.get_running_loop().create_task(self._admit_in_thread(key, waiting))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            return
-        batch = waiting[:_INLINE_MAX]
-        if len(batch) < len(waiting):
-            self._waiting[key] = waiting[_INLINE_MAX:]
-            asyncio.get_running_loop().call_soon(self._flush, key)
-        else:
-            del self._waiting[key]
+        batch = self._waiting.pop(key)
+        if len(batch) < _THREAD_MIN:
             self._running.discard(key)
-        self._settle(batch, _admit(batch))
+            self._settle(batch, _admit(batch))
+            return
+        task = asyncio.get_running_loop().create_task(self._admit_in_thread(key, batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _admit_in_thread(self, key: tuple[int, int], batch: list[_Waiting]) -> None:
         admitted = await asyncio.get_running_loop().run_in_executor(None, _admit, batch)

@@ -58,7 +58,7 @@ class Streams:
     async def _message(self, session: WebSocketSession, text: str, streams: dict[str, asyncio.Task[None]]) -> bytes:
         try:
             document = msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             document = None
         if isinstance(document, dict) and document.get("method") in ("eth_subscribe", "eth_unsubscribe"):
             identity, params = document.get("id"), document.get("params")

@@ -1,0 +1,63 @@
+"""Write well-formed inputs for the fuzzers to start from: seeds.py FOLDER_FOR_RUST FOLDER_FOR_PYTHON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from eth_account import Account
+
+from coco._native import WriteSet
+from coco.channel import messages
+from coco.channel.framing import FrameWriter
+
+_KEY = "0x" + "11" * 32
+_TO = "0x" + "22" * 20
+
+
+def transactions() -> list[bytes]:
+    common = {"to": _TO, "value": 1, "gas": 50_000, "nonce": 0, "chainId": 1, "data": "0x1234"}
+    fees = {"maxFeePerGas": 2, "maxPriorityFeePerGas": 1}
+    access = [{"address": _TO, "storageKeys": ["0x" + "00" * 32]}]
+    permit = Account.sign_authorization({"chainId": 1, "address": _TO, "nonce": 1}, _KEY)
+    kinds = [
+        {**common, "gasPrice": 1},
+        {**common, "type": 1, "gasPrice": 1, "accessList": access},
+        {**common, "type": 2, **fees},
+        {**common, "type": 4, **fees, "authorizationList": [permit]},
+    ]
+    return [bytes(Account.sign_transaction(kind, _KEY).raw_transaction) for kind in kinds]
+
+
+def main(rust: Path, python: Path) -> None:
+    http = [
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}GET /a HTTP/1.1\r\nconnection: close\r\n\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2;a=b\r\nhi\r\n0\r\nt: v\r\n\r\n",
+        b"PUT /a?b=c HTTP/1.0\r\nexpect: 100-continue\r\nconnection: keep-alive, upgrade\r\nupgrade: h2c\r\n\r\n",
+    ]
+    writes = WriteSet([("public:t", b"k", b"v"), ("t", b"k", b"v"), ("t", b"gone", None)])
+    sets = [writes.encode_private(), writes.encode_public()]
+    seeds = [b"\x00" + one for one in transactions()] + [b"\x01" + one for one in transactions()]
+    seeds += [b"\x02" + one for one in http] + [b"\x03" + one for one in sets]
+    for number, seed in enumerate(seeds):
+        (rust / f"seed-{number}").write_bytes(seed)
+    calls = [
+        {"jsonrpc": "2.0", "id": 1, "method": "eth_sendRawTransaction", "params": ["0x" + transactions()[2].hex()]},
+        {"id": None, "method": "eth_call", "params": [{"to": _TO, "data": "0x"}, "latest"]},
+        [{"id": "a", "method": "eth_chainId"}, {"id": 2, "method": "eth_getLogs", "params": [{"topics": [None]}]}],
+    ]
+    spoken = [messages.Start("create", 0, 1, b"{}", b"", "", ["localhost"]), messages.Entries(1, [b"x"])]
+    spoken += [messages.Appended(4), messages.Tick(5), messages.Stop(), messages.ExternalReply(1, True, b"x")]
+    told = [messages.Append(1, [b"x"]), messages.Log("a.b", {"n": 1}, {}), messages.Exit("a", {}, {})]
+    frames = [b"\x00\x00" + FrameWriter().frame(messages.encode(one)) for one in spoken]
+    frames += [b"\x00\x01" + messages.encode(one) for one in spoken]
+    frames += [b"\x01" + messages.encode(one) for one in told]
+    frames += [b"\x02" + json.dumps(call).encode() for call in calls]
+    frames += [b"\x03\x81\x85abcd" + bytes(x ^ y for x, y in zip(b"hello", b"abcda", strict=True))]
+    for number, seed in enumerate(frames):
+        (python / f"seed-{number}").write_bytes(seed)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
