@@ -13,8 +13,15 @@ ENTRY_BYTES_MAX: Final = 16 * MIB
 MESSAGE_BYTES_MAX: Final = ENTRY_BYTES_MAX + 64 * KIB
 #: Bytes that the enclave may have under way to the host before it stops executing.
 APPENDING_BYTES_MAX: Final = 64 * MIB
-#: Entries of one reply to a read.
+#: Bytes of one reply to a read, unless its first entry alone is larger; and entries of it.
+READ_BYTES_SOFT: Final = 8 * MIB
 READ_ENTRIES_MAX: Final = 4096
+#: Log rows of which memory keeps only the place before they are spilled to the host as a sealed run.
+INDEX_ROWS_COLD_MAX: Final = 65_536
+#: One sealed block of such a run.
+INDEX_BLOCK_BYTES_MAX: Final = 64 * KIB
+#: Blocks of one message.
+INDEX_BLOCKS_MAX: Final = 64
 #: Soft limit of the transactions of one batch.
 BATCH_BYTES_SOFT: Final = 128 * KIB
 #: Transactions of one batch.

@@ -254,7 +254,17 @@ def test_export_and_show_speak_json(sandboxes, written, tmp_path):
 def test_a_signal_at_any_moment_of_the_start_ends_it_in_good_order(sandboxes):
     sandbox = sandboxes()
     for delay_s in (0.2, 0.5, 0.8, 1.2):
-        command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0", "--dir", str(sandbox.directory)]
+        command = [
+            sys.executable,
+            "-m",
+            "coco.cli.main",
+            "sandbox",
+            "--json",
+            "--port",
+            "0",
+            "--dir",
+            str(sandbox.directory),
+        ]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         time.sleep(delay_s)
         process.send_signal(signal.SIGINT)
@@ -263,3 +273,31 @@ def test_a_signal_at_any_moment_of_the_start_ends_it_in_good_order(sandboxes):
         # Whoever was told where to find the sandbox gets an orderly end.
         assert not output or process.returncode == 0
     sandbox.start()
+
+
+def test_a_ledger_larger_than_one_message_comes_back_whole(sandboxes):
+    """Found by a long load: a page of large entries did not fit into one answer of the host."""
+    sandbox = sandboxes()
+    sandbox.start()
+    last = 0
+    for first in range(0, 160, 20):
+        calls = []
+        for nonce in range(first, first + 20):
+            fields = {
+                "to": TARGET,
+                "value": 0,
+                "gas": 2_000_000,
+                "nonce": nonce,
+                "chainId": 2017,
+                "data": bytes(120_000),
+            }
+            signed = SENDER.sign_transaction({**fields, "maxFeePerGas": 0, "maxPriorityFeePerGas": 0})
+            raw = "0x" + signed.raw_transaction.hex()
+            calls.append({"jsonrpc": "2.0", "id": nonce, "method": "eth_sendRawTransactionSync", "params": [raw]})
+        answers = httpx.post(sandbox.url, json=calls, timeout=60).json()
+        assert all(answer["result"]["status"] == "0x1" for answer in answers), answers[0]
+        last = first + 20
+    assert sandbox.ledger.stat().st_size > 16 * 1024 * 1024
+    sandbox.stop()
+    sandbox.start()
+    assert int(call(sandbox.url, "eth_getTransactionCount", SENDER.address, "latest"), 16) == last

@@ -36,6 +36,8 @@ impl From<StoreError> for NativeError {
             StoreError::InLedger(_) => "store.in_ledger",
             StoreError::TooLarge { .. } => "store.too_large",
             StoreError::Malformed(_) => "store.malformed",
+            StoreError::Entropy => "store.no_entropy",
+            StoreError::BadBlock { .. } => "store.bad_block",
             StoreError::NoSavepoint => "store.no_savepoint",
         };
         Self::new(code, error)

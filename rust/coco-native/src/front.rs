@@ -119,13 +119,7 @@ impl Front {
     }
 
     /// The reply of the request under way.
-    fn respond(
-        &self,
-        id: u64,
-        status_line: &[u8],
-        headers: Vec<(PyBackedBytes, PyBackedBytes)>,
-        body: &[u8],
-    ) {
+    fn respond(&self, id: u64, status_line: &[u8], headers: Vec<(PyBackedBytes, PyBackedBytes)>, body: &[u8]) {
         let mut head = Vec::with_capacity(256);
         head.extend_from_slice(status_line);
         for (name, value) in &headers {

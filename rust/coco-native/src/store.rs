@@ -150,9 +150,67 @@ impl Store {
         guarded(py, || Ok(self.write().prune(oldest)?))
     }
 
+    /// Log rows of which only the place is in memory.
+    fn cold(&self) -> usize {
+        self.read().cold()
+    }
+
+    fn spill<'py>(&self, py: Python<'py>) -> PyResult<(u64, u32, Vec<Bound<'py, PyBytes>>)> {
+        let blocks = guarded(py, || Ok(self.write().spill()?))?;
+        Ok(sealed_blocks(py, blocks))
+    }
+
+    fn forget_spilled(&self, py: Python<'_>) -> PyResult<()> {
+        guarded(py, || {
+            self.write().forget_spilled();
+            Ok(())
+        })
+    }
+
+    fn candidates(&self, table: &str, key: &[u8]) -> PyResult<Vec<(u64, u32)>> {
+        let store = self.read();
+        let id = store.table(table).map_err(NativeError::from)?;
+        Ok(store.candidates(id, key))
+    }
+
+    fn has_run(&self, run: u64) -> bool {
+        self.read().has_run(run)
+    }
+
+    fn find(&self, run: u64, block: u32, sealed: &[u8], table: &str, key: &[u8]) -> PyResult<Option<u64>> {
+        let store = self.read();
+        let id = store.table(table).map_err(NativeError::from)?;
+        Ok(store.find(run, block, sealed, id, key).map_err(NativeError::from)?)
+    }
+
+    fn begin_merge(&self) -> bool {
+        self.write().begin_merge()
+    }
+
+    fn merge_wants(&self) -> Option<(u64, u32)> {
+        self.read().merge_wants()
+    }
+
+    fn merge_take<'py>(&self, py: Python<'py>, sealed: &[u8]) -> PyResult<(u64, u32, Vec<Bound<'py, PyBytes>>)> {
+        let blocks = guarded(py, || Ok(self.write().merge_take(sealed)?))?;
+        Ok(sealed_blocks(py, blocks))
+    }
+
+    fn end_merge(&self) -> Vec<u64> {
+        self.write().end_merge()
+    }
+
+    fn runs_size(&self) -> (usize, usize) {
+        self.read().runs_size()
+    }
+
     fn digest<'py>(&self, py: Python<'py>, key: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         self.digest_with(py, key)
     }
+}
+
+fn sealed_blocks<'py>(py: Python<'py>, (run, first, blocks): core::Blocks) -> (u64, u32, Vec<Bound<'py, PyBytes>>) {
+    (run, first, blocks.iter().map(|block| bytes(py, block)).collect())
 }
 
 /// A transaction over one snapshot.

@@ -21,7 +21,7 @@ fn requests(wire: &[u8], size: usize) -> (Vec<Request>, Option<Refusal>) {
         reader.push(piece);
         assert!(reader.held() <= LIMITS.head_bytes + LIMITS.body_bytes + wire.len());
         loop {
-            match reader.next() {
+            match reader.step() {
                 Ok(Step::Request(request)) => {
                     assert!(request.body.len() <= LIMITS.body_bytes);
                     found.push(*request);
@@ -39,7 +39,10 @@ fn http(wire: &[u8]) {
     let (pieces, _) = requests(wire, 1);
     // Cutting the stream differently may refuse earlier or later, but never finds other requests.
     for (one, other) in whole.iter().zip(&pieces) {
-        assert_eq!((&one.head.method, &one.head.target, &one.body), (&other.head.method, &other.head.target, &other.body));
+        assert_eq!(
+            (&one.head.method, &one.head.target, &one.body),
+            (&other.head.method, &other.head.target, &other.body)
+        );
         assert_eq!(one.head.headers, other.head.headers);
     }
     if refused.is_none() {

@@ -17,6 +17,7 @@ from coco.errors import HostLiedError
 Seqno = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
 EntryBytes = Annotated[bytes, Meta(max_length=limits.ENTRY_BYTES_MAX)]
+IndexBlockBytes = Annotated[bytes, Meta(max_length=limits.INDEX_BLOCK_BYTES_MAX)]
 Name = Annotated[str, Meta(max_length=128)]
 Code = Annotated[str, Meta(max_length=64, pattern=r"^[a-z_.]+$")]
 Request = Annotated[int, Meta(ge=0, lt=1 << 62)]
@@ -65,6 +66,13 @@ class Truncated(_Message, frozen=True, tag="truncated"):
     """Everything above ``seqno`` is gone."""
 
     seqno: Seqno
+
+
+class IndexBlock(_Message, frozen=True, tag="index_block"):
+    """The answer to :class:`ReadIndex`; empty when the host has no such block."""
+
+    request: Request
+    block: IndexBlockBytes
 
 
 class Tick(_Message, frozen=True, tag="tick"):
@@ -119,6 +127,28 @@ class Truncate(_Message, frozen=True, tag="truncate"):
     seqno: Seqno
 
 
+class WriteIndex(_Message, frozen=True, tag="write_index"):
+    """Keep these sealed blocks of a run, until :class:`DropIndex` or the end of this process."""
+
+    run: Request
+    first: Request
+    blocks: Annotated[list[IndexBlockBytes], Meta(max_length=limits.INDEX_BLOCKS_MAX)]
+
+
+class ReadIndex(_Message, frozen=True, tag="read_index"):
+    """Send one block of a run."""
+
+    request: Request
+    run: Request
+    block: Request
+
+
+class DropIndex(_Message, frozen=True, tag="drop_index"):
+    """Nobody needs this run any more."""
+
+    run: Request
+
+
 class ExternalCall(_Message, frozen=True, tag="external_call"):
     """Pass ``body`` to the external processor ``name``."""
 
@@ -143,8 +173,8 @@ class Exit(_Message, frozen=True, tag="exit"):
     ids: Annotated[dict[Code, PublicId], Meta(max_length=16)]
 
 
-ToEnclave = Start | Appended | Entries | Truncated | Tick | ExternalReply | Stop
-ToHost = Ready | Append | Read | Truncate | ExternalCall | Log | Exit
+ToEnclave = Start | Appended | Entries | Truncated | IndexBlock | Tick | ExternalReply | Stop
+ToHost = Ready | Append | Read | Truncate | WriteIndex | ReadIndex | DropIndex | ExternalCall | Log | Exit
 
 _encode = msgspec.msgpack.Encoder().encode
 _TO_ENCLAVE: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToEnclave)
@@ -170,7 +200,7 @@ def decode_to_enclave(data: bytes) -> ToEnclave:
     """Decode what the host sent.
 
     Raises:
-        HostLiedError: it is no message (``channel.malformed_message``) or not a valid one (``channel.invalid_message``).
+        HostLiedError: no message (``channel.malformed_message``) or an invalid one (``channel.invalid_message``).
     """
     message: ToEnclave = _decode(_TO_ENCLAVE, data)
     return message

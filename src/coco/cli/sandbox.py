@@ -346,7 +346,8 @@ async def serve(files: SandboxFiles, *, as_json: bool, **options: Any) -> None:
     began = time.monotonic()
     stopped = stop_signal()
     starting = asyncio.ensure_future(start(files, **options))
-    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    first: set[asyncio.Future[Any]] = {starting, stopped}
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
         await asyncio.wait({starting})

@@ -40,7 +40,7 @@ from coco.enclave.frontend.streams import Streams
 from coco.enclave.pool import Pool
 from coco.enclave.recovery import PAGE, Recovery, read_former_life, recovery_members
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
-from coco.enclave.store import Journal, Store
+from coco.enclave.store import Journal, LogIndex, Store
 from coco.errors import (
     AccessError,
     BusyError,
@@ -111,17 +111,22 @@ class EnclaveNode:
         self.clock = Clock(start.time_ms)
         self._configuration_hash = sha256(messages.encode(start)).digest()
         self.journal = Journal(append=self._control.append, read=self._control.read)
-        self.store = Store(self.journal)
-        for name in tables.STATE_TABLES:
-            self.store.declare(name)
-        for name in tables.LOG_TABLES:
-            self.store.declare(name, log=True)
+        self.store = self._make_store()
         if start.mode == "create":
             await self._create(start)
         else:
             await self._recover(start)
         self._control.on_tick = self._tick
         self._control.on_stop = lambda: self._spawn(self._stop())
+
+    def _make_store(self) -> Store:
+        store = Store(self.journal)
+        store.index = LogIndex(store.native, self._control, run=self._run_off_loop, spawn=self._spawn)
+        for name in tables.STATE_TABLES:
+            store.declare(name)
+        for name in tables.LOG_TABLES:
+            store.declare(name, log=True)
+        return store
 
     def _identities_for(self, start: messages.Start) -> None:
         self.service = ServiceIdentity.generate(self.clock.now_ms)
@@ -392,12 +397,7 @@ class EnclaveNode:
 
     async def _replay_private(self) -> None:
         """Build the whole store anew from the ledger, private tables included."""
-        store = Store(self.journal)
-        for name in tables.STATE_TABLES:
-            store.declare(name)
-        for name in tables.LOG_TABLES:
-            store.declare(name, log=True)
-        self.store = self.sequencer.store = store
+        self.store = self.sequencer.store = store = self._make_store()
         self._declare_adapters()
         last, kept = self.journal.last_seqno, list[int]()
         for first in range(1, last + 1, PAGE):
@@ -419,6 +419,8 @@ class EnclaveNode:
             store.native.commit(upto)
             kept = kept[-_HISTORY_AFTER_RECOVERY:]
             store.native.prune(kept[0] if kept else upto)
+            assert store.index is not None
+            await store.index.relieve_now()
         for adapter in self._adapters_by_name.values():
             await adapter.rebuild(store.view())
 
@@ -459,7 +461,10 @@ class EnclaveNode:
     # --- serving ---
 
     def _listen(self, listener: Listener, *, ask_client: bool) -> None:
-        chain = [certificate.public_bytes(Encoding.DER) for certificate in (self.identity.certificate, self.service.certificate)]
+        chain = [
+            certificate.public_bytes(Encoding.DER)
+            for certificate in (self.identity.certificate, self.service.certificate)
+        ]
         key = self.identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         listener.start(chain, key, ask_client=ask_client)
         self._listeners.append(listener)

@@ -284,6 +284,8 @@ class Sequencer:
         if moved is None:
             return
         self.store.native.commit(moved)
+        if self.store.index is not None:
+            self.store.index.relieve()
         position = self.store.journal.position(moved)
         for runtime in self.runtimes:
             runtime.adapter.committed(position)

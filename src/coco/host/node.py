@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 from coco import limits
 from coco._native import Relay
 from coco.channel import messages
@@ -159,6 +158,14 @@ class Node:
                 )
             case messages.Truncate(seqno):
                 self._ledger.truncate(seqno, lambda: self._from_thread(self.send, messages.Truncated(seqno)))
+            case messages.WriteIndex(run, first, blocks):
+                self._ledger.write_index(run, first, blocks)
+            case messages.ReadIndex(request, run, block):
+                self._ledger.read_index(
+                    run, block, lambda sealed: self._from_thread(self.send, messages.IndexBlock(request, sealed))
+                )
+            case messages.DropIndex(run):
+                self._ledger.drop_index(run)
             case messages.ExternalCall(request, name, body):
                 self._spawn(self._call_external(request, name, body))
             case messages.Log(code, numbers, ids):
@@ -183,8 +190,14 @@ class Node:
             self.ended.set_result(reason)
 
     def _from_thread(self, call: Callable[..., None], *arguments: Any) -> None:
+        def guarded() -> None:
+            try:
+                call(*arguments)
+            except Exception as error:  # noqa: BLE001 - an enclave that waits for an answer for ever is worse
+                self._end(f"the host failed: {error!r}")
+
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(call, *arguments)
+            self._loop.call_soon_threadsafe(guarded)
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
+from coco import limits
 from coco.errors import HostError
 
 _SCHEMA = """
@@ -45,9 +46,16 @@ def open_database(path: Path) -> sqlite3.Connection:
 
 
 def read_entries(connection: sqlite3.Connection, first: int, last: int) -> list[bytes]:
-    """Entries ``first`` to ``last``, as far as they are there."""
+    """Entries ``first`` to ``last``, as far as they are there and fit into one message."""
     rows = connection.execute("SELECT entry FROM entries WHERE seqno BETWEEN ? AND ? ORDER BY seqno", (first, last))
-    return [entry for (entry,) in rows]
+    found: list[bytes] = []
+    size = 0
+    for (entry,) in rows:
+        size += len(entry)
+        if found and size > limits.READ_BYTES_SOFT:
+            break
+        found.append(entry)
+    return found
 
 
 def iterate_entries(connection: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
@@ -59,6 +67,47 @@ def last_seqno(connection: sqlite3.Connection) -> int:
     """Number of the last entry, or 0."""
     (last,) = connection.execute("SELECT COALESCE(MAX(seqno), 0) FROM entries").fetchone()
     return int(last)
+
+
+class IndexFile:
+    """Sealed runs of the log tables' index, of use only to the process that sealed them; used by one thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin anew at ``path``; the file is made when there is something to keep."""
+        self._path = path
+        path.unlink(missing_ok=True)
+        self._open: sqlite3.Connection | None = None
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._open is None:
+            self._open = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._open.execute("PRAGMA journal_mode=OFF")
+            self._open.execute("PRAGMA synchronous=OFF")
+            self._open.execute(
+                "CREATE TABLE runs (run INTEGER, block INTEGER, sealed BLOB NOT NULL, PRIMARY KEY (run, block)) STRICT"
+            )
+        return self._open
+
+    def write(self, run: int, first: int, blocks: Sequence[bytes]) -> None:
+        """Keep blocks of a run."""
+        rows = [(run, first + offset, block) for offset, block in enumerate(blocks)]
+        self._connection().executemany("INSERT INTO runs VALUES (?, ?, ?)", rows)
+
+    def read(self, run: int, block: int) -> bytes:
+        """A block, or nothing."""
+        found = self._connection().execute("SELECT sealed FROM runs WHERE run = ? AND block = ?", (run, block))
+        row = found.fetchone()
+        return b"" if row is None else bytes(row[0])
+
+    def drop(self, run: int) -> None:
+        """Forget a run."""
+        self._connection().execute("DELETE FROM runs WHERE run = ?", (run,))
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._open is not None:
+            self._open.close()
+        self._path.unlink(missing_ok=True)
 
 
 class LedgerFile:
@@ -73,6 +122,7 @@ class LedgerFile:
     ) -> None:
         """Open ``path``; ``appended`` and ``failed`` are called from the writing thread."""
         self._connection = open_database(path)
+        self._index = IndexFile(path.with_name("index.db"))
         self._appended = appended
         self._failed = failed
         self._queue: SimpleQueue[tuple[int, Sequence[bytes]] | _Job | None] = SimpleQueue()
@@ -103,6 +153,18 @@ class LedgerFile:
 
         self._queue.put(job)
 
+    def write_index(self, run: int, first: int, blocks: Sequence[bytes]) -> None:
+        """Queue blocks of the index."""
+        self._queue.put(lambda _: self._index.write(run, first, blocks))
+
+    def read_index(self, run: int, block: int, done: Callable[[bytes], None]) -> None:
+        """Queue a read of the index; it sees every write queued before it."""
+        self._queue.put(lambda _: done(self._index.read(run, block)))
+
+    def drop_index(self, run: int) -> None:
+        """Queue the end of a run of the index."""
+        self._queue.put(lambda _: self._index.drop(run))
+
     def close(self) -> None:
         """Write what is queued and close."""
         self._queue.put(None)
@@ -116,6 +178,7 @@ class LedgerFile:
             self._failed(error)
         finally:
             self._connection.close()
+            self._index.close()
 
     def _step(self) -> bool:
         item: tuple[int, Sequence[bytes]] | _Job | None = self._queue.get()

@@ -158,7 +158,13 @@ impl Connection {
     // --- from the socket ---
 
     /// Write and read as far as it goes.
-    pub(super) fn turn(&mut self, limits: &Limits, now: Instant, held_by_others: usize, events: &mut Vec<Event>) -> Turn {
+    pub(super) fn turn(
+        &mut self,
+        limits: &Limits,
+        now: Instant,
+        held_by_others: usize,
+        events: &mut Vec<Event>,
+    ) -> Turn {
         for _ in 0..READS_MAX {
             if self.advance(limits, now, held_by_others, events).is_err() || self.flush(limits, now, events).is_err() {
                 return Turn::Dead;
@@ -230,7 +236,13 @@ impl Connection {
     }
 
     /// Turn the bytes that are there into events.
-    fn advance(&mut self, limits: &Limits, now: Instant, held_by_others: usize, events: &mut Vec<Event>) -> io::Result<()> {
+    fn advance(
+        &mut self,
+        limits: &Limits,
+        now: Instant,
+        held_by_others: usize,
+        events: &mut Vec<Event>,
+    ) -> io::Result<()> {
         if self.phase == Phase::Handshake && !self.tls.is_handshaking() {
             self.phase = Phase::Http;
             let peer = self.tls.peer_certificates().and_then(|chain| chain.first());
@@ -254,7 +266,7 @@ impl Connection {
         let step = if held_by_others + self.reader.held() > limits.bodies_bytes {
             Err(Refusal::Busy)
         } else {
-            self.reader.next()
+            self.reader.step()
         };
         match step {
             Ok(Step::Request(request)) => {
@@ -320,7 +332,12 @@ impl Connection {
         if self.unsent() > limits.unsent_bytes {
             return Err(ErrorKind::OutOfMemory.into());
         }
-        let pressed = self.unsent() > if self.pressed { limits.pressure_bytes / 4 } else { limits.pressure_bytes };
+        let pressed = self.unsent()
+            > if self.pressed {
+                limits.pressure_bytes / 4
+            } else {
+                limits.pressure_bytes
+            };
         if pressed != self.pressed {
             self.pressed = pressed;
             if self.is_open() {
@@ -333,7 +350,9 @@ impl Connection {
     /// Whether its time is over.
     pub(super) fn is_late(&self, limits: &Limits, now: Instant) -> bool {
         let quiet = now.duration_since(self.active);
-        let slow = self.began.is_some_and(|began| now.duration_since(began) > limits.request_time);
+        let slow = self
+            .began
+            .is_some_and(|began| now.duration_since(began) > limits.request_time);
         match self.phase {
             Phase::Handshake => now.duration_since(self.active) > limits.handshake_time,
             Phase::Lingering => quiet > limits.linger_time,

@@ -126,7 +126,7 @@ impl Reader {
     ///
     /// # Errors
     /// The request is refused; the reader must not be used any more.
-    pub fn next(&mut self) -> Result<Step, Refusal> {
+    pub fn step(&mut self) -> Result<Step, Refusal> {
         let mut announced = false;
         if self.head.is_none() {
             let Some(head) = self.read_head()? else {
@@ -155,7 +155,11 @@ impl Reader {
 
     fn read_head(&mut self) -> Result<Option<Head>, Refusal> {
         // Empty lines before a request line are to be ignored (RFC 9112, 2.2).
-        let blank = self.bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let blank = self
+            .bytes
+            .iter()
+            .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+            .count();
         self.bytes.drain(..blank);
         if self.bytes.is_empty() {
             return Ok(None);
@@ -199,7 +203,11 @@ impl Reader {
                         if size > self.limits.body_bytes - self.body.len() {
                             return Err(Refusal::BodyTooLarge);
                         }
-                        self.chunk = if size == 0 { Chunk::Trailer(0) } else { Chunk::Data(size) };
+                        self.chunk = if size == 0 {
+                            Chunk::Trailer(0)
+                        } else {
+                            Chunk::Data(size)
+                        };
                     }
                 },
                 Chunk::Data(left) => {
@@ -255,7 +263,11 @@ fn line(bytes: &[u8], bytes_max: usize) -> Result<Option<&[u8]>, Refusal> {
 }
 
 fn chunk_size(line: &[u8]) -> Result<usize, Refusal> {
-    let digits = line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
+    let digits = line
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii_end();
     let text = str::from_utf8(digits).map_err(|_| Refusal::Malformed)?;
     if text.is_empty() || text.len() > 8 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Refusal::Malformed);
@@ -321,7 +333,11 @@ fn head(parsed: &httparse::Request<'_, '_>, limits: &HttpLimits) -> Result<Head,
         keep_alive: if version == 0 { keep && !close } else { !close },
         upgrade: upgrade && upgrade_to,
         expects_continue,
-        framing: if chunked { Framing::Chunked } else { Framing::Length(length) },
+        framing: if chunked {
+            Framing::Chunked
+        } else {
+            Framing::Length(length)
+        },
         headers,
     })
 }
@@ -340,7 +356,7 @@ mod tests {
         let (mut reader, mut found) = (Reader::new(LIMITS), Vec::new());
         for piece in wire.chunks(size) {
             reader.push(piece);
-            while let Step::Request(request) = reader.next()? {
+            while let Step::Request(request) = reader.step()? {
                 found.push(*request);
             }
         }
@@ -356,7 +372,14 @@ mod tests {
             let found = read(wire, size).expect("well-formed");
             let seen: Vec<_> = found
                 .iter()
-                .map(|r| (r.head.method.as_str(), r.head.target.as_slice(), r.body.as_slice(), r.head.keep_alive))
+                .map(|r| {
+                    (
+                        r.head.method.as_str(),
+                        r.head.target.as_slice(),
+                        r.body.as_slice(),
+                        r.head.keep_alive,
+                    )
+                })
                 .collect();
             assert_eq!(
                 seen,
@@ -389,40 +412,66 @@ mod tests {
             assert_eq!(read(wire.as_bytes(), 7).expect_err(head), Refusal::Malformed, "{head}");
         }
         let chunked = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
-        for body in ["-1\r\n", "\r\n", "5 5\r\nhello\r\n", "5\nhello\r\n", "5\r\nhelloX\r\n", "123456789\r\n"] {
-            assert_eq!(read(format!("{chunked}{body}").as_bytes(), 3).expect_err(body), Refusal::Malformed, "{body}");
+        for body in [
+            "-1\r\n",
+            "\r\n",
+            "5 5\r\nhello\r\n",
+            "5\nhello\r\n",
+            "5\r\nhelloX\r\n",
+            "123456789\r\n",
+        ] {
+            assert_eq!(
+                read(format!("{chunked}{body}").as_bytes(), 3).expect_err(body),
+                Refusal::Malformed,
+                "{body}"
+            );
         }
-        assert_eq!(read(b"GET / HTTP/2.0\r\n\r\n", 9).expect_err("version"), Refusal::Malformed);
-        assert_eq!(read(b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n", 9).expect_err("1.0"), Refusal::Malformed);
+        assert_eq!(
+            read(b"GET / HTTP/2.0\r\n\r\n", 9).expect_err("version"),
+            Refusal::Malformed
+        );
+        assert_eq!(
+            read(b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n", 9).expect_err("1.0"),
+            Refusal::Malformed
+        );
     }
 
     #[test]
     fn limits_hold() {
         let head = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(400));
         assert_eq!(read(head.as_bytes(), 50).expect_err("head"), Refusal::HeadTooLarge);
-        assert_eq!(read(head.as_bytes(), 1000).expect_err("head at once"), Refusal::HeadTooLarge);
+        assert_eq!(
+            read(head.as_bytes(), 1000).expect_err("head at once"),
+            Refusal::HeadTooLarge
+        );
         let announced = b"POST / HTTP/1.1\r\ncontent-length: 1001\r\n\r\n";
         assert_eq!(read(announced, 1000).expect_err("length"), Refusal::BodyTooLarge);
         let endless = b"POST / HTTP/1.1\r\ncontent-length: 99999999999999999999999\r\n\r\n";
         assert_eq!(read(endless, 1000).expect_err("length"), Refusal::BodyTooLarge);
-        let chunks = format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{}", "64\r\n".to_owned() + &"z".repeat(100) + "\r\n");
+        let chunks = format!(
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{}",
+            "64\r\n".to_owned() + &"z".repeat(100) + "\r\n"
+        );
         let many = chunks + &("64\r\n".to_owned() + &"z".repeat(100) + "\r\n").repeat(10);
         assert_eq!(read(many.as_bytes(), 33).expect_err("chunks"), Refusal::BodyTooLarge);
         let trailers = format!(
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n{}",
             "t: vvvvvvvvvvvv\r\n".repeat(40)
         );
-        assert_eq!(read(trailers.as_bytes(), 33).expect_err("trailers"), Refusal::HeadTooLarge);
+        assert_eq!(
+            read(trailers.as_bytes(), 33).expect_err("trailers"),
+            Refusal::HeadTooLarge
+        );
     }
 
     #[test]
     fn a_client_that_waits_for_leave_gets_it_once() {
         let mut reader = Reader::new(LIMITS);
         reader.push(b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n");
-        assert!(matches!(reader.next(), Ok(Step::WaitAfterContinue)));
+        assert!(matches!(reader.step(), Ok(Step::WaitAfterContinue)));
         reader.push(b"o");
-        assert!(matches!(reader.next(), Ok(Step::Wait)));
+        assert!(matches!(reader.step(), Ok(Step::Wait)));
         reader.push(b"k");
-        assert!(matches!(reader.next(), Ok(Step::Request(_))));
+        assert!(matches!(reader.step(), Ok(Step::Request(_))));
     }
 }

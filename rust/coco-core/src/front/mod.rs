@@ -420,7 +420,9 @@ impl Loop {
                 Interest::READABLE
             };
             let registry = self.poll.registry();
-            dead = registry.reregister(&mut connection.stream, Token(index), interest).is_err();
+            dead = registry
+                .reregister(&mut connection.stream, Token(index), interest)
+                .is_err();
             connection.watched = connection.blocked;
         }
         if dead {

@@ -65,8 +65,8 @@ impl ClientCertVerifier for AnyHolder {
 pub fn server_config(chain: Vec<Vec<u8>>, key: Vec<u8>, ask_client: bool) -> Result<Arc<ServerConfig>, Error> {
     let provider = ring::default_provider();
     let algorithms = provider.signature_verification_algorithms;
-    let builder = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])?;
+    let builder =
+        ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[&rustls::version::TLS13])?;
     let builder = if ask_client {
         builder.with_client_cert_verifier(Arc::new(AnyHolder { algorithms }))
     } else {

@@ -6,9 +6,11 @@
 //! 2. The latest value of a key lies in one ordered map; what a version overwrote lies beside it until it is pruned.
 //!    So memory follows the state and the window of readable versions, not history.
 //! 3. A *state* table keeps its values here. A *log* table keeps only where a value was written (the version) and a
-//!    bounded cache of values: the value itself lives in the sealed ledger entry.
+//!    bounded cache of values: the value itself lives in the sealed ledger entry. Where cold values lie goes to sealed
+//!    runs that the host keeps (`run.rs`), so a key that is not here may be there.
 //! 4. A read below `oldest` is refused, never answered with a newer value.
 
+mod run;
 mod transaction;
 mod write_set;
 
@@ -21,6 +23,8 @@ use sha2::Sha256;
 use smallvec::SmallVec;
 use thiserror::Error;
 
+pub use run::Blocks;
+use run::{Place, Runs};
 pub use transaction::{Savepoint, Transaction};
 pub use write_set::{Domain, TableWrites, WriteSet};
 
@@ -99,6 +103,17 @@ pub enum StoreError {
         /// The limit.
         limit: usize,
     },
+    /// No randomness for the key of the sealed runs.
+    #[error("no randomness for a key")]
+    Entropy,
+    /// A block of a run is not what this process sealed.
+    #[error("block {block} of run {run} is not what was written")]
+    BadBlock {
+        /// Number of the run.
+        run: u64,
+        /// Place of the block.
+        block: u32,
+    },
     /// Encoded bytes that are not a canonical write set.
     #[error("malformed write set: {0}")]
     Malformed(&'static str),
@@ -176,6 +191,11 @@ pub struct Store {
     log_cache: VecDeque<(TableId, Key, usize)>,
     log_cache_bytes: usize,
     log_cache_bytes_max: usize,
+    /// Log rows whose value the cache has dropped.
+    cold: usize,
+    /// Rows of the newest run that are still here as well.
+    spilled: Vec<Place>,
+    runs: Option<Runs>,
 }
 
 /// The store behind a lock: readers share it, `apply`, `roll_back` and `prune` own it for a moment.
@@ -212,6 +232,9 @@ impl Store {
             log_cache: VecDeque::new(),
             log_cache_bytes: 0,
             log_cache_bytes_max,
+            cold: 0,
+            spilled: Vec::new(),
+            runs: None,
         }
     }
 
@@ -463,9 +486,106 @@ impl Store {
                     return;
                 }
                 current.value = None;
+                self.cold += 1;
             }
             self.log_cache_bytes -= bytes;
         }
+    }
+
+    /// Log rows of which only the place is left here; when they are many, they are to be spilled.
+    #[must_use]
+    pub fn cold(&self) -> usize {
+        self.cold
+    }
+
+    /// Seal where the cold rows lie as a run; they stay readable here until [`Store::forget_spilled`].
+    ///
+    /// # Errors
+    /// There is no randomness for the key.
+    pub fn spill(&mut self) -> Result<Blocks, StoreError> {
+        let runs = match &mut self.runs {
+            Some(runs) => runs,
+            none => none.insert(Runs::new()?),
+        };
+        let mut rows = BTreeMap::new();
+        for (id, table) in self.tables.iter().enumerate() {
+            if table.kind == TableKind::Log {
+                let cold = table.current.iter().filter(|(_, current)| current.value.is_none());
+                rows.extend(cold.map(|(key, current)| ((id as TableId, key.clone()), current.version)));
+            }
+        }
+        let blocks = runs.add(&rows)?;
+        self.spilled = rows.into_keys().collect();
+        Ok(blocks)
+    }
+
+    /// Drop the rows of the newest run from memory: the host has its blocks.
+    pub fn forget_spilled(&mut self) {
+        for (id, key) in std::mem::take(&mut self.spilled) {
+            if self.tables[id as usize].current.remove(&key).is_some() {
+                self.cold -= 1;
+            }
+        }
+    }
+
+    /// Blocks of runs that may say where a row lies, most likely first; none when it is nowhere.
+    #[must_use]
+    pub fn candidates(&self, id: TableId, key: &[u8]) -> Vec<(u64, u32)> {
+        let place = (id, Key::from_slice(key));
+        self.runs.as_ref().map_or_else(Vec::new, |runs| runs.candidates(&place))
+    }
+
+    /// Whether a run still exists.
+    #[must_use]
+    pub fn has_run(&self, run: u64) -> bool {
+        self.runs.as_ref().is_some_and(|runs| runs.has(run))
+    }
+
+    /// The version that wrote a row, if the block says so.
+    ///
+    /// # Errors
+    /// The block is not the one that was sealed.
+    pub fn find(
+        &self,
+        run: u64,
+        block: u32,
+        sealed: &[u8],
+        id: TableId,
+        key: &[u8],
+    ) -> Result<Option<u64>, StoreError> {
+        let runs = self.runs.as_ref().ok_or(StoreError::BadBlock { run, block })?;
+        runs.find(run, block, sealed, &(id, Key::from_slice(key)))
+    }
+
+    /// Begin to merge runs; false when there is nothing to merge.
+    pub fn begin_merge(&mut self) -> bool {
+        self.runs.as_mut().is_some_and(Runs::begin_merge)
+    }
+
+    /// The block that the merge needs next, or None when it can end.
+    #[must_use]
+    pub fn merge_wants(&self) -> Option<(u64, u32)> {
+        self.runs.as_ref()?.merge_wants()
+    }
+
+    /// Take the block that the merge wanted; returns blocks of the new run.
+    ///
+    /// # Errors
+    /// The block is not the one that was sealed.
+    pub fn merge_take(&mut self, sealed: &[u8]) -> Result<Blocks, StoreError> {
+        let runs = self.runs.as_mut().ok_or(StoreError::BadBlock { run: 0, block: 0 })?;
+        runs.merge_take(sealed)
+    }
+
+    /// Put the merged run in its inputs' place; returns the runs that nobody needs any more.
+    pub fn end_merge(&mut self) -> Vec<u64> {
+        self.runs.as_mut().map_or_else(Vec::new, Runs::end_merge)
+    }
+
+    /// Number of runs, and bytes of memory that they take.
+    #[must_use]
+    pub fn runs_size(&self) -> (usize, usize) {
+        self.runs.as_ref().map_or((0, 0), Runs::size)
     }
 
     /// Undo every version above `to`.

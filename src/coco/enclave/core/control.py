@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
-
 
 from coco import limits
 from coco.channel import messages
@@ -38,6 +37,7 @@ class Control(asyncio.Protocol):
         self._room.set()
         self._number = 0
         self._reads: dict[int, tuple[int, int, asyncio.Future[list[bytes]]]] = {}
+        self._index_reads: dict[int, asyncio.Future[bytes]] = {}
         self._externals: dict[int, asyncio.Future[messages.ExternalReply]] = {}
         self._truncating: tuple[int, asyncio.Future[None]] | None = None
 
@@ -97,13 +97,38 @@ class Control(asyncio.Protocol):
         await self._room.wait()
 
     async def read(self, first: int, last: int) -> list[bytes]:
-        """Entries ``first`` to ``last`` as the host gives them: unverified, and possibly fewer."""
+        """Entries ``first`` to ``last`` as the host gives them: unverified, and fewer if it has no more."""
         assert 0 < first <= last < first + limits.READ_ENTRIES_MAX
+        entries: list[bytes] = []
+        # One answer holds as many as fit into a message.
+        while first <= last and (more := await self._read_some(first, last)):
+            entries += more
+            first += len(more)
+        return entries
+
+    async def _read_some(self, first: int, last: int) -> list[bytes]:
         self._number += 1
         future: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         self._reads[self._number] = (first, last, future)
         self.send(messages.Read(self._number, first, last))
         return await future
+
+    def write_index(self, run: int, first: int, blocks: Sequence[bytes]) -> None:
+        """Have the host keep sealed blocks of a run."""
+        for at in range(0, len(blocks), limits.INDEX_BLOCKS_MAX):
+            self.send(messages.WriteIndex(run, first + at, list(blocks[at : at + limits.INDEX_BLOCKS_MAX])))
+
+    async def read_index(self, run: int, block: int) -> bytes:
+        """A block of a run as the host gives it: unverified, and empty when it has none."""
+        self._number += 1
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._index_reads[self._number] = future
+        self.send(messages.ReadIndex(self._number, run, block))
+        return await future
+
+    def drop_index(self, run: int) -> None:
+        """Have the host forget a run."""
+        self.send(messages.DropIndex(run))
 
     async def truncate(self, seqno: int) -> None:
         """Have the host drop every entry above ``seqno``."""
@@ -150,6 +175,12 @@ class Control(asyncio.Protocol):
                     raise HostLiedError("an answer that was not asked for", code="channel.unexpected_message")
                 if not future.done():
                     future.set_result(entries)
+            case messages.IndexBlock(request, block):
+                reading = self._index_reads.pop(request, None)
+                if reading is None:
+                    raise HostLiedError("an answer that was not asked for", code="channel.unexpected_message")
+                if not reading.done():
+                    reading.set_result(block)
             case messages.Truncated(seqno):
                 if self._truncating is None or self._truncating[0] != seqno:
                     raise HostLiedError("an answer that was not asked for", code="channel.unexpected_message")

@@ -17,7 +17,7 @@ from coco import limits
 from coco.enclave.adapters.base import AdapterError, Caller, Envelope, Request, RouteKind
 from coco.enclave.frontend.service import Service
 from coco.enclave.sequencer import AdapterRuntime
-from coco.errors import AccessError, BusyError, CocoError
+from coco.errors import AccessError, BusyError, CocoError, HostLiedError
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601
 INTERNAL_ERROR, SERVER_ERROR = -32603, -32000
@@ -140,6 +140,9 @@ class JsonRpc:
             return _failure(identity, INVALID_REQUEST, "params must be a list or an object", "rpc.invalid_request")
         try:
             reply = await self._service.call(name, Request(name, params), caller)
+        except HostLiedError as error:
+            self._failed(error)  # ends the enclave
+            return _failure(identity, INTERNAL_ERROR, "the node failed to serve this", "node.internal")
         except CocoError as error:
             return {"jsonrpc": "2.0", "id": identity, "error": error_object(error)}
         except Exception as error:  # noqa: BLE001 - no call may end the process; the text stays inside (H1)

@@ -17,7 +17,7 @@ from coco.attestation.evidence import NONCE_BYTES_MAX
 from coco.enclave.adapters.base import Caller, Request, RouteKind
 from coco.enclave.frontend.http import error_body
 from coco.enclave.frontend.service import Service
-from coco.errors import BusyError, CocoError, NotFoundError, RequestError
+from coco.errors import BusyError, CocoError, HostLiedError, NotFoundError, RequestError
 from coco.ledger.position import Position
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ def _guard(node: EnclaveNode, handler: Handler) -> Callable[[HttpRequest], Await
     async def endpoint(request: HttpRequest) -> Response:
         try:
             answer = await handler(node, request)
+        except HostLiedError as error:
+            node.unexpected(error)  # ends the enclave
+            raise
         except CocoError as error:
             return error_response(error)
         return answer if isinstance(answer, Response) else json_response(answer)

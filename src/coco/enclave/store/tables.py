@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from coco import _native
+from coco.enclave.store.index import LogIndex
 from coco.enclave.store.journal import Journal
 from coco.errors import CocoError, StoreError
 
@@ -40,19 +41,26 @@ class StoreView:
         """Value of a key in a state table."""
         return self._store.native.get(table, key, self.version)
 
-    def written_at(self, table: str, key: bytes) -> int | None:
-        """Seqno of the entry that wrote the value."""
-        return self._store.native.written_at(table, key, self.version)
+    async def locate(self, table: str, key: bytes) -> int | None:
+        """Seqno of the entry that wrote a row of a log table: from memory, else from the index that spilled."""
+        seqno = self._store.native.written_at(table, key, self.version)
+        if seqno is None and self._store.index is not None:
+            seqno = await self._store.index.locate(table, key)
+        return seqno if seqno is not None and seqno <= self.version else None
 
     async def fetch(self, table: str, key: bytes) -> bytes | None:
         """Value of a key in a log table: from memory, else from the ledger entry that holds it, verified."""
         try:
-            return self._store.native.get(table, key, self.version)
+            value = self._store.native.get(table, key, self.version)
         except StoreError as error:
             if error.code != "store.in_ledger":
                 raise
-        seqno = self._store.native.written_at(table, key, self.version)
-        assert seqno is not None
+            value = None
+        if value is not None:
+            return value
+        seqno = await self.locate(table, key)
+        if seqno is None:
+            return None
         writes = await self._store.journal.fetch(seqno)
         return dict(writes.rows(table)).get(key)
 
@@ -123,6 +131,8 @@ class Store:
     def __init__(self, journal: Journal, native: _native.Store | None = None) -> None:
         self.native = native or _native.Store()
         self.journal = journal
+        #: Where the cold part of the log tables' index went; None while it never leaves memory.
+        self.index: LogIndex | None = None
 
     def declare(self, name: str, *, log: bool = False) -> None:
         """Make a table known; log tables are append-only and keep their values in the ledger."""

@@ -116,7 +116,9 @@ class EthereumAdapter(LedgerAdapter):
         tx.put("ethereum.blocks", number, block.record())
         tx.put("ethereum.numbers", block.hash, number)
         places = enumerate(block.transaction_hashes())
-        tx.put_rows("ethereum.transactions", [(identity, number + index.to_bytes(4, "big")) for index, identity in places])
+        tx.put_rows(
+            "ethereum.transactions", [(identity, number + index.to_bytes(4, "big")) for index, identity in places]
+        )
 
     def parse_submission(self, request: Request) -> Sequence[bytes]:
         """The raw transaction of ``eth_sendRawTransaction`` and its kin."""
@@ -248,9 +250,9 @@ class EthereumAdapter(LedgerAdapter):
         assert block is not None, "a transaction row points to its block"
         return block, int.from_bytes(place[8:], "big")
 
-    def version_of(self, number: int, view: StoreView) -> int:
+    async def version_of(self, number: int, view: StoreView) -> int:
         """Store version that holds the state after block ``number``."""
-        seqno = view.written_at("ethereum.blocks", _number_key(number))
+        seqno = await view.locate("ethereum.blocks", _number_key(number))
         if seqno is None:
             raise AdapterError("header not found", code="ethereum.block_not_found")
         return seqno

@@ -145,7 +145,7 @@ async def _state(adapter: EthereumAdapter, tag: Any, view: StoreView) -> tuple[B
     if block.number == adapter.committed_number:
         return block, view
     try:
-        return block, view.at(adapter.version_of(block.number, view))
+        return block, view.at(await adapter.version_of(block.number, view))
     except StoreError as error:
         raise AdapterError(
             "the state of this block is no longer held",
