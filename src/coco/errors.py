@@ -122,6 +122,7 @@ _BY_PREFIX: dict[str, type[CocoError]] = {
     "ledger": LedgerError,
     "host": HostError,
     "ethereum": RequestError,
+    "configuration": ConfigurationError,
     "platform": NativeError,
     "native": NativeError,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 from hashlib import sha256
 
 import pytest
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, WrappingKey, WriteSet, panic_for_test
+from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, Share, WrappingKey, WriteSet, panic_for_test
 from coco.attestation import evidence
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.genesis import Genesis
@@ -159,7 +160,8 @@ def shares_of(row, keys, public):
 
     encrypted = json.loads(row)["encrypted_shares"]
     return [
-        decrypt_share(base64.b64decode(encrypted[name]), key) for name, key in zip(sorted(public), keys, strict=True)
+        Share.adopt(decrypt_share(base64.b64decode(encrypted[name]), key))
+        for name, key in zip(sorted(public), keys, strict=True)
     ]
 
 
@@ -207,6 +209,25 @@ def test_K5_any_threshold_of_shares_gives_the_key_back(threshold, more):
     if threshold > 1:
         with pytest.raises(LedgerError):
             LedgerSecret.unwrap(wrapped, WrappingKey.combine(threshold - 1, shares[: threshold - 1]), b"aad")
+
+
+def test_K5_shares_are_handles_and_wipe_what_they_take_over():
+    key = WrappingKey.generate()
+    share, _ = key.split(2, 2)
+    assert not hasattr(share, "bytes") and str(share).startswith("<"), "a handle shows nothing"
+    for made in (2, 3):
+        given = bytes([made]) + secrets.token_bytes(32)
+        Share.adopt(given)
+        assert given == bytes(33), "wiped"
+    for wrong in (b"", b"ab", bytes(34)):
+        with pytest.raises(LedgerError):
+            Share.adopt(wrong)
+    small = rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key()
+    pem = small.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+    for bad in (pem, "", "no key"):
+        with pytest.raises(ConfigurationError) as refused:
+            share.encrypt(bad)
+        assert refused.value.code == "configuration.encryption_key"
 
 
 def test_K6_no_public_byte_tells_a_guessable_claim():

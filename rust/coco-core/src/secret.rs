@@ -9,6 +9,9 @@ use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce, Tag};
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
+use rsa::pkcs8::DecodePublicKey;
+use rsa::traits::PublicKeyParts;
+use rsa::{Oaep, RsaPublicKey};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -23,6 +26,9 @@ pub const HEADER_BYTES: usize = 8;
 const SEAL_BYTES: usize = 16 + 12 + 8;
 /// Entry type, version, claims digest, evidence digest, max conflict version.
 const PUBLIC_HEADER_BYTES: usize = 1 + 8 + 32 + 32 + 8;
+/// Number and 32 bytes.
+const SHARE_BYTES: usize = 33;
+const RSA_BITS_MIN: usize = 2048;
 /// Hard limit of one entry (DESIGN: channel, engine, peer link and disk).
 pub const ENTRY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -53,6 +59,9 @@ pub enum SecretError {
     /// Shares that do not combine.
     #[error("the shares do not combine to a wrapping key")]
     BadShares,
+    /// A member's key for recovery that is none.
+    #[error("a recovery member needs an RSA key of 2048 bits or more")]
+    BadRecoveryKey,
     /// No randomness.
     #[error("the platform gives no randomness")]
     NoRandomness,
@@ -219,19 +228,19 @@ impl WrappingKey {
 
     /// `shares` shares of which any `threshold` give the key back (Shamir over GF(256)).
     #[must_use]
-    pub fn split(&self, threshold: u8, shares: u8) -> Vec<Zeroizing<Vec<u8>>> {
+    pub fn split(&self, threshold: u8, shares: u8) -> Vec<Share> {
         let dealer = blahaj::Sharks(threshold).dealer(self.0.as_ref());
         dealer
             .take(shares as usize)
-            .map(|share| Zeroizing::new(Vec::from(&share)))
+            .map(|share| Share(Zeroizing::new(Vec::from(&share))))
             .collect()
     }
 
     /// The key that `split` shared.
-    pub fn combine(threshold: u8, shares: &[&[u8]]) -> Result<Self, SecretError> {
+    pub fn combine(threshold: u8, shares: &[&Share]) -> Result<Self, SecretError> {
         let parsed: Vec<blahaj::Share> = shares
             .iter()
-            .map(|share| blahaj::Share::try_from(*share).map_err(|_| SecretError::BadShares))
+            .map(|share| blahaj::Share::try_from(share.0.as_slice()).map_err(|_| SecretError::BadShares))
             .collect::<Result<_, _>>()?;
         let secret = Zeroizing::new(
             blahaj::Sharks(threshold)
@@ -246,6 +255,53 @@ impl WrappingKey {
         Ok(Self(key))
     }
 }
+
+/// One member's part of a wrapping key.
+pub struct Share(Zeroizing<Vec<u8>>);
+
+impl Share {
+    /// A share that its member has given back.
+    pub fn adopt(bytes: &[u8]) -> Result<Self, SecretError> {
+        if bytes.len() != SHARE_BYTES {
+            return Err(SecretError::BadShares);
+        }
+        Ok(Self(Zeroizing::new(bytes.to_vec())))
+    }
+
+    /// The share under a member's RSA key (PEM `SubjectPublicKeyInfo`): RSA-OAEP with SHA-256, no label.
+    pub fn encrypt(&self, public_key: &str) -> Result<Vec<u8>, SecretError> {
+        let key = RsaPublicKey::from_public_key_pem(public_key).map_err(|_| SecretError::BadRecoveryKey)?;
+        if key.size() * 8 < RSA_BITS_MIN {
+            return Err(SecretError::BadRecoveryKey);
+        }
+        key.encrypt(&mut Mixed, Oaep::new::<rsa::sha2::Sha256>(), &self.0)
+            .map_err(|_| SecretError::BadRecoveryKey)
+    }
+}
+
+/// [`random`] as the generator of a library; a failure of it ends the call by a panic, which becomes an error.
+struct Mixed;
+
+impl rsa::rand_core::RngCore for Mixed {
+    fn next_u32(&mut self) -> u32 {
+        rsa::rand_core::impls::next_u32_via_fill(self)
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        rsa::rand_core::impls::next_u64_via_fill(self)
+    }
+
+    fn fill_bytes(&mut self, out: &mut [u8]) {
+        assert!(random(out).is_ok(), "no randomness");
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), rsa::rand_core::Error> {
+        self.fill_bytes(out);
+        Ok(())
+    }
+}
+
+impl rsa::rand_core::CryptoRng for Mixed {}
 
 /// A sealed entry, and what the Merkle tree and a receipt need of it.
 #[derive(Debug, Clone)]

@@ -52,6 +52,7 @@ impl From<SecretError> for NativeError {
             SecretError::MalformedEntry(_) => "ledger.malformed_entry",
             SecretError::TooLarge(_) => "ledger.entry_too_large",
             SecretError::BadShares => "ledger.bad_shares",
+            SecretError::BadRecoveryKey => "configuration.encryption_key",
             SecretError::NoRandomness => "platform.no_randomness",
         };
         Self::new(code, error)

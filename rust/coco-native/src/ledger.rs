@@ -155,23 +155,57 @@ impl WrappingKey {
     }
 
     #[staticmethod]
-    fn combine(threshold: u8, shares: Vec<Vec<u8>>) -> PyResult<Self> {
-        let borrowed: Vec<&[u8]> = shares.iter().map(Vec::as_slice).collect();
+    fn combine(threshold: u8, shares: Vec<PyRef<'_, Share>>) -> PyResult<Self> {
+        let borrowed: Vec<&core::Share> = shares.iter().map(|share| &share.share).collect();
         Ok(Self {
             key: core::WrappingKey::combine(threshold, &borrowed).map_err(NativeError::from)?,
         })
     }
 
-    fn split<'py>(&self, py: Python<'py>, threshold: u8, shares: u8) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    fn split(&self, threshold: u8, shares: u8) -> PyResult<Vec<Share>> {
         if threshold == 0 || threshold > shares {
             return Err(NativeError::new("native.argument", "the threshold must lie between 1 and the shares").into());
         }
-        Ok(self
-            .key
-            .split(threshold, shares)
-            .iter()
-            .map(|share| PyBytes::new(py, share))
-            .collect())
+        let split = self.key.split(threshold, shares);
+        Ok(split.into_iter().map(|share| Share { share }).collect())
+    }
+}
+
+/// A member's share of a wrapping key.
+#[pyclass(frozen, module = "coco._native")]
+pub struct Share {
+    share: core::Share,
+}
+
+#[pymethods]
+impl Share {
+    /// Take over a share that came back; its bytes are wiped, so the caller must hold the only reference.
+    #[staticmethod]
+    fn adopt(bytes: &Bound<'_, PyBytes>) -> PyResult<Self> {
+        let share = core::Share::adopt(bytes.as_bytes()).map_err(NativeError::from);
+        wipe(bytes);
+        Ok(Self { share: share? })
+    }
+
+    /// The share under a member's RSA key.
+    fn encrypt<'py>(&self, py: Python<'py>, public_key: &str) -> PyResult<Bound<'py, PyBytes>> {
+        let encrypted = guarded(py, || Ok(self.share.encrypt(public_key)?))?;
+        Ok(PyBytes::new(py, &encrypted))
+    }
+}
+
+/// Overwrite a secret that had to pass through Python: the caller must hold the only reference to it.
+#[pyfunction]
+pub fn wipe(secret: &Bound<'_, PyBytes>) {
+    let length = secret.as_bytes().len();
+    // Bytes objects of one byte or none are shared by the interpreter.
+    if length > 1 {
+        // SAFETY: the interpreter gives the address of this object's own `length` bytes; its lock is held, so nobody
+        // reads them meanwhile; that nobody reads them later is the caller's promise.
+        #[expect(unsafe_code, reason = "bytes objects are immutable, and this one is at its end")]
+        unsafe {
+            std::ptr::write_bytes(pyo3::ffi::PyBytes_AsString(secret.as_ptr()), 0, length);
+        }
     }
 }
 

@@ -21,6 +21,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ledger::MerkleTree>()?;
     module.add_class::<ledger::LedgerSecret>()?;
     module.add_class::<ledger::WrappingKey>()?;
+    module.add_class::<ledger::Share>()?;
     module.add_class::<ledger::Sealer>()?;
     module.add_class::<ledger::Entry>()?;
     module.add_class::<evm::Chain>()?;
@@ -29,6 +30,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<evm::Trie>()?;
     module.add_class::<front::Front>()?;
     module.add_class::<host::Relay>()?;
+    module.add_function(wrap_pyfunction!(ledger::wipe, module)?)?;
     module.add_function(wrap_pyfunction!(evm::keccak256, module)?)?;
     module.add_function(wrap_pyfunction!(evm::recover_signer, module)?)?;
     module.add_function(wrap_pyfunction!(evm::rlp_decode, module)?)?;

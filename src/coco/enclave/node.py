@@ -467,6 +467,7 @@ class EnclaveNode:
         ]
         key = self.identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         listener.start(chain, key, ask_client=ask_client)
+        _native.wipe(key)
         self._listeners.append(listener)
 
     def _listen_administration(self) -> None:

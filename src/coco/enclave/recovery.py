@@ -7,11 +7,11 @@ submit shares -> replay the private ledger -> open.
 
 from __future__ import annotations
 
-import base64
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -105,6 +105,21 @@ async def read_former_life(
     )
 
 
+class _SubmittedShare(msgspec.Struct):
+    #: Base64 in JSON, and so never a string here, which could not be wiped (K5).
+    share: bytes
+
+
+_T = TypeVar("_T")
+
+
+def _decode(payload: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError("the payload has not the form that it should have", code="gov.malformed") from error
+
+
 @dataclass
 class Recovery:
     """What members have said and given so far."""
@@ -112,9 +127,9 @@ class Recovery:
     former: FormerLife
     following_key: bytes
     statements: dict[str, bytes] = field(default_factory=dict)
-    shares: dict[str, bytes] = field(default_factory=dict)
+    shares: dict[str, _native.Share] = field(default_factory=dict)
 
-    def _signer(self, body: bytes, kind: str, view: StoreView) -> tuple[str, dict[str, Any]]:
+    def _signer(self, body: bytes, kind: str, view: StoreView) -> tuple[str, bytes]:
         message = cose.parse(body)
         key_id = message.headers.get(cose.KEY_ID)
         if message.headers.get(MESSAGE_TYPE) != kind:
@@ -128,13 +143,7 @@ class Recovery:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise AccessError("the member's key is no elliptic-curve key", code="gov.not_a_member")
         cose.verify(message, key)
-        try:
-            payload = json.loads(message.payload or b"")
-        except ValueError as error:
-            raise RequestError("the payload is no JSON", code="gov.malformed") from error
-        if not isinstance(payload, dict):
-            raise RequestError("the payload is no object", code="gov.malformed")
-        return member, payload
+        return member, message.payload or b""
 
     def accept_statement(self, body: bytes, view: StoreView) -> str:
         """Take a member's statement; return the member."""
@@ -142,7 +151,7 @@ class Recovery:
         expected = identity_payload(
             self.former.service_key, self.following_key, str(self.former.end), self.former.root.hex()
         )
-        if payload != expected:
+        if _decode(payload, dict[str, Any]) != expected:
             raise RequestError("the statement is about something else", code="recovery.other_statement")
         self.statements[member] = body
         return member
@@ -152,13 +161,12 @@ class Recovery:
         signer, payload = self._signer(body, RECOVERY_SHARE, view)
         if signer != member:
             raise AccessError("the share is another member's", code="gov.wrong_member")
+        submitted = _decode(payload, _SubmittedShare)
+        _native.wipe(payload)
         try:
-            share = base64.b64decode(payload["share"], validate=True)
-        except (KeyError, ValueError, TypeError) as error:
-            raise RequestError("the payload has no share", code="gov.malformed") from error
-        if len(share) != 33:
-            raise RequestError("the share has the wrong length", code="gov.malformed")
-        self.shares[member] = share
+            self.shares[member] = _native.Share.adopt(submitted.share)
+        except LedgerError as error:
+            raise RequestError("the share has the wrong length", code="gov.malformed") from error
 
     def stated(self, view: StoreView) -> bool:
         """Whether a majority of the active members stated the new identity."""

@@ -1,6 +1,7 @@
 """Ledger secrets at rest: wrapped, and the wrapping key split among members (K3, K4).
 
-The current secret rests under a wrapping key whose shares go, encrypted, to the recovery members. Each former secret
+The current secret rests under a wrapping key whose shares go, encrypted, to the recovery members; key and shares are
+handles of the extension and never Python bytes (K5). Each former secret
 rests under a key derived from its successor, so that whoever recovers the last one reads every epoch.
 """
 
@@ -12,12 +13,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-
-from coco._native import LedgerSecret, WrappingKey
-from coco.errors import ConfigurationError, LedgerError
-from coco.ledger.statements import SHARE_PADDING
+from coco._native import LedgerSecret, Share, WrappingKey
+from coco.errors import LedgerError
 
 _LABEL = b"coco wrapped ledger secret v1"
 _FORMER_LABEL = b"coco former ledger secret v1"
@@ -58,12 +55,7 @@ def wrap(
     shares = key.split(threshold, len(members))
     encrypted = {}
     for (member, pem), share in zip(sorted(members.items()), shares, strict=True):
-        public = serialization.load_pem_public_key(pem)
-        if not isinstance(public, rsa.RSAPublicKey) or public.key_size < 2048:
-            raise ConfigurationError(
-                f"member {member} needs an RSA key of 2048 bits or more", code="configuration.encryption_key"
-            )
-        encrypted[member] = base64.b64encode(public.encrypt(share, SHARE_PADDING)).decode()
+        encrypted[member] = base64.b64encode(share.encrypt(pem.decode("ascii", "replace"))).decode()
     row: dict[str, Any] = {
         "first_seqno": first_seqno,
         "threshold": threshold,
@@ -74,7 +66,7 @@ def wrap(
 
 
 def unwrap(
-    row: bytes, shares: list[bytes], *, service_key: bytes, members: Mapping[str, bytes]
+    row: bytes, shares: list[Share], *, service_key: bytes, members: Mapping[str, bytes]
 ) -> tuple[int, LedgerSecret]:
     """The secret of a row and its first seqno, from enough shares.
 
