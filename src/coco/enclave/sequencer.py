@@ -20,7 +20,7 @@ from coco.enclave.consensus import CommitTracker
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem
 from coco.enclave.pool import Pool
-from coco.enclave.store import Store
+from coco.enclave.store import SealedEntry, Store, StoreTransaction
 from coco.errors import BusyError, CocoError
 from coco.ledger import tables
 from coco.ledger.position import Position
@@ -172,10 +172,10 @@ class Sequencer:
                 if claim is not None:
                     seqno = self.store.journal.last_seqno + 1
                     transaction.put(tables.CLAIMS, seqno.to_bytes(8, "big"), claim)
-                writes = transaction.native.write_set()
                 included = [e for e, o in zip(batch, outcomes, strict=True) if o.verdict is Verdict.INCLUDED]
                 if included:
-                    self._applied(runtime, self.store.write(writes, claim=claim), writes, included)
+                    writes, sealed = await self._run(self._prepare, transaction, claim)
+                    self._applied(runtime, self.store.journal.append(sealed), writes, included)
         except CocoError as error:
             if error.code not in ("ledger.entry_too_large", "store.too_large", "store.log_is_append_only"):
                 raise
@@ -183,6 +183,10 @@ class Sequencer:
             await self._bisect(runtime, batch, error)
             return
         self._settle(runtime, batch, outcomes)
+
+    def _prepare(self, transaction: StoreTransaction, claim: bytes | None) -> tuple[WriteSet, SealedEntry]:
+        writes = transaction.native.write_set()
+        return writes, self.store.prepare(writes, claim=claim)
 
     def _applied(self, runtime: AdapterRuntime, seqno: int, writes: WriteSet, included: list[Envelope]) -> None:
         runtime.adapter.applied(self.store.journal.position(seqno), writes)

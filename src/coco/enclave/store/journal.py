@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, WriteSet
 from coco.errors import HostLiedError, LedgerError, NotFoundError
@@ -17,6 +18,15 @@ from coco.ledger.position import Position
 
 ReadEntries = Callable[[int, int], Awaitable[list[bytes]]]
 AppendEntry = Callable[[int, bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SealedEntry:
+    """An entry on its way to the disk, and its leaf in the Merkle tree."""
+
+    seqno: int
+    entry: bytes
+    leaf: bytes
 
 
 class Journal:
@@ -96,8 +106,8 @@ class Journal:
         assert leaf is not None
         return writes.with_row(tables.PREDECESSOR, tables.SINGLETON, leaf)
 
-    def write(self, writes: WriteSet, *, claim: bytes | None = None) -> int:
-        """Seal a completed write set as the next entry and send it to the disk; return its seqno."""
+    def seal(self, writes: WriteSet, *, claim: bytes | None = None) -> SealedEntry:
+        """Seal a completed write set as the next entry."""
         assert self._sealer is not None
         view, seqno = self._views[-1][1], self.last_seqno + 1
         secret = self._secrets[-1][1]
@@ -105,9 +115,14 @@ class Journal:
         if claim is not None:
             digest = receipts.claims_digest(secret.claims_salt(view, seqno), claim)
         entry, leaf = self._sealer.seal(secret, view, seqno, digest, writes)
-        self.tree.append(leaf)
-        self._append(seqno, entry)
-        return seqno
+        return SealedEntry(seqno, entry, leaf)
+
+    def append(self, sealed: SealedEntry) -> int:
+        """Send the next entry to the disk; return its seqno."""
+        assert sealed.seqno == self.last_seqno + 1
+        self.tree.append(sealed.leaf)
+        self._append(sealed.seqno, sealed.entry)
+        return sealed.seqno
 
     # --- reading back ---
 

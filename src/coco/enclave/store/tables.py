@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from coco import _native
 from coco.enclave.store.index import LogIndex
-from coco.enclave.store.journal import Journal
+from coco.enclave.store.journal import Journal, SealedEntry
 from coco.errors import CocoError, StoreError
 
 #: Rows that one page of an iteration takes from the store.
@@ -173,13 +173,20 @@ class Store:
         return None if writes.is_empty() else self.write(writes, claim=claim)
 
     def write(self, writes: _native.WriteSet, *, claim: bytes | None = None) -> int:
-        """Seal and apply a write set as the next entry."""
+        """Apply and seal a write set as the next entry, and send it to the disk; return its seqno."""
+        return self.journal.append(self.prepare(writes, claim=claim))
+
+    def prepare(self, writes: _native.WriteSet, *, claim: bytes | None = None) -> SealedEntry:
+        """The first part of ``write``: apply and seal.
+
+        It may run off the event loop, as long as nobody else writes until ``journal.append`` has the result.
+        """
         assert self.journal.last_seqno == self.native.latest, "store and journal move together"
         complete = self.journal.complete(writes)
         # Applying comes first: it checks the write set, and a refused one must leave no entry behind.
         self.native.apply(self.native.latest + 1, complete)
         try:
-            return self.journal.write(complete, claim=claim)
+            return self.journal.seal(complete, claim=claim)
         except CocoError:
             self.native.roll_back(self.native.latest - 1)
             raise
