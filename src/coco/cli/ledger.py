@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from coco.ledger import tables
 from coco.ledger.chunks import write_chunk
 
 _CHUNK_BYTES = 5_000_000
+_SAY_EVERY = 100
 
 
 def _entries(ledger: Path) -> Iterator[tuple[int, bytes]]:
@@ -26,7 +27,7 @@ def _entries(ledger: Path) -> Iterator[tuple[int, bytes]]:
         connection.close()
 
 
-def export(ledger: Path, directory: Path) -> dict[str, Any]:
+def export(ledger: Path, directory: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Write chunk files; each ends on a signature entry, and what no signature covers is left out.
 
     Raises:
@@ -42,6 +43,8 @@ def export(ledger: Path, directory: Path) -> dict[str, Any]:
         if seqno != last + 1:
             raise LedgerError(f"entry {last + 1} is missing", code="ledger.gap")
         last = seqno
+        if seqno % _SAY_EVERY == 0:
+            say(f"exporting: {seqno} entries")
         waiting.append(entry)
         size += len(entry)
         if tables.SIGNATURES in Entry.parse(entry).public_writes().tables():

@@ -17,7 +17,7 @@ from coco.cli import account as accounts
 from coco.cli import doctor as examination
 from coco.cli import ledger as ledgers
 from coco.cli import sandbox as sandboxes
-from coco.cli.output import console, fail, run, show
+from coco.cli.output import console, fail, run, show, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import HttpsClient
 from coco.client.pin import Pin
@@ -156,7 +156,8 @@ def ledger_export(
 ) -> None:
     """Write the ledger as chunk files of the open format."""
     try:
-        done = ledgers.export(ledger, directory)
+        with working("exporting") as say:
+            done = ledgers.export(ledger, directory, say)
     except CocoError as error:
         fail(error, as_json)
     show(

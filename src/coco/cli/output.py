@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
@@ -50,6 +51,16 @@ def show(value: dict[str, Any], as_json: bool, text: Callable[[], None]) -> None
         print(json.dumps(value, default=str))
     else:
         text()
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal that something is under way; the function given changes the text."""
+    if not progress.is_terminal:
+        yield lambda _: None
+        return
+    with progress.status(what) as status:
+        yield status.update
 
 
 def run(work: Coroutine[Any, Any, Any], as_json: bool) -> Any:

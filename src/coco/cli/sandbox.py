@@ -10,6 +10,7 @@ import secrets
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from coco.channel.messages import Ready
-from coco.cli.output import console
+from coco.cli.output import console, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import HttpsClient
 from coco.client.members import Member, recover
@@ -213,6 +214,7 @@ async def start(
     origins: tuple[str, ...] = (),
     connect: bool = True,
     log: Any = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Sandbox:
     """Start the sandbox in ``files``, made new or recovered from its ledger.
 
@@ -231,6 +233,7 @@ async def start(
         administration=("127.0.0.1", admin_port),
         expected_service=pin.service.encode() if pin is not None else b"",
         expected_position=expect,
+        replaying=lambda entry, last: say(f"replaying the ledger: {entry} of {last} entries"),
     )
     node, ready = await _launch(files, options, log, first_start=pin is None)
     try:
@@ -345,9 +348,10 @@ async def serve(files: SandboxFiles, *, as_json: bool, **options: Any) -> None:
     """
     began = time.monotonic()
     stopped = stop_signal()
-    starting = asyncio.ensure_future(start(files, **options))
-    first: set[asyncio.Future[Any]] = {starting, stopped}
-    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+    with working("starting the enclave") as say:
+        starting = asyncio.ensure_future(start(files, say=say, **options))
+        first: set[asyncio.Future[Any]] = {starting, stopped}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
         await asyncio.wait({starting})

@@ -49,6 +49,8 @@ class NodeOptions:
     )
     extra_path: list[str] = field(default_factory=list)
     connections_max: int = limits.CONNECTIONS_MAX
+    #: Hears how far the enclave has read the ledger: the entry, and the last one.
+    replaying: Callable[[int, int], None] = lambda entry, last: None
 
 
 class Node:
@@ -151,6 +153,7 @@ class Node:
             case messages.Append(first, entries):
                 self._ledger.append(first, entries)
             case messages.Read(request, first, last):
+                self.options.replaying(last, self._ledger.last_seqno)
                 self._ledger.read(
                     first,
                     last,
