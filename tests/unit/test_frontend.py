@@ -6,6 +6,7 @@ import asyncio
 import json
 
 from coco.enclave.adapters.base import Caller, CallerKind
+from coco.enclave.frontend.http import Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
 from coco.errors import HostLiedError, NotFoundError
 
@@ -52,3 +53,82 @@ def test_what_nobody_expected_keeps_its_text_inside():
 def test_a_refusal_is_an_answer():
     failed, error = answer_of(NotFoundError("nothing", code="kv.not_found"))
     assert not failed and error["data"]["code"] == "kv.not_found"
+
+
+class Door:
+    """A front door whose events the test makes."""
+
+    def __init__(self):
+        self.events, self.written, self.closed, self.upgraded = [], [], [], []
+
+    def take(self):
+        events, self.events = self.events, []
+        return events
+
+    def write(self, connection, data):
+        self.written.append(data)
+
+    def upgrade(self, connection):
+        self.upgraded.append(connection)
+
+    def close(self, connection):
+        self.closed.append(connection)
+
+    def respond(self, connection, line, headers, body):
+        self.written.append(line + body)
+
+    def flush(self):
+        pass
+
+
+UPGRADE = [
+    (b"host", b"x"),
+    (b"upgrade", b"websocket"),
+    (b"connection", b"upgrade"),
+    (b"sec-websocket-version", b"13"),
+    (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+]
+
+
+def test_a_websocket_client_that_does_not_read_gets_no_more_until_it_does():
+    async def story():
+        door, sent = Door(), []
+
+        async def talk(session):
+            for number in range(3):
+                await session.send(str(number))
+                sent.append(number)
+            await session.receive()
+
+        def fail(error):
+            raise error
+
+        listener = Listener(door, caller=lambda peer: CALLER, app=None, on_error=fail, on_failure=fail, websocket=talk)  # type: ignore[arg-type]
+
+        async def happen(*events):
+            door.events = list(events)
+            listener._ready()
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+        await happen((0, 7, None), (2, 7, "GET", b"/", UPGRADE, b"", True), (4, 7, True))
+        assert door.upgraded == [7] and sent == [], "nothing while it does not read"
+        await happen((4, 7, False))
+        assert sent == [0, 1, 2]
+        await happen((5, 7))
+        assert not listener._peers and not listener._sessions and not listener._tasks, "everything is forgotten"
+
+    asyncio.run(story())
+
+
+def test_a_front_door_that_failed_ends_the_enclave():
+    async def story():
+        door, failures = Door(), []
+        listener = Listener(
+            door, caller=lambda peer: CALLER, app=None, on_error=failures.append, on_failure=failures.append
+        )  # type: ignore[arg-type]
+        door.events = [(6, 0)]
+        listener._ready()
+        assert [error.code for error in failures] == ["front.failed"]
+
+    asyncio.run(story())

@@ -157,3 +157,30 @@ def test_spilling_begins_by_itself_and_once():
         assert {run for run, _ in host.blocks} == {1}
 
     asyncio.run(story())
+
+
+def test_a_run_that_is_merged_during_a_lookup_is_looked_for_again():
+    async def story():
+        native, host, index = make()
+
+        async def spill():
+            number = native.latest + 1
+            native.apply(number, WriteSet([("log.a", bytes([number]) * 3, b"")]))
+            native.commit(number)
+            await index.spill()
+
+        for _ in range(7):
+            await spill()
+        read, merged = host.read_index, []
+
+        async def read_after_a_merge(run, block):
+            if not merged:
+                merged.append(run)
+                await spill()  # the eighth of its size: all are merged into one, and dropped
+            return await read(run, block)
+
+        host.read_index = read_after_a_merge
+        assert await index.locate("log.a", bytes([1]) * 3) == 1
+        assert not native.has_run(merged[0])
+
+    asyncio.run(story())

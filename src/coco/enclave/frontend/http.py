@@ -22,7 +22,7 @@ from coco import limits
 from coco._native import Front
 from coco.enclave.adapters.base import Caller
 from coco.enclave.frontend.websocket import WebSocketSession, accept_websocket
-from coco.errors import CocoError
+from coco.errors import CocoError, NativeError
 
 #: Events of the front door, as ``(kind, connection, ...)``.
 _OPENED, _JSON_RPC, _REQUEST, _DATA, _PRESSURE, _CLOSED, _FAILED = range(7)
@@ -142,7 +142,7 @@ class Listener:
             case (int(kind), int(connection)) if kind == _CLOSED:
                 self._forget(connection)
             case _:
-                self._on_failure(CocoError("the front door failed", code="front.failed"))
+                self._on_failure(NativeError("the front door failed", code="front.failed"))
 
     def _forget(self, connection: int) -> None:
         self._peers.pop(connection, None)
