@@ -10,6 +10,7 @@
 //!    runs that the host keeps (`run.rs`), so a key that is not here may be there.
 //! 4. A read below `oldest` is refused, never answered with a newer value.
 
+mod key;
 mod run;
 mod transaction;
 mod write_set;
@@ -20,16 +21,14 @@ use std::sync::{Arc, RwLock};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use smallvec::SmallVec;
 use thiserror::Error;
 
+pub use key::Key;
 pub use run::Blocks;
 use run::{Place, Runs};
 pub use transaction::{Savepoint, Transaction};
 pub use write_set::{Domain, TableWrites, WriteSet};
 
-/// A key; up to 56 bytes lie inside the map node (an EVM storage key has 52).
-pub type Key = SmallVec<[u8; 56]>;
 /// A value as stored.
 pub type Value = Arc<[u8]>;
 /// Position of a table in the store.
@@ -155,6 +154,7 @@ struct Table {
 
 impl Table {
     fn read(&self, key: &[u8], version: u64) -> Result<Option<(u64, Value)>, StoreError> {
+        let key = &Key::from_slice(key);
         if let Some(current) = self.current.get(key)
             && current.version <= version
         {
@@ -202,14 +202,7 @@ pub struct Store {
 pub type SharedStore = Arc<RwLock<Store>>;
 
 fn prefix_end(prefix: &[u8]) -> Bound<Key> {
-    let mut end = Key::from_slice(prefix);
-    while let Some(last) = end.pop() {
-        if last < 0xff {
-            end.push(last + 1);
-            return Bound::Excluded(end);
-        }
-    }
-    Bound::Unbounded
+    Key::after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded)
 }
 
 impl Default for Store {

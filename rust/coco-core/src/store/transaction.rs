@@ -150,7 +150,7 @@ impl Transaction {
             .range(Key::from_slice(prefix)..)
             .take_while(|(key, _)| key.starts_with(prefix))
         {
-            if after.is_some_and(|after| key.as_slice() <= after) || end.as_ref().is_some_and(|end| key > end) {
+            if after.is_some_and(|after| &key[..] <= after) || end.as_ref().is_some_and(|end| key > end) {
                 continue;
             }
             match value {
