@@ -20,6 +20,8 @@ from coco.errors import BusyError, CocoError, RequestError
 class _Lane:
     #: Position that runs next, counting what has been taken.
     next: int
+    #: Whether its envelopes carry positions. If not, they run as they arrive, and the pool counts: without gap.
+    numbered: bool
     waiting: dict[int, tuple[Envelope, int]] = field(default_factory=dict)
     #: Taken and not yet done: while there are any, the lane keeps its place.
     running: int = 0
@@ -35,7 +37,6 @@ class Pool:
         self._by_id: dict[bytes, Envelope] = {}
         self._taken: dict[bytes, Envelope] = {}
         self._bytes = 0
-        self._arrivals = 0
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -61,10 +62,11 @@ class Pool:
 
     def add(self, envelopes: Sequence[Envelope], view: StoreView, time_ms: int) -> list[CocoError | None]:
         """Take envelopes in; for each None or the reason of the refusal."""
-        unknown = [lane for lane in {envelope.lane: None for envelope in envelopes} if lane not in self._lanes]
-        if unknown:
-            for lane, following in zip(unknown, self.policy.next_positions(unknown, view), strict=True):
-                self._lanes[lane] = _Lane(following)
+        unknown = {e.lane: e.position is not None for e in envelopes if e.lane not in self._lanes}
+        numbered = [lane for lane, is_numbered in unknown.items() if is_numbered]
+        following = dict(zip(numbered, self.policy.next_positions(numbered, view), strict=True)) if numbered else {}
+        for lane, is_numbered in unknown.items():
+            self._lanes[lane] = _Lane(following.get(lane, 0), is_numbered)
         verdicts = list(self.policy.check(envelopes, view))
         for index, envelope in enumerate(envelopes):
             if verdicts[index] is None:
@@ -79,10 +81,9 @@ class Pool:
             return RequestError("already known", code="pool.already_known")
         lane_key, position = envelope.lane, envelope.position
         lane = self._lanes[lane_key]
+        assert (position is not None) == lane.numbered, "the envelopes of a lane all carry positions, or none does"
         if position is None:
-            position = self._arrivals = max(self._arrivals + 1, lane.next)
-            if not lane.waiting:
-                lane.next = position
+            position = lane.next + len(lane.waiting)
         if position < lane.next:
             return RequestError("nonce too low", code="pool.position_passed")
         old = lane.waiting.get(position)
@@ -91,7 +92,7 @@ class Pool:
             if refusal is not None:
                 return refusal
             self._forget(old[0])
-        elif len(lane.waiting) >= limits.POOL_LANE_MAX:
+        elif lane.numbered and len(lane.waiting) >= limits.POOL_LANE_MAX:
             return BusyError("this account has too many transactions waiting", code="pool.lane_full")
         elif len(self._by_id) >= limits.POOL_TRANSACTIONS_MAX or self._bytes + envelope.size > limits.POOL_BYTES_MAX:
             return BusyError("the pool is full; try again later", code="pool.full")
@@ -110,13 +111,17 @@ class Pool:
         """The next batch: at most ``count`` envelopes and about ``size`` bytes, lanes in turn."""
         batch: list[Envelope] = []
         taken_bytes = 0
-        blocked: list[Hashable] = []
+        blocked: dict[bytes, Hashable] = {}
         while self._ready and len(batch) < count and taken_bytes < size:
             lane_key, _ = self._ready.popitem(last=False)
             lane = self._lanes[lane_key]
             envelope, _ = lane.waiting[lane.next]
             if any(needed in self._by_id for needed in envelope.depends_on):
-                blocked.append(lane_key)
+                if not lane.numbered and envelope.id not in blocked:
+                    # It waits behind what arrived later, which may be what it needs.
+                    self._to_the_end(lane)
+                    self._ready[lane_key] = None
+                blocked[envelope.id] = lane_key
                 continue
             del lane.waiting[lane.next]
             lane.next += 1
@@ -127,9 +132,17 @@ class Pool:
             taken_bytes += envelope.size
             if lane.next in lane.waiting:
                 self._ready[lane_key] = None
-        for lane_key in blocked:
-            self._ready[lane_key] = None
+        for lane_key in blocked.values():
+            lane = self._lanes[lane_key]
+            if lane.next in lane.waiting:
+                self._ready[lane_key] = None
         return batch
+
+    @staticmethod
+    def _to_the_end(lane: _Lane) -> None:
+        head = lane.waiting.pop(lane.next)
+        lane.next += 1
+        lane.waiting[lane.next + len(lane.waiting)] = head
 
     def done(self, batch: Sequence[Envelope]) -> None:
         """These were included or refused: the pool has nothing to do with them any more."""
@@ -142,7 +155,7 @@ class Pool:
 
     def refresh(self, lanes: Sequence[Hashable], view: StoreView) -> None:
         """Set where lanes go on from the state, after a refusal or a roll-back left a gap."""
-        known = [lane for lane in dict.fromkeys(lanes) if lane in self._lanes]
+        known = [key for key in dict.fromkeys(lanes) if key in self._lanes and self._lanes[key].numbered]
         for key, following in zip(known, self.policy.next_positions(known, view), strict=True):
             lane = self._lanes[key]
             lane.next = following
@@ -173,10 +186,14 @@ class Pool:
         """Drop what arrived before ``before_ms``."""
         dropped: list[Envelope] = []
         for key, lane in list(self._lanes.items()):
-            for position in [p for p, (_, arrived) in lane.waiting.items() if arrived < before_ms]:
+            old = [p for p, (_, arrived) in lane.waiting.items() if arrived < before_ms]
+            for position in old:
                 envelope, _ = lane.waiting.pop(position)
                 self._forget(envelope)
                 dropped.append(envelope)
+            if old and not lane.numbered:
+                left = [lane.waiting[position] for position in sorted(lane.waiting)]
+                lane.waiting = dict(enumerate(left, lane.next))
             if lane.next not in lane.waiting:
                 self._ready.pop(key, None)
             self._drop_if_empty(key)
