@@ -172,7 +172,9 @@ impl Connection {
             if self.hung_up && self.busy {
                 return Turn::Dead;
             }
-            if !self.readable || (self.busy || self.pressed) && self.phase != Phase::Lingering {
+            // Nothing would take what is read now; it stays in the kernel, and so does the sender's back-pressure.
+            let held_back = self.phase != Phase::Lingering && (self.busy || self.pressed || self.closing);
+            if !self.readable || held_back {
                 return Turn::Done;
             }
             if self.read(now).is_err() {

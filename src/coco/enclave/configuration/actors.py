@@ -52,6 +52,10 @@ def _for_clients(leaf: x509.Certificate) -> bool:
     return ExtendedKeyUsageOID.CLIENT_AUTH in usage or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage
 
 
+def _end_ms(certificate: x509.Certificate) -> int:
+    return int(certificate.not_valid_after_utc.timestamp() * 1000)
+
+
 @dataclass(frozen=True)
 class KnownCaller:
     """A caller, and the time until which the certificate says so."""
@@ -76,28 +80,29 @@ class Actors:
                 leaf = x509.load_der_x509_certificate(der)
         if leaf is None or der is None or not self._in_force(leaf) or not _for_clients(leaf):
             return KnownCaller(ANONYMOUS, self._time_ms + _ANONYMOUS_MS)
-        until_ms = int(leaf.not_valid_after_utc.timestamp() * 1000)
-        actor = self._actor(der, leaf, tables.USERS_CERTS)
-        if actor is not None:
-            return KnownCaller(self._participant(actor), until_ms)
-        member = self._actor(der, leaf, tables.MEMBERS_CERTS)
-        if member is not None:
-            return KnownCaller(Caller(kind=CallerKind.MEMBER, actor=member), until_ms)
+        for table in (tables.USERS_CERTS, tables.MEMBERS_CERTS):
+            found = self._actor(der, leaf, table)
+            if found is not None:
+                name, until_ms = found
+                member = table == tables.MEMBERS_CERTS
+                caller = Caller(kind=CallerKind.MEMBER, actor=name) if member else self._participant(name)
+                return KnownCaller(caller, until_ms)
         return KnownCaller(ANONYMOUS, self._time_ms + _ANONYMOUS_MS)
 
     def _in_force(self, certificate: x509.Certificate) -> bool:
         return certificate.not_valid_before_utc <= self._now <= certificate.not_valid_after_utc
 
-    def _actor(self, der: bytes, leaf: x509.Certificate, table: str) -> str | None:
+    def _actor(self, der: bytes, leaf: x509.Certificate, table: str) -> tuple[str, int] | None:
+        """The actor whom ``leaf`` stands for, and until when: no longer than its issuer's certificate counts."""
         name = sha256(der).hexdigest()
         if self._view.get(table, name.encode()) is not None:
-            return name
+            return name, _end_ms(leaf)
         matches = []
         for key, pem in self._view.scan(table):
             anchor = x509.load_pem_x509_certificate(pem)
             named = anchor.subject == leaf.issuer and _is_ca(anchor) and self._in_force(anchor)
             if named and _issued(anchor, leaf):
-                matches.append(key.decode())
+                matches.append((key.decode(), min(_end_ms(leaf), _end_ms(anchor))))
         return matches[0] if len(matches) == 1 else None
 
     def _participant(self, actor: str) -> Caller:

@@ -122,27 +122,30 @@ class Listener:
                 self._flush_soon()
 
     def _handle(self, event: tuple[Any, ...]) -> None:
-        match event:
-            case (int(kind), int(connection), peer) if kind == _OPENED:
-                self._peers[connection] = peer
-            case (int(kind), int(connection), method, target, headers, body, upgrade) if kind == _REQUEST:
-                if upgrade:
-                    self._upgrade(connection, target, headers)
-                else:
-                    self._spawn(connection, self._serve(connection, method, target, headers, body))
-            case (int(kind), int(connection), data) if kind == _DATA:
-                session, _ = self._sessions[connection]
-                session.feed(data)
-                self._door.more(connection)
-                self._flush_soon()
-            case (int(kind), int(connection), pressed) if kind == _PRESSURE:
-                if connection in self._sessions:
-                    _, drained = self._sessions[connection]
-                    (drained.clear if pressed else drained.set)()
-            case (int(kind), int(connection)) if kind == _CLOSED:
-                self._forget(connection)
-            case _:
-                self._on_failure(NativeError("the front door failed", code="front.failed"))
+        kind, connection, *rest = event
+        if kind == _OPENED:
+            (self._peers[connection],) = rest
+        elif kind == _REQUEST:
+            method, target, headers, body, upgrade = rest
+            if upgrade:
+                self._upgrade(connection, target, headers)
+            else:
+                self._spawn(connection, self._serve(connection, method, target, headers, body))
+        elif kind == _DATA:
+            session, _ = self._sessions[connection]
+            session.feed(*rest)
+            self._door.more(connection)
+            self._flush_soon()
+        elif kind == _PRESSURE:
+            if connection in self._sessions:
+                _, drained = self._sessions[connection]
+                (pressed,) = rest
+                (drained.clear if pressed else drained.set)()
+        elif kind == _CLOSED:
+            self._forget(connection)
+        else:
+            assert kind == _FAILED
+            self._on_failure(NativeError("the front door failed", code="front.failed"))
 
     def _forget(self, connection: int) -> None:
         self._peers.pop(connection, None)

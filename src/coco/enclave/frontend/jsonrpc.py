@@ -140,13 +140,10 @@ class JsonRpc:
             return _failure(identity, INVALID_REQUEST, "params must be a list or an object", "rpc.invalid_request")
         try:
             reply = await self._service.call(name, Request(name, params), caller)
-        except HostLiedError as error:
-            self._failed(error)  # ends the enclave
-            return _failure(identity, INTERNAL_ERROR, "the node failed to serve this", "node.internal")
-        except CocoError as error:
-            return {"jsonrpc": "2.0", "id": identity, "error": error_object(error)}
         except Exception as error:  # noqa: BLE001 - no call may end the process; the text stays inside (H1)
-            self._failed(error)
+            if isinstance(error, CocoError) and not isinstance(error, HostLiedError):
+                return {"jsonrpc": "2.0", "id": identity, "error": error_object(error)}
+            self._failed(error)  # a host's lie ends the enclave
             return _failure(identity, INTERNAL_ERROR, "the node failed to serve this", "node.internal")
         if reply is None:
             return _failure(

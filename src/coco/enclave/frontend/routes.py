@@ -48,9 +48,8 @@ def _guard(node: EnclaveNode, handler: Handler) -> Callable[[HttpRequest], Await
     async def endpoint(request: HttpRequest) -> Response:
         try:
             answer = await handler(node, request)
-        except HostLiedError as error:
-            node.unexpected(error)  # ends the enclave
-            raise
+        except HostLiedError:
+            raise  # the listener reports it, which ends the enclave
         except CocoError as error:
             return error_response(error)
         return answer if isinstance(answer, Response) else json_response(answer)
