@@ -8,6 +8,7 @@ mod evm;
 mod front;
 mod host;
 mod ledger;
+mod memory;
 mod store;
 
 use pyo3::prelude::*;

@@ -368,27 +368,26 @@ class EnclaveNode:
         view = self.store.view()
         recovery.accept_share(member, body, view)
         config = json.loads(view.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
-        threshold = int(config["recovery_threshold"])
+        threshold, submitted = int(config["recovery_threshold"]), len(recovery.shares)
         await self._open_recovered()
         return {
-            "message": f"{len(recovery.shares)} of {threshold} shares",
-            "submittedCount": len(recovery.shares),
+            "message": f"{submitted} of {threshold} shares",
+            "submittedCount": submitted,
             "recoveryThreshold": threshold,
         }
 
     async def _open_recovered(self) -> None:
         async with self._open_lock:
-            if self.status != "WaitingForRecoveryShares" or self._recovery is None:
+            if self._recovery is None:
+                return
+            if self.status != "WaitingForRecoveryShares":
+                self._recovery.shares.clear()  # this one came too late to be needed
                 return
             recovery, view = self._recovery, self.store.view()
             config = json.loads(view.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
             if len(recovery.shares) < int(config["recovery_threshold"]) or not recovery.stated(view):
                 return
-            try:
-                secrets = recovery.secrets(view)
-            except LedgerError:
-                recovery.shares.clear()
-                raise
+            secrets = recovery.secrets(view)
             await self.sequencer.committed(await self.sequencer.sign())
             self.journal.restore_secrets(secrets)
             await self._replay_private()

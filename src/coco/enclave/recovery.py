@@ -157,12 +157,17 @@ class Recovery:
         return member
 
     def accept_share(self, member: str, body: bytes, view: StoreView) -> None:
-        """Take a member's share."""
-        signer, payload = self._signer(body, RECOVERY_SHARE, view)
-        if signer != member:
-            raise AccessError("the share is another member's", code="gov.wrong_member")
-        submitted = _decode(payload, _SubmittedShare)
-        _native.wipe(payload)
+        """Take a member's share, and wipe ``body``, to which the caller must hold the only reference (K5)."""
+        try:
+            signer, payload = self._signer(body, RECOVERY_SHARE, view)
+        finally:
+            _native.wipe(body)
+        try:
+            if signer != member:
+                raise AccessError("the share is another member's", code="gov.wrong_member")
+            submitted = _decode(payload, _SubmittedShare)
+        finally:
+            _native.wipe(payload)
         try:
             self.shares[member] = _native.Share.adopt(submitted.share)
         except LedgerError as error:
@@ -174,7 +179,7 @@ class Recovery:
         return len(self.statements) > active // 2
 
     def secrets(self, view: StoreView) -> list[tuple[int, _native.LedgerSecret]]:
-        """Every former ledger secret, oldest first, from the shares.
+        """Every former ledger secret, oldest first, from the shares, which are gone afterwards (K5).
 
         Raises:
             LedgerError: the shares do not open the ledger (``ledger.shares_refused``).
@@ -183,9 +188,9 @@ class Recovery:
         if row is None:
             raise LedgerError("the ledger holds no wrapped secret", code="ledger.shares_refused")
         members = recovery_members(view)
-        first, secret = wrapping.unwrap(
-            row, list(self.shares.values()), service_key=self.former.service_key, members=members
-        )
+        shares = list(self.shares.values())
+        self.shares.clear()
+        first, secret = wrapping.unwrap(row, shares, service_key=self.former.service_key, members=members)
         found = [(first, secret)]
         for key, wrapped in sorted(view.scan(tables.FORMER_SECRETS), reverse=True):
             at = int.from_bytes(key, "big")

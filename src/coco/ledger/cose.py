@@ -47,8 +47,17 @@ def key_id(key: ec.EllipticCurvePublicKey) -> str:
     return sha256(spki(key)).hexdigest()
 
 
-def _to_be_signed(protected: bytes, payload: bytes) -> bytes:
-    return cbor2.dumps(["Signature1", protected, b"", payload])
+def _to_be_signed(protected: bytes, payload: bytes) -> bytearray:
+    """The Sig_structure (RFC 9052, 4.4), in one buffer of its own: a payload may be a secret, to be wiped after use."""
+    before = cbor2.dumps(["Signature1", protected, b""])
+    head = bytearray(cbor2.dumps(len(payload)))
+    head[0] |= 0x40  # not a number but a byte string of that length (RFC 8949, 3.1)
+    signed = bytearray(len(before) + len(head) + len(payload))
+    signed[: len(before)] = before
+    signed[0] = 0x84  # an array of four
+    signed[len(before) : len(before) + len(head)] = head
+    signed[len(before) + len(head) :] = payload
+    return signed
 
 
 def sign(key: ec.EllipticCurvePrivateKey, headers: dict[Any, Any], payload: bytes) -> tuple[bytes, bytes]:
@@ -104,11 +113,10 @@ def verify(message: Sign1, key: ec.EllipticCurvePublicKey, payload: bytes | None
         raise RequestError("the signature does not verify", code="cose.bad_signature")
     r = int.from_bytes(message.signature[:_HALF], "big")
     s = int.from_bytes(message.signature[_HALF:], "big")
+    structure = _to_be_signed(message.protected, signed)
     try:
-        key.verify(
-            utils.encode_dss_signature(r, s),
-            _to_be_signed(message.protected, signed),
-            ec.ECDSA(hashes.SHA384()),
-        )
+        key.verify(utils.encode_dss_signature(r, s), structure, ec.ECDSA(hashes.SHA384()))
     except InvalidSignature as error:
         raise RequestError("the signature does not verify", code="cose.bad_signature") from error
+    finally:
+        structure[:] = bytes(len(structure))

@@ -43,6 +43,12 @@ def error_response(error: CocoError) -> Response:
     )
 
 
+async def _body(request: HttpRequest) -> bytes:
+    """The body, whole and uncopied, as the listener gave it: Starlette would join it with an empty end."""
+    message = await request.receive()
+    return bytes(message["body"])
+
+
 def _guard(node: EnclaveNode, handler: Handler) -> Callable[[HttpRequest], Awaitable[Response]]:
     @functools.wraps(handler)
     async def endpoint(request: HttpRequest) -> Response:
@@ -119,7 +125,7 @@ async def _recovery(node: EnclaveNode, request: HttpRequest) -> Any:
 
 
 async def _statement(node: EnclaveNode, request: HttpRequest) -> Any:
-    return await node.accept_statement(await request.body())
+    return await node.accept_statement(await _body(request))
 
 
 async def _encrypted_share(node: EnclaveNode, request: HttpRequest) -> Any:
@@ -128,7 +134,7 @@ async def _encrypted_share(node: EnclaveNode, request: HttpRequest) -> Any:
 
 
 async def _recover(node: EnclaveNode, request: HttpRequest) -> Any:
-    return await node.accept_share(request.path_params["member"], await request.body())
+    return await node.accept_share(request.path_params["member"], await _body(request))
 
 
 def administration_app(node: EnclaveNode) -> Starlette:
@@ -158,7 +164,7 @@ def administration_app(node: EnclaveNode) -> Starlette:
 
 
 async def _bind_account(node: EnclaveNode, request: HttpRequest) -> Any:
-    return await node.bind_account(await request.body(), _caller(request))
+    return await node.bind_account(await _body(request), _caller(request))
 
 
 async def _who(node: EnclaveNode, request: HttpRequest) -> Any:
@@ -192,7 +198,7 @@ def application_app(node: EnclaveNode, service: Service) -> Starlette:
         ) -> Response:
             if node.status != "Open":
                 raise BusyError("the service is not open", code="node.not_open")
-            asked = Request(route.name, request.path_params, await request.body(), dict(request.query_params))
+            asked = Request(route.name, request.path_params, await _body(request), dict(request.query_params))
             reply = await service.serve(runtime, route, asked, _caller(request))
             if isinstance(reply.value, bytes):
                 return Response(reply.value, reply.status, media_type=reply.content_type)
