@@ -49,6 +49,10 @@ test: build .venv-ccf/.built tests/clients/node_modules/.built ## All tests
 test-vectors: build ## Conformance data below DIR; ends with "N passed, N failed"
 	$(BIN)/python tests/conformance/run.py $(DIR)
 
+soak: build ## 10,000 seeds of simulated networks of three and of five nodes
+	$(BIN)/coco simulate --nodes 3 --seeds 0-9999
+	$(BIN)/coco simulate --nodes 5 --seeds 0-9999
+
 fuzz: build ## Coverage-guided fuzzing, SECONDS for each of the two parts
 	scripts/fuzz.sh $(or $(SECONDS),300)
 

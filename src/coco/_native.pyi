@@ -292,6 +292,79 @@ class Front:
     def flush(self) -> None: ...
     def stop(self) -> None: ...
 
+#: Index, term, whether it changes the configuration, context, data.
+_Slot = tuple[int, int, bool, bytes, bytes]
+#: Receiver, message, whether it points to a snapshot.
+_Message = tuple[int, bytes, bool]
+
+class Engine:
+    """tikv's raft without I/O and clock, as one node uses it. See ``rust/coco-core/src/consensus``.
+
+    ``begin`` is the index and the term of the entry before the first, voters and learners; ``settings`` are election
+    ticks, heartbeat ticks, bytes of a message, messages in flight, bytes uncommitted, seed of the timeouts.
+    """
+
+    def __init__(
+        self,
+        node: int,
+        begin: tuple[int, int, Sequence[int], Sequence[int]],
+        settings: tuple[int, int, int, int, int, int],
+    ) -> None: ...
+    @staticmethod
+    def revived(
+        node: int,
+        begin: tuple[int, int, Sequence[int], Sequence[int]],
+        settings: tuple[int, int, int, int, int, int],
+        promise: tuple[int, int, int],
+        slots: Sequence[_Slot],
+    ) -> Engine:
+        """A former life continued from a disk (term, vote, commit; log): for experiments only."""
+
+    def tick(self) -> None: ...
+    def receive(self, sender: int, message: bytes) -> None: ...
+    def propose(self, term: int, context: bytes, data: bytes) -> None: ...
+    def propose_changes(self, term: int, changes: Sequence[tuple[str, int]], context: bytes) -> None:
+        """Changes are ``voter``, ``learner`` or ``removed``, each with a node."""
+
+    def persisted(self, number: int) -> None: ...
+    def applied(self, index: int) -> None: ...
+    def apply_change(self, index: int, data: bytes) -> tuple[list[int], list[int], list[int]]:
+        """Voters, learners, outgoing voters."""
+
+    def campaign(self) -> None: ...
+    def step_down(self) -> None: ...
+    def transfer(self, node: int) -> None: ...
+    def read_index(self, context: bytes) -> None: ...
+    def unreachable(self, node: int) -> None: ...
+    def snapshot_sent(self, node: int, arrived: bool) -> None: ...
+    def offer_snapshot(self, index: int, pointer: bytes) -> None: ...
+    def compact(self, index: int) -> None: ...
+    def work(
+        self,
+    ) -> (
+        tuple[
+            int,
+            list[_Message],
+            list[_Message],
+            list[_Slot],
+            tuple[int, int, int] | None,
+            tuple[int, int, bytes] | None,
+            list[_Slot],
+            list[tuple[int, bytes]],
+        ]
+        | None
+    ):
+        """Number, messages, messages after persistence, slots to persist, promise (term, vote, commit), snapshot
+        (index, term, pointer), committed slots, reads (index, context)."""
+
+    def status(self) -> tuple[int, int, str, int, int, int, int]:
+        """Term, leader, role, last committed index, last index, first index held, bytes held."""
+
+    def term_at(self, index: int) -> int: ...
+    def members(self) -> tuple[list[int], list[int], list[int]]: ...
+    def progress(self) -> list[tuple[int, int, int, bool, bool]]:
+        """Node, matched, next, whether it is active, whether it wants a snapshot."""
+
 class Relay:
     """Carries TCP connections to a local socket on a thread of its own."""
 

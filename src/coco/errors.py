@@ -92,6 +92,13 @@ class HostLiedError(CocoError):
     code = "channel.host_lied"
 
 
+class ConsensusError(CocoError):
+    """The node is not, or no longer, in the place to do this; or a peer's message is none."""
+
+    code = "consensus.refused"
+    http_status = 503
+
+
 class LockdownError(CocoError):
     """The enclave process cannot be closed off as it must be; it does not start."""
 
@@ -123,6 +130,7 @@ _BY_PREFIX: dict[str, type[CocoError]] = {
     "host": HostError,
     "ethereum": RequestError,
     "configuration": ConfigurationError,
+    "consensus": ConsensusError,
     "platform": NativeError,
     "native": NativeError,
 }

@@ -29,6 +29,20 @@ BATCH_TRANSACTIONS_MAX: Final = 2000
 #: Entries after which a signature is due at once.
 UNSIGNED_ENTRIES_MAX: Final = 100
 
+#: Nodes of a network.
+NODES_MAX: Final = 25
+#: Larger entries go to the backups in pieces, so that heartbeats and votes never wait long behind one.
+PIECE_BYTES_MAX: Final = 256 * KIB
+#: Entries in one message between nodes, in bytes; and such messages under way to one backup.
+APPEND_BYTES_MAX: Final = MIB
+APPENDS_INFLIGHT_MAX: Final = 64
+#: Proposed and not yet committed, in bytes.
+UNCOMMITTED_BYTES_MAX: Final = 256 * MIB
+#: One message between nodes: entries, or one piece, and their frame.
+PEER_MESSAGE_BYTES_MAX: Final = APPEND_BYTES_MAX + 64 * KIB
+#: Entries that a primary keeps in memory for backups that are behind; others get a snapshot.
+LOG_BYTES_MAX: Final = 64 * MIB
+
 #: One HTTP request body.
 BODY_BYTES_MAX: Final = 5 * MIB
 #: Request line and headers of one request.

@@ -2,6 +2,7 @@
 //!
 //! This crate knows nothing of Python and decides no policy; `coco-native` binds it.
 
+pub mod consensus;
 pub mod evm;
 pub mod front;
 pub mod merkle;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from coco.cli import account as accounts
 from coco.cli import doctor as examination
 from coco.cli import ledger as ledgers
 from coco.cli import sandbox as sandboxes
+from coco.cli import simulate as simulations
 from coco.cli.output import console, fail, run, show, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import HttpsClient
@@ -146,6 +148,40 @@ def connect(
     options = ConnectOptions(port=port, origins=tuple(allow_origin or ()), secret_path=secret_path)
     with contextlib.suppress(KeyboardInterrupt):
         run(_connect(url, admin, cert, key, pin, options, insecure_virtual, expect, as_json), as_json)
+
+
+@app.command()
+def simulate(
+    nodes: Annotated[int, typer.Option(help="Nodes of the network.")] = 3,
+    seeds: Annotated[str, typer.Option(help="A-B, or one seed.")] = "0-99",
+    jobs: Annotated[int, typer.Option(help="Processes; 0 takes one for each processor.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Run the network in virtual time under faults drawn from seeds, and check what must hold.
+
+    A run that breaks a promise is printed with the line that repeats it; then the exit code is 1.
+    """
+    summary = simulations.Summary(nodes)
+    try:
+        simulations.check_nodes(nodes)
+        chosen = simulations.parse_seeds(seeds)
+        with working("simulating") as progress:
+            for report in simulations.reports(nodes, chosen, jobs or os.cpu_count() or 1):
+                summary.add(report)
+                progress(f"{summary.runs} of {len(chosen)} runs, {len(summary.violations)} broken")
+    except CocoError as error:
+        fail(error, as_json)
+
+    def text() -> None:
+        for one in summary.violations:
+            console.print(f"seed {one['seed']} at {one['time_ms']} ms: {one['violation']}\n  again: {one['again']}")
+        console.print(f"{summary.runs} runs of {nodes} nodes, {len(summary.violations)} broken")
+        console.print("  " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.counters.items()))
+
+    value = {"nodes": nodes, "runs": summary.runs, "violations": summary.violations, "counters": summary.counters}
+    show(value, as_json, text)
+    if summary.violations:
+        raise typer.Exit(1)
 
 
 @ledger_app.command("export")

@@ -1,5 +1,45 @@
-"""When an entry is committed. One node for now; a network of nodes puts the engine's driver in this place."""
+"""When an entry is committed: the engine's driver, without I/O and without a clock."""
 
 from coco.enclave.consensus.commit import CommitTracker
+from coco.enclave.consensus.driver import (
+    NOWHERE,
+    Action,
+    Apply,
+    Committed,
+    Driver,
+    Install,
+    Members,
+    MembersChanged,
+    Persist,
+    Promoted,
+    ReadReady,
+    RollBack,
+    Send,
+    Start,
+    Timing,
+    ViewChanged,
+    engine_settings,
+)
+from coco.enclave.consensus.pieces import LedgerEntry
 
-__all__ = ["CommitTracker"]
+__all__ = [
+    "NOWHERE",
+    "Action",
+    "Apply",
+    "CommitTracker",
+    "Committed",
+    "Driver",
+    "Install",
+    "LedgerEntry",
+    "Members",
+    "MembersChanged",
+    "Persist",
+    "Promoted",
+    "ReadReady",
+    "RollBack",
+    "Send",
+    "Start",
+    "Timing",
+    "ViewChanged",
+    "engine_settings",
+]
