@@ -42,6 +42,8 @@ UNCOMMITTED_BYTES_MAX: Final = 256 * MIB
 PEER_MESSAGE_BYTES_MAX: Final = APPEND_BYTES_MAX + 64 * KIB
 #: Entries that a primary keeps in memory for backups that are behind; others get a snapshot.
 LOG_BYTES_MAX: Final = 64 * MIB
+#: The same where there is no backup.
+LOG_ALONE_BYTES_MAX: Final = 4 * MIB
 
 #: One HTTP request body.
 BODY_BYTES_MAX: Final = 5 * MIB

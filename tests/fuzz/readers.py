@@ -37,7 +37,7 @@ class _Journal:
     last_seqno = 0
 
 
-class _Tracker:
+class _Replica:
     committed = 0
 
 
@@ -46,7 +46,7 @@ class _Sequencer:
 
     def __init__(self) -> None:
         chain = adapter({"chain_id": 1})
-        self.store, self.tracker = Store(_Journal()), _Tracker()  # type: ignore[arg-type]
+        self.store, self.replica = Store(_Journal()), _Replica()  # type: ignore[arg-type]
         for table in chain.manifest().tables:
             self.store.declare(table.name, log=table.log)
         self.runtimes = [AdapterRuntime(chain, Pool(chain.pool_policy()))]

@@ -17,9 +17,9 @@ from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, Share, Wrappin
 from coco.attestation import evidence
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.genesis import Genesis
-from coco.enclave.consensus import CommitTracker
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.identity import ServiceIdentity, pem
+from coco.enclave.replica import Replica
 from coco.enclave.store import Journal, Store
 from coco.errors import (
     AttestationError,
@@ -42,8 +42,8 @@ class Disk:
     def __init__(self):
         self.entries: list[bytes] = []
 
-    def append(self, seqno, entry):
-        assert seqno == len(self.entries) + 1
+    def append(self, position, entry, is_signature):
+        assert position.seqno == len(self.entries) + 1
         self.entries.append(entry)
 
     async def read(self, first, last):
@@ -452,19 +452,34 @@ def test_G3_a_panic_of_the_extension_becomes_an_error():
     assert "on purpose" not in str(failed.value)
 
 
-@given(st.lists(st.sampled_from(["sign", "write", "durable"]), max_size=40))
-def test_commit_needs_a_signature_that_is_durable(steps):
-    tracker, last, signatures, durable = CommitTracker(), 0, [], 0
+class SlowDisk:
+    """The part of the control channel that a replica uses."""
+
+    on_appended = None
+    last = 0
+
+    def append(self, seqno, entry):
+        assert seqno == self.last + 1
+        self.last = seqno
+
+
+@given(st.lists(st.sampled_from(["sign", "write", "durable"]), max_size=40), st.integers(0, 50))
+def test_commit_needs_a_signature_that_is_durable(steps, former):
+    disk, signatures, durable, told = SlowDisk(), [], former, []
+    disk.last = former
+    replica = Replica(disk, position=Position(3, former), first_view=5)
+    replica.on_committed = told.append
     for step in steps:
-        if step == "durable":
-            durable = last
-            tracker.made_durable(last)
-        else:
-            last += 1
+        if step == "durable" and disk.last > durable:
+            durable = disk.last
+            disk.on_appended(durable)
+        elif step != "durable":
             if step == "sign":
-                tracker.signed(last)
-                signatures.append(last)
-        assert tracker.committed == max((s for s in signatures if s <= durable), default=0)
+                signatures.append(disk.last + 1)
+            replica.append(Position(5, disk.last + 1), b"entry", step == "sign")
+        expected = max((s for s in signatures if s <= durable), default=former)
+        assert replica.committed == expected
+        assert told == sorted(set(told)) and set(told) <= set(signatures)
 
 
 @given(st.binary(max_size=400))

@@ -28,6 +28,7 @@ from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, LedgerA
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
 from coco.enclave.configuration.genesis import Genesis
+from coco.enclave.consensus import NOWHERE
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.control import Control
 from coco.enclave.core.faults import place_of
@@ -39,6 +40,7 @@ from coco.enclave.frontend.service import Service
 from coco.enclave.frontend.streams import Streams
 from coco.enclave.pool import Pool
 from coco.enclave.recovery import PAGE, Recovery, read_former_life, recovery_members
+from coco.enclave.replica import Replica
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
 from coco.enclave.store import Journal, LogIndex, Store
 from coco.errors import (
@@ -110,7 +112,7 @@ class EnclaveNode:
         start = await self._control.started
         self.clock = Clock(start.time_ms)
         self._configuration_hash = sha256(messages.encode(start)).digest()
-        self.journal = Journal(append=self._control.append, read=self._control.read)
+        self.journal = Journal(append=self._append, read=self._control.read)
         self.store = self._make_store()
         if start.mode == "create":
             await self._create(start)
@@ -141,6 +143,7 @@ class EnclaveNode:
             clock=self.clock,
             node=self.identity,
             service=self.service,
+            replica=self.replica,
             block_interval_ms=settings.block_interval_ms,
             signature_interval_ms=settings.signature_interval_ms,
             run=self._run_off_loop,
@@ -148,7 +151,9 @@ class EnclaveNode:
             fatal=self._ended,
             log=self._control.log,
         )
-        self._control.on_appended = self.sequencer.durable
+
+    def _append(self, position: Position, entry: bytes, is_signature: bool) -> None:
+        self.replica.append(position, entry, is_signature)
 
     async def _run_off_loop(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         return await self._loop.run_in_executor(None, partial(function, *arguments, **keywords))
@@ -194,7 +199,8 @@ class EnclaveNode:
         self._check_platform()
         self._identities_for(start)
         secret = _native.LedgerSecret.generate(start.genesis)
-        self.journal.begin(view=_FIRST_VIEW, secret=secret)
+        self.replica = Replica(self._control, position=NOWHERE, first_view=_FIRST_VIEW)
+        self.journal.begin(view=self.replica.view, secret=secret)
         self._make_sequencer()
         self._declare_adapters()
         transaction = self.store.begin()
@@ -293,7 +299,8 @@ class EnclaveNode:
         self.clock = Clock(start.time_ms, former.committed_ms)
         self._identities_for(start)
         # K1: nothing of this life is sealed under a secret of a former one.
-        self.journal.begin(view=former.end.view + 2, secret=_native.LedgerSecret.generate(former.root))
+        self.replica = Replica(self._control, position=former.end, first_view=former.end.view + 2)
+        self.journal.begin(view=self.replica.view, secret=_native.LedgerSecret.generate(former.root))
         self.store = Store(self.journal, public)
         self._make_sequencer()
         self._recovery = Recovery(former, self.service.spki)
@@ -496,7 +503,7 @@ class EnclaveNode:
         self._listen(listener, ask_client=True)
 
     def _position_header(self) -> bytes:
-        committed = self.sequencer.tracker.committed
+        committed = self.replica.committed
         if self._position[0] != committed:
             self._position = (committed, str(self.committed_position()).encode())
         return self._position[1]
@@ -508,7 +515,7 @@ class EnclaveNode:
         """
         found = self._callers.get(certificate)
         if found is None or found.until_ms < self.clock.now_ms:
-            view = self.store.view(self.sequencer.tracker.committed)
+            view = self.store.view(self.replica.committed)
             found = Actors(view, self.clock.now_ms).caller(certificate)
             if len(self._callers) > limits.CONNECTIONS_MAX:
                 self._callers.clear()
@@ -548,7 +555,7 @@ class EnclaveNode:
 
     def committed_position(self) -> Position:
         """Id of the last committed entry."""
-        return self.journal.position(self.sequencer.tracker.committed)
+        return self.journal.position(self.replica.committed)
 
     def transaction_status(self, position: Position) -> str:
         """Unknown, Pending, Committed or Invalid."""
@@ -556,7 +563,7 @@ class EnclaveNode:
             return "Invalid" if position.view < self.journal.view else "Unknown"
         if self.journal.position(position.seqno) != position:
             return "Invalid"
-        return "Committed" if position.seqno <= self.sequencer.tracker.committed else "Pending"
+        return "Committed" if position.seqno <= self.replica.committed else "Pending"
 
     async def receipt(self, position: Position) -> Receipt:
         """Receipt of a committed transaction.
@@ -566,7 +573,7 @@ class EnclaveNode:
         """
         if self.transaction_status(position) != "Committed":
             raise NotFoundError(f"{position} is not committed here", code="ledger.no_receipt")
-        return await self.journal.receipt(position.seqno, self.sequencer.tracker.committed)
+        return await self.journal.receipt(position.seqno, self.replica.committed)
 
     def _evidence(self, nonce: bytes) -> Evidence:
         return Evidence(

@@ -16,10 +16,10 @@ from typing import Any
 from coco import limits
 from coco._native import WriteSet
 from coco.enclave.adapters.base import BlockContext, Envelope, LedgerAdapter, Outcome, Verdict
-from coco.enclave.consensus import CommitTracker
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem
 from coco.enclave.pool import Pool
+from coco.enclave.replica import Replica
 from coco.enclave.store import SealedEntry, Store, StoreTransaction
 from coco.errors import BusyError, CocoError
 from coco.ledger import tables
@@ -55,6 +55,7 @@ class Sequencer:
         clock: Clock,
         node: NodeIdentity,
         service: ServiceIdentity,
+        replica: Replica,
         block_interval_ms: int,
         signature_interval_ms: int,
         run: Callable[..., Awaitable[Any]],
@@ -64,7 +65,8 @@ class Sequencer:
     ) -> None:
         self.store, self.clock = store, clock
         self.runtimes: list[AdapterRuntime] = []
-        self.tracker = CommitTracker()
+        self.replica = replica
+        replica.on_committed = self._committed
         self._node, self._service = node, service
         self._block_interval_s = block_interval_ms / 1000
         self._signature_interval_s = signature_interval_ms / 1000
@@ -99,7 +101,7 @@ class Sequencer:
         self._draining = True
         async with self._writer:
             pass
-        if self.store.journal.last_seqno > self.tracker.committed:
+        if self.store.journal.last_seqno > self.replica.committed:
             self._sign_due.set()
             await self.committed(self.store.journal.last_seqno)
         for task in self._tasks:
@@ -266,7 +268,7 @@ class Sequencer:
                 node_certificate=pem(self._node.certificate),
                 position=position,
                 root=journal.tree.root(),
-                committed=journal.position(self.tracker.committed),
+                committed=journal.position(self.replica.committed),
                 time_s=self.clock.now_ms // 1000,
             )
             rows = [
@@ -275,18 +277,14 @@ class Sequencer:
                 (tables.TREE, tables.SINGLETON, journal.tree.serialise()),
             ]
             self._unsigned = 0
-            written = self.store.write(WriteSet(rows))
-            assert written == seqno
             journal.adopt_signature(seqno)
-            self.tracker.signed(seqno)
+            written = self.store.write(WriteSet(rows), is_signature=True)
+            assert written == seqno
             self.counters["signatures"] += 1
         return seqno
 
-    def durable(self, seqno: int) -> None:
-        """The disk holds everything up to ``seqno``."""
-        moved = self.tracker.made_durable(seqno)
-        if moved is None:
-            return
+    def _committed(self, moved: int) -> None:
+        """Everything up to ``moved`` is committed."""
         self.store.native.commit(moved)
         if self.store.index is not None:
             self.store.index.relieve()
@@ -309,7 +307,7 @@ class Sequencer:
 
     async def committed(self, seqno: int) -> None:
         """Wait until ``seqno`` is committed."""
-        if seqno > self.tracker.committed:
+        if seqno > self.replica.committed:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._commit_waiters.append((seqno, future))
             await future
@@ -321,7 +319,7 @@ class Sequencer:
         while len(self._history) > limits.HISTORY_ENTRIES_MIN and self._history[1][1] < oldest_ms:
             self._history.popleft()
             oldest = self._history[0][0]
-        if oldest is not None and oldest <= self.tracker.committed:
+        if oldest is not None and oldest <= self.replica.committed:
             self.store.native.prune(oldest)
 
     async def _expire(self) -> None:

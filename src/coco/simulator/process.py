@@ -305,15 +305,14 @@ class Process:
     def _work(self) -> None:
         driver = self.driver
         assert driver is not None
-        may_sign = driver.may_execute or (driver.is_primary and driver.committed.seqno == 0 and driver.applied)
-        if self._sealing is not None or not may_sign:
+        if self._sealing is not None or not driver.may_execute:
             return
         operations: list[list[Any]] = []
         for transaction in list(self._pool)[:_BATCH]:
             del self._pool[transaction]
             if transaction not in self.state.executed:
                 operations.append(["execute", transaction])
-        if operations and driver.may_execute:
+        if operations:
             large = self.world.random.random() < 0.01
             self._propose(operations, False, padding=600_000 if large else 0)
         elif self.state.position.seqno > self._sign_at:

@@ -1,6 +1,5 @@
 """When an entry is committed: the engine's driver, without I/O and without a clock."""
 
-from coco.enclave.consensus.commit import CommitTracker
 from coco.enclave.consensus.driver import (
     NOWHERE,
     Action,
@@ -26,7 +25,6 @@ __all__ = [
     "NOWHERE",
     "Action",
     "Apply",
-    "CommitTracker",
     "Committed",
     "Driver",
     "Install",

@@ -196,7 +196,7 @@ class Driver:
         view_offset: int = 1,
         engine: Engine | None = None,
     ) -> None:
-        self.node, self.members = node, start.members
+        self.node, self.members, self._start = node, start.members, start
         begin = (start.index, start.term, start.members.voters, start.members.learners)
         self._engine = engine or Engine(node, begin, engine_settings(timing or Timing(), seed))
         self._view_offset = view_offset
@@ -272,6 +272,11 @@ class Driver:
             self._engine.tick()
         return self._advance()
 
+    def campaign(self) -> list[Action]:
+        """Ask for an election now, such as when a service is founded."""
+        self._engine.campaign()
+        return self._advance()
+
     def receive(self, sender: int, message: bytes) -> list[Action]:
         """A message that came over the channel of ``sender``.
 
@@ -298,16 +303,19 @@ class Driver:
         except ConsensusError:
             self._engine.step_down()
             raise
-        self.applied += 1
         if self._opening is None:
-            self._opening = self.applied
+            self._opening = self._signed.seqno if self._founds else entry.position.seqno
+        self.applied += 1
         return self._advance()
 
+    @property
+    def _founds(self) -> bool:
+        """Whether this life of the service has written nothing yet, and so has nothing to sign first."""
+        return self._start.index == 0 and self.applied == self._start.position.seqno
+
     def _check_primary(self, entry: LedgerEntry) -> None:
-        # A service that has written nothing has nothing to sign.
-        opens = self._opening is None and (entry.is_signature or self.applied == 0)
-        may = self.may_execute or opens or (self.is_primary and self._signed.seqno == 0)
-        if not self.is_primary or entry.position.view != self.view or not may:
+        opens = self._opening is None and (entry.is_signature or self._founds)
+        if not self.is_primary or entry.position.view != self.view or not (opens or self.may_execute):
             raise ConsensusError(f"not primary of view {entry.position.view}", code="consensus.not_primary")
 
     def change_members(self, changes: Sequence[tuple[str, int]]) -> list[Action]:

@@ -138,7 +138,7 @@ class Service:
         return await runtime.adapter.acknowledge(request, envelopes, caller, self._view())
 
     def _view(self) -> Any:
-        return self._sequencer.store.view(self._sequencer.tracker.committed)
+        return self._sequencer.store.view(self._sequencer.replica.committed)
 
     async def _submit(
         self, runtime: AdapterRuntime, raw: bytes, caller: Caller, wait: bool

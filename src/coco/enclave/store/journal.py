@@ -17,7 +17,8 @@ from coco.ledger import receipts, signature, tables
 from coco.ledger.position import Position
 
 ReadEntries = Callable[[int, int], Awaitable[list[bytes]]]
-AppendEntry = Callable[[int, bytes], None]
+#: Takes the next entry: where it lies, its bytes, and whether it is a signature.
+AppendEntry = Callable[[Position, bytes, bool], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +118,11 @@ class Journal:
         entry, leaf = self._sealer.seal(secret, view, seqno, digest, writes)
         return SealedEntry(seqno, entry, leaf)
 
-    def append(self, sealed: SealedEntry) -> int:
-        """Send the next entry to the disk; return its seqno."""
+    def append(self, sealed: SealedEntry, *, is_signature: bool = False) -> int:
+        """Give the next entry to consensus and to the disk; return its seqno."""
         assert sealed.seqno == self.last_seqno + 1
         self.tree.append(sealed.leaf)
-        self._append(sealed.seqno, sealed.entry)
+        self._append(Position(self.view, sealed.seqno), sealed.entry, is_signature)
         return sealed.seqno
 
     # --- reading back ---

@@ -172,9 +172,9 @@ class Store:
         writes = transaction.native.write_set()
         return None if writes.is_empty() else self.write(writes, claim=claim)
 
-    def write(self, writes: _native.WriteSet, *, claim: bytes | None = None) -> int:
-        """Apply and seal a write set as the next entry, and send it to the disk; return its seqno."""
-        return self.journal.append(self.prepare(writes, claim=claim))
+    def write(self, writes: _native.WriteSet, *, claim: bytes | None = None, is_signature: bool = False) -> int:
+        """Apply and seal a write set as the next entry, and give it to the journal; return its seqno."""
+        return self.journal.append(self.prepare(writes, claim=claim), is_signature=is_signature)
 
     def prepare(self, writes: _native.WriteSet, *, claim: bytes | None = None) -> SealedEntry:
         """The first part of ``write``: apply and seal.
