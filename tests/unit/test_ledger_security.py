@@ -467,7 +467,7 @@ class SlowDisk:
 def test_commit_needs_a_signature_that_is_durable(steps, former):
     disk, signatures, durable, told = SlowDisk(), [], former, []
     disk.last = former
-    replica = Replica(disk, position=Position(3, former), first_view=5)
+    replica = Replica(disk, position=Position(3, former), first_view=5, fatal=told.append)
     replica.on_committed = told.append
     for step in steps:
         if step == "durable" and disk.last > durable:
@@ -480,6 +480,15 @@ def test_commit_needs_a_signature_that_is_durable(steps, former):
         expected = max((s for s in signatures if s <= durable), default=former)
         assert replica.committed == expected
         assert told == sorted(set(told)) and set(told) <= set(signatures)
+
+
+def test_a_broken_engine_ends_the_process(monkeypatch):
+    disk, ended = SlowDisk(), []
+    replica = Replica(disk, position=Position(0, 0), first_view=2, fatal=ended.append)
+    replica.append(Position(2, 1), b"entry", False)
+    monkeypatch.setattr(replica._driver, "persisted", lambda number: replica._driver._engine.applied(99))
+    disk.on_appended(1)
+    assert [error.code for error in ended] == ["native.panic"]
 
 
 @given(st.binary(max_size=400))

@@ -152,6 +152,10 @@ class EnclaveNode:
             log=self._control.log,
         )
 
+    def _found(self, position: Position, first_view: int) -> None:
+        """Begin a life of the service after ``position``, as its only node."""
+        self.replica = Replica(self._control, position=position, first_view=first_view, fatal=self._ended)
+
     def _append(self, position: Position, entry: bytes, is_signature: bool) -> None:
         self.replica.append(position, entry, is_signature)
 
@@ -199,7 +203,7 @@ class EnclaveNode:
         self._check_platform()
         self._identities_for(start)
         secret = _native.LedgerSecret.generate(start.genesis)
-        self.replica = Replica(self._control, position=NOWHERE, first_view=_FIRST_VIEW)
+        self._found(NOWHERE, _FIRST_VIEW)
         self.journal.begin(view=self.replica.view, secret=secret)
         self._make_sequencer()
         self._declare_adapters()
@@ -299,7 +303,7 @@ class EnclaveNode:
         self.clock = Clock(start.time_ms, former.committed_ms)
         self._identities_for(start)
         # K1: nothing of this life is sealed under a secret of a former one.
-        self.replica = Replica(self._control, position=former.end, first_view=former.end.view + 2)
+        self._found(former.end, former.end.view + 2)
         self.journal.begin(view=self.replica.view, secret=_native.LedgerSecret.generate(former.root))
         self.store = Store(self.journal, public)
         self._make_sequencer()

@@ -37,13 +37,16 @@ class Replica:
         control: where entries are made durable.
         position: where the former life of the service ended.
         first_view: the least view that this life may begin with.
+        fatal: ends the process; a node whose engine failed starts again as a new one.
     """
 
-    def __init__(self, control: Control, *, position: Position, first_view: int) -> None:
+    def __init__(
+        self, control: Control, *, position: Position, first_view: int, fatal: Callable[[BaseException], None]
+    ) -> None:
         start = Start(Members((_FOUNDER,)), position=position, signed=position)
         self.on_committed: Callable[[int], None] = lambda seqno: None
         self._driver = Driver(_FOUNDER, start, seed=secrets.randbits(63), view_offset=first_view - 1)
-        self._control = control
+        self._control, self._fatal = control, fatal
         #: Work under way to the disk: the number to report, and the seqno that must be durable first.
         self._persisting: deque[tuple[int, int]] = deque()
         self._written = self._durable = position.seqno
@@ -67,7 +70,10 @@ class Replica:
 
     def _appended(self, seqno: int) -> None:
         self._durable = seqno
-        self._report_persisted()
+        try:
+            self._report_persisted()
+        except Exception as error:  # noqa: BLE001 - nobody above can do anything about a broken engine
+            self._fatal(error)
 
     def _report_persisted(self) -> None:
         number = None
