@@ -64,9 +64,9 @@ class ForwardStale(Process):
 
     def _send_held(self, transactions=None) -> None:
         super()._send_held(transactions)
-        if not self.driver.is_primary and self.driver.primary in self.cluster.addresses:
+        if not self.driver.is_primary and self.driver.primary:
             for entry in self.stale:
-                self.tell(self.cluster.addresses[self.driver.primary], ("stale", entry))
+                self._tell_primary(("stale", entry))
             self.stale = []
 
     def _hear(self, sender: int, message: tuple[Any, ...]) -> None:
@@ -131,6 +131,9 @@ class Revivable(Process):
 
         self.disk.write(truncate_above, entries, durable)
 
+    def address(self, node):
+        return self.cluster.now.get(node)
+
     def _take_snapshot(self):
         """The log stays whole here."""
 
@@ -144,6 +147,7 @@ class Revivable(Process):
         self.recorded = Recorded(Engine.revived(node, begin, settings, self.promise, self.slots))
         self.driver = Driver(node, start, engine=self.recorded)
         self.disk = self.cluster.disks[node] = former.disk
+        self._configurations = [start.members]
         persisted = self.driver._store(0, self.slots)
         former.disk.entries = list(persisted.entries)
         self.checks._reported.pop(node, None)
@@ -173,13 +177,14 @@ class RevivingCluster(Cluster):
     process_class = Revivable
 
     def __init__(self, plan):
-        self.members = None
+        #: The process that goes on as an engine id.
+        self.now = {host + 1: host for host in range(plan.nodes)}
         super().__init__(plan)
         self.members = self.processes[0].driver.members
 
     def start_again(self, former):
         process = self.start(former.host)
-        self.addresses[former.driver.node] = process.number
+        self.now[former.driver.node] = process.number
         process.revive(former)
 
     @property

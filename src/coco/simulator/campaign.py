@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from coco.enclave.consensus import Members, Start
 from coco.simulator.checks import Checks
 from coco.simulator.model import State, Violation
-from coco.simulator.process import Process
+from coco.simulator.process import TICK_MS, Process
 from coco.simulator.world import Disk, Weather, World
 
 _CALM_MS = 1_500
@@ -48,16 +48,16 @@ class Cluster:
         self.world = World(plan.seed)
         self.checks = Checks()
         self.processes: list[Process] = []
-        #: Disks by engine id, as the processes left them; processes by engine id.
+        #: By engine id, as the processes left them.
         self.disks: dict[int, Disk] = {}
-        self.addresses: dict[int, int] = {}
+        #: Hosts that are to have a node.
+        self.hosts = set(range(plan.nodes))
         self.founders = [(host + 1, host, host) for host in range(plan.nodes)]
         self.submitted = 0
         self.counters: Counter[str] = Counter()
         members = Members(tuple(node for node, _, _ in self.founders))
         for node, host, _ in self.founders:
             process = self.start(host)
-            self.addresses[node] = process.number
             process.begin(node, Start(members), State())
 
     def count(self, what: str, times: int = 1) -> None:
@@ -87,13 +87,21 @@ class Cluster:
 
     def start_again(self, former: Process) -> None:
         """What a host starts after a crash: a new identity."""
-        self.start(former.host)
+        if former.host in self.hosts:
+            self.start(former.host)
 
     @property
     def is_whole(self) -> bool:
-        """Whether every host has a living voter of a settled configuration."""
-        living = self.current()
-        return len(living) == self.plan.nodes and all(process.is_voter for process in living)
+        """Whether every host that is to have one has a living voter of a settled configuration, and no other votes."""
+        living = [process for process in self.current() if process.host in self.hosts]
+        voters = {process.driver.node for process in living if process.driver is not None and process.is_voter}
+        return len(voters) == len(self.hosts) and all(
+            process.driver is not None and set(process.driver.members.all) == voters for process in living
+        )
+
+    def states(self) -> dict[int, State]:
+        """The states of the nodes that are to be there."""
+        return {p.driver.node: p.state for p in self.current() if p.driver is not None and p.host in self.hosts}
 
     def spare(self) -> int:
         """How many voters may die now without the loss of a majority in any configuration."""
@@ -102,8 +110,7 @@ class Cluster:
         for process in self.current():
             if process.driver is None:
                 continue
-            members = process.driver.members
-            for voters in filter(None, (members.voters, members.outgoing)):
+            for voters in process.driver.members.majorities:
                 dead = sum(1 for voter in voters if voter not in living)
                 spare = min(spare, (len(voters) - 1) // 2 - dead)
         return spare
@@ -138,7 +145,7 @@ class Campaign:
         else:
             raise Violation("the network did not recover")
         world.run_until(world.now + 1_000)
-        cluster.checks.final({p.driver.node: p.state for p in cluster.current() if p.driver is not None})
+        cluster.checks.final(cluster.states())
 
     def _all_acknowledged(self) -> bool:
         return len(self._cluster.checks.acknowledged) == self._cluster.submitted
@@ -170,8 +177,9 @@ class Campaign:
             return
         chance, world = self._chance, self._world
         world.after(chance.randint(100, 700), self._fault)
-        faults = [self._crash, self._partition, self._one_way, self._bad_network, self._slow_disks, self._freeze]
-        chance.choice([*faults, self._hand_over])()
+        hosts_and_networks = [self._crash, self._partition, self._one_way, self._bad_network, self._lying_network]
+        others = [self._slow_disks, self._failing_disk, self._freeze, self._hurry, self._hand_over, self._resize]
+        chance.choice([*hosts_and_networks, *others])()
 
     def _crash(self) -> None:
         if self._cluster.spare() > 0:
@@ -180,7 +188,7 @@ class Campaign:
                 self._cluster.crash(self._chance.choice(voters), self._chance.randint(10, 800))
 
     def _partition(self) -> None:
-        hosts = list(range(self._cluster.plan.nodes))
+        hosts = sorted(self._cluster.hosts)
         if len(hosts) == 1:
             return
         side = set(self._chance.sample(hosts, self._chance.randint(1, len(hosts) // 2)))
@@ -188,7 +196,7 @@ class Campaign:
         self._cut(cut)
 
     def _one_way(self) -> None:
-        hosts = list(range(self._cluster.plan.nodes))
+        hosts = sorted(self._cluster.hosts)
         victim = self._chance.choice(hosts)
         self._cut({(victim, other) for other in hosts if other != victim})
 
@@ -204,14 +212,22 @@ class Campaign:
     def _bad_network(self) -> None:
         weather, chance = self._world.weather, self._chance
         weather.drop, weather.duplicate = chance.uniform(0, 0.2), chance.uniform(0, 0.2)
-        weather.replay = chance.choice([0.0, 0.05])
         weather.delay_ms = (1, chance.choice([6, 20, 60]))
 
         def calm() -> None:
-            weather.drop = weather.duplicate = weather.replay = 0.0
+            weather.drop = weather.duplicate = 0.0
             weather.delay_ms = (1, 6)
 
         self._world.after(chance.randint(200, 1_500), calm)
+
+    def _lying_network(self) -> None:
+        weather = self._world.weather
+        weather.replay = weather.misdeliver = 0.05
+
+        def honest() -> None:
+            weather.replay = weather.misdeliver = 0.0
+
+        self._world.after(self._chance.randint(200, 1_500), honest)
 
     def _slow_disks(self) -> None:
         weather = self._world.weather
@@ -221,6 +237,31 @@ class Campaign:
             weather.fsync_ms = (1, 4)
 
         self._world.after(self._chance.randint(200, 1_500), calm)
+
+    def _failing_disk(self) -> None:
+        # A node whose host cannot write ends, and comes back as a new one.
+        self._crash()
+
+    def _hurry(self) -> None:
+        process = self._chance.choice(self._cluster.current())
+        process.tick_ms = TICK_MS // 3
+
+        def calm() -> None:
+            process.tick_ms = TICK_MS
+
+        self._world.after(self._chance.randint(200, 1_500), calm)
+
+    def _resize(self) -> None:
+        """A host comes or goes, between the plan's number of nodes and two more."""
+        cluster = self._cluster
+        extra = sorted(cluster.hosts - set(range(cluster.plan.nodes)))
+        cluster.count("resizes")
+        if len(extra) < 2 and self._chance.random() < 0.6:
+            host = 1 + max(process.host for process in cluster.processes)
+            cluster.hosts.add(host)
+            cluster.start(host)
+        elif extra and cluster.spare() > 0:
+            cluster.hosts.discard(self._chance.choice(extra))
 
     def _freeze(self) -> None:
         process = self._chance.choice(self._cluster.current())

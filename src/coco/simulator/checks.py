@@ -7,7 +7,7 @@ nothing acknowledged is lost · a linearizable read sees what was acknowledged b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from coco.enclave.consensus import LedgerEntry, Members
@@ -25,6 +25,7 @@ class Checks:
         self._signatures: set[Position] = set()
         self._agreed: dict[int, tuple[Position, bytes]] = {}
         self._reported: dict[int, int] = {}
+        self._before: dict[Members, set[Members]] = {}
         #: Transactions of which a client knows that they are committed.
         self.acknowledged: set[str] = set()
         self.commits = self.reads = 0
@@ -49,18 +50,34 @@ class Checks:
         if agreed != found:
             raise Violation(f"node {node} has {entry.position} where another has {agreed[0]}")
 
-    def committed(self, node: int, position: Position, members: Members, disks: Mapping[int, Disk]) -> None:
-        """A node reports a commit; ``disks`` are those of all engine ids, as their processes left them."""
+    def committed(
+        self, node: int, position: Position, configurations: Sequence[Members], disks: Mapping[int, Disk]
+    ) -> None:
+        """A node reports a commit.
+
+        Args:
+            node: who reports.
+            position: what is committed.
+            configurations: those that were in force here since its last report; it was committed in one of them, or in
+                the one before: the primary may count by that one until it has applied the change.
+            disks: of all engine ids, as their processes left them.
+        """
         self.commits += 1
         if position not in self._signatures:
             raise Violation(f"node {node} reports {position}, which is no signature")
         if position.seqno < self._reported.get(node, 0):
             raise Violation(f"the commit of node {node} went back to {position}")
         self._reported[node] = position.seqno
-        for voters in filter(None, (members.voters, members.outgoing)):
-            holders = sum(1 for voter in voters if disks[voter].holds(position))
-            if holders <= len(voters) // 2:
-                raise Violation(f"node {node} reports {position}, which {holders} of {len(voters)} disks hold")
+        for members in [*configurations, *self._before.get(configurations[0], ())]:
+            held = [sum(disks[n].holds(position) for n in voters) for voters in members.majorities]
+            needed = [len(voters) // 2 + 1 for voters in members.majorities]
+            if all(count >= enough for count, enough in zip(held, needed, strict=True)):
+                return
+        raise Violation(f"node {node} reports {position}, which {held} disks hold where {needed} must")
+
+    def configured(self, before: Members, members: Members) -> None:
+        """A node went from one configuration to another."""
+        self._before.setdefault(members, set()).add(before)
 
     def read(self, node: int, before: frozenset[str], state: State, committed: int) -> None:
         """A linearizable read was served up to ``committed``; ``before`` was acknowledged before it was asked for."""

@@ -6,6 +6,7 @@ state, and in one change makes it a voter and removes the dead one of the same h
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from coco.enclave.consensus import (
     Driver,
     Install,
     LedgerEntry,
+    Members,
     MembersChanged,
     Persist,
     Promoted,
@@ -55,6 +57,8 @@ class Process:
         self.disk = Disk(self.world)
         self.alive = True
         self.frozen_until = 0
+        #: Its clock as the host lets it go: as it should, or too fast.
+        self.tick_ms = TICK_MS
         self._ticks = 0
         #: Transactions that clients of this node wait for, and those that wait to be executed here.
         self._held: dict[str, list[Callable[[], None]]] = {}
@@ -64,6 +68,8 @@ class Process:
         #: State at the base of the disk, and the last signature in it.
         self._base = State(), NOWHERE
         self._offered: list[Start] = []
+        self._configurations: list[Members] = []
+        self._heard: dict[int, int] = {node: number for node, _, number in cluster.founders}
         self._install: tuple[Install, int] | None = None
         self._sign_at = self._asked = 0
         #: Executed, and not yet proposed.
@@ -77,6 +83,7 @@ class Process:
         self.state, self.disk.base = state, start.position
         self._base = state.copy_at(start.position.seqno), start.signed
         self.cluster.disks[node] = self.disk
+        self._configurations = [start.members]
         self.driver = self._make_driver(node, start)
 
     def _make_driver(self, node: int, start: Start) -> Driver:
@@ -104,7 +111,7 @@ class Process:
     def _tick(self) -> None:
         if not self.alive:
             return
-        self.world.after(TICK_MS, self._tick)
+        self.world.after(self.tick_ms, self._tick)
         if self.frozen_until > self.world.now:
             return
         self._ticks += 1
@@ -131,6 +138,17 @@ class Process:
             self.host, other.host, lambda: other._when_awake(lambda: other._hear(self.number, message)), size=size
         )
 
+    def address(self, node: int) -> int | None:
+        """The process that has an engine id: from the rows of the nodes, or from who used it towards this node."""
+        found = self.state.nodes.get(node)
+        return found[1] if found is not None else self._heard.get(node)
+
+    def _tell_primary(self, message: tuple[Any, ...]) -> None:
+        assert self.driver is not None
+        number = self.address(self.driver.primary)
+        if number is not None:
+            self.tell(number, message)
+
     def _tell_random(self, message: tuple[Any, ...]) -> None:
         others = [p for p in self.cluster.current() if p is not self and p.driver is not None]
         if others:
@@ -148,7 +166,15 @@ class Process:
             return
         elif kind == "engine":
             node, content = arguments
-            self._do(driver.receive(node, content))
+            self._heard[node] = sender
+            try:
+                actions = driver.receive(node, content)
+            except ConsensusError as error:
+                if error.code != "consensus.bad_message":
+                    raise
+                self.cluster.count("refused_messages")  # its channel would be closed now
+                return
+            self._do(actions)
         elif kind == "forward":
             (transaction,) = arguments
             self._pool.setdefault(transaction)
@@ -223,6 +249,8 @@ class Process:
                 case Committed(position):
                     self._committed(position)
                 case MembersChanged(members):
+                    self.checks.configured(self._configurations[-1], members)
+                    self._configurations.append(members)
                     if driver.node not in members.all and driver.node in self.cluster.disks:
                         self.cluster.ended(self, "it was replaced")
                 case ReadReady(context):
@@ -237,8 +265,11 @@ class Process:
         assert driver is not None
         if is_snapshot:
             self.world.after(500, lambda: self._when_awake(lambda: self._do(driver.snapshot_sent(to, True))))
-        if to in self.cluster.addresses:
-            self.tell(self.cluster.addresses[to], ("engine", driver.node, content), size=len(content))
+        number = self.address(to)
+        if number is not None:
+            if self.world.random.random() < self.world.weather.misdeliver:
+                number = self.world.random.choice(self.cluster.processes).number
+            self.tell(number, ("engine", driver.node, content), size=len(content))
 
     def _persist(self, number: int, truncate_above: int | None, entries: tuple[LedgerEntry, ...]) -> None:
         driver = self.driver
@@ -258,7 +289,8 @@ class Process:
     def _committed(self, position: Position) -> None:
         driver = self.driver
         assert driver is not None
-        self.checks.committed(driver.node, position, driver.members, self.cluster.disks)
+        self.checks.committed(driver.node, position, self._configurations, self.cluster.disks)
+        self._configurations = [driver.members]
         for seqno in sorted(own for own in self._own if own <= position.seqno):
             self.checks.applied(driver.node, self._own.pop(seqno))
         self.state.settle(position.seqno)
@@ -325,12 +357,14 @@ class Process:
         self._take_snapshot()
         if not driver.may_execute or driver.members.outgoing:
             return
-        newest = {host: node for node, (host, _) in sorted(self.state.nodes.items())}
+        if self._retire():
+            return
+        newest = {host: node for node, (host, _) in sorted(self.state.nodes.items()) if host in self.cluster.hosts}
         standing = {node: matched for node, matched, _, _, _ in driver.progress()}
         try:
             for host, node in newest.items():
                 old = [n for n in sorted(driver.members.all) if n < node and self.state.nodes[n][0] == host]
-                if node not in driver.members.all and self.state.nodes[node][1] in self.cluster.addresses.values():
+                if node not in driver.members.all:
                     self._do(driver.change_members([("learner", node)]))
                 elif node in driver.members.learners and standing.get(node, 0) + 20 >= standing[driver.node]:
                     self._do(driver.change_members([("voter", node), *(("removed", n) for n in old)]))
@@ -340,19 +374,35 @@ class Process:
         except ConsensusError:
             pass  # a change is under way; next time
 
+    def _retire(self) -> bool:
+        """Take a node out of the configuration whose host is to go; a primary hands over first."""
+        driver = self.driver
+        assert driver is not None
+        for node in sorted(driver.members.all):
+            if self.state.nodes[node][0] in self.cluster.hosts:
+                continue
+            if node == driver.node:
+                others = [n for n in driver.members.voters if self.state.nodes[n][0] in self.cluster.hosts]
+                self.hand_over(self.world.random.choice(others))
+            else:
+                with contextlib.suppress(ConsensusError):  # a change is under way; next time
+                    self._do(driver.change_members([("removed", node)]))
+            return True
+        return False
+
     def _join_asked(self, message: tuple[Any, ...]) -> None:
         driver = self.driver
         assert driver is not None
         _, host, number = message
         if not driver.is_primary:
-            if driver.primary in self.cluster.addresses:
-                self.tell(self.cluster.addresses[driver.primary], message)
+            self._tell_primary(message)
             return
         found = [node for node, (_, process) in self.state.nodes.items() if process == number]
-        if not found:
+        if not found and host in self.cluster.hosts:
             if driver.may_execute and self._sealing is None:
-                self.cluster.addresses[self.state.next_node] = number
                 self._propose([["admit", self.state.next_node, host, number]], False)
+            return
+        if not found:
             return
         (node,) = found
         anchor = driver.anchor
@@ -397,8 +447,8 @@ class Process:
         for transaction in transactions or list(self._held):
             if driver.is_primary:
                 self._pool.setdefault(transaction)
-            elif driver.primary in self.cluster.addresses:
-                self.tell(self.cluster.addresses[driver.primary], ("forward", transaction))
+            else:
+                self._tell_primary(("forward", transaction))
 
     def read(self) -> None:
         """Ask for a linearizable read."""

@@ -21,8 +21,9 @@ class Weather:
     delay_ms: tuple[int, int] = (1, 6)
     drop: float = 0.0
     duplicate: float = 0.0
-    #: Chance that a message that was sent long ago is sent again.
+    #: Chances that a lying host sends a message of long ago again, or delivers one to another node.
     replay: float = 0.0
+    misdeliver: float = 0.0
     fsync_ms: tuple[int, int] = (1, 4)
     #: Pairs of hosts that do not hear each other, in the direction given.
     cut: set[tuple[int, int]] = field(default_factory=set)

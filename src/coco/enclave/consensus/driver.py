@@ -47,6 +47,11 @@ class Members:
     outgoing: tuple[int, ...] = ()
 
     @property
+    def majorities(self) -> list[tuple[int, ...]]:
+        """Sets of voters of each of which a majority counts."""
+        return [voters for voters in (self.voters, self.outgoing) if voters]
+
+    @property
     def all(self) -> frozenset[int]:
         """Every node that messages go to or come from."""
         return frozenset(self.voters + self.learners + self.outgoing)
@@ -322,10 +327,17 @@ class Driver:
         """Change the configuration as primary: ``("voter" | "learner" | "removed", node)``, all at one moment.
 
         Raises:
-            ConsensusError: not primary, or a change is under way; nothing was changed.
+            ConsensusError: not primary, a change is under way, or no majority of the voters after it is heard of
+                (``consensus.would_lose_majority``); nothing was changed.
         """
         if not self.may_execute:
             raise ConsensusError("this node is not primary", code="consensus.not_primary")
+        voters = set(self.members.voters)
+        for kind, node in changes:
+            (voters.add if kind == "voter" else voters.discard)(node)
+        active = {node for node, _, _, is_active, _ in self.progress() if is_active} | {self.node}
+        if len(voters & active) <= len(voters) // 2:
+            raise ConsensusError("the change would lose the majority", code="consensus.would_lose_majority")
         self._engine.propose_changes(self.view - self._view_offset, changes, b"")
         return self._advance()
 
