@@ -58,7 +58,11 @@ class Cluster:
         members = Members(tuple(node for node, _, _ in self.founders))
         for node, host, _ in self.founders:
             process = self.start(host)
-            process.begin(node, Start(members), State())
+            process.begin(node, Start(members), self.new_state())
+
+    def new_state(self) -> State:
+        """The state before the first entry."""
+        return State()
 
     def count(self, what: str, times: int = 1) -> None:
         """Remember that something happened, for the report."""

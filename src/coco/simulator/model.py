@@ -44,10 +44,11 @@ class State:
         snapshot._undo.clear()
         return snapshot
 
-    def make(self, operations: list[list[Any]], padding: int = 0) -> bytes:
-        """The entry that would follow."""
+    def make(self, view: int, operations: list[list[Any]], *, is_signature: bool, padding: int = 0) -> LedgerEntry:
+        """The entry that follows in ``view``; it is not applied yet."""
         text = json.dumps({"previous": self.digest, "operations": operations}, separators=(",", ":"))
-        return text.encode() + b"\0" + bytes(padding)
+        position = Position(view, self.position.seqno + 1)
+        return LedgerEntry(position, text.encode() + b"\0" + bytes(padding), is_signature)
 
     def apply(self, entry: LedgerEntry) -> None:
         """Apply the entry that follows."""

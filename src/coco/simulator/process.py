@@ -53,7 +53,7 @@ class Process:
         self.cluster, self.host, self.number = cluster, host, number
         self.world, self.checks = cluster.world, cluster.checks
         self.driver: Driver | None = None
-        self.state = State()
+        self.state = cluster.new_state()
         self.disk = Disk(self.world)
         self.alive = True
         self.frozen_until = 0
@@ -66,7 +66,7 @@ class Process:
         self._own: dict[int, LedgerEntry] = {}
         self._reads: dict[bytes, frozenset[str]] = {}
         #: State at the base of the disk, and the last signature in it.
-        self._base = State(), NOWHERE
+        self._base = self.state, NOWHERE
         self._offered: list[Start] = []
         self._configurations: list[Members] = []
         self._heard: dict[int, int] = {node: number for node, _, number in cluster.founders}
@@ -312,8 +312,7 @@ class Process:
         """Execute and seal, and propose a little later: sealing runs on another thread."""
         driver = self.driver
         assert driver is not None
-        position = Position(driver.view, self.state.position.seqno + 1)
-        entry = LedgerEntry(position, self.state.make(operations, padding), is_signature)
+        entry = self.state.make(driver.view, operations, is_signature=is_signature, padding=padding)
         self.checks.sealed(entry)
         self._apply(entry)
         self._sealing = entry

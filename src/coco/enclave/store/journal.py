@@ -60,13 +60,42 @@ class Journal:
 
     def begin(self, *, view: int, secret: LedgerSecret) -> None:
         """Start to write in ``view`` under a secret that has sealed nothing yet."""
-        first = self.last_seqno + 1
-        self._views.append((first, view))
+        self.hold(self.last_seqno + 1, secret)
+        self.lead(view)
+
+    def hold(self, first: int, secret: LedgerSecret) -> None:
+        """Take over the secret that seals the entries from ``first`` on."""
         self._secrets.append((first, secret))
+
+    def lead(self, view: int) -> None:
+        """Write in ``view``, after whatever is there; positions that a former view of this node sealed stay sealed."""
+        self._views.append((self.last_seqno + 1, view))
         self._sealer = Sealer(view, self.last_seqno)
+
+    def follow(self) -> None:
+        """Write no more: another node does. A position of the view that ends here is never sealed again (K2)."""
+        self._sealer = None
+
+    def check_next(self, entry: Entry, writes: WriteSet) -> None:
+        """Whether an entry that another node wrote goes on from the last one here (L1), and signs the same root.
+
+        Raises:
+            LedgerError: it does not (``ledger.does_not_follow``, ``ledger.other_root``).
+        """
+        seqno = self.last_seqno + 1
+        named = dict(writes.rows(tables.PREDECESSOR)).get(tables.SINGLETON)
+        # A view that this node began and wrote nothing in does not count.
+        last_view = self.position(self.last_seqno).view
+        if entry.seqno != seqno or entry.view < last_view or named != self.tree.leaf(seqno - 1):
+            raise LedgerError(f"{entry.view}.{entry.seqno} does not follow here", code="ledger.does_not_follow")
+        rows = [dict(writes.rows(table)).get(tables.SINGLETON) for table in (tables.SIGNATURES, tables.COSE_SIGNATURES)]
+        if rows[0] is not None and signature.parse_rows(rows[0], rows[1] or b"").root != self.tree.root():
+            raise LedgerError(f"{entry.view}.{entry.seqno} signs another ledger", code="ledger.other_root")
 
     def adopt(self, entry: Entry) -> None:
         """Take over a verified entry of a former life."""
+        while self._views and self._views[-1][0] >= entry.seqno:
+            self._views.pop()  # begun here, and nothing was written in it
         if not self._views or self._views[-1][1] != entry.view:
             self._views.append((entry.seqno, entry.view))
         self.tree.append(entry.leaf)

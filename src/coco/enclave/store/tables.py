@@ -9,6 +9,7 @@ from coco import _native
 from coco.enclave.store.index import LogIndex
 from coco.enclave.store.journal import Journal, SealedEntry
 from coco.errors import CocoError, StoreError
+from coco.ledger import tables
 
 #: Rows that one page of an iteration takes from the store.
 _PAGE = 1000
@@ -190,3 +191,25 @@ class Store:
         except CocoError:
             self.native.roll_back(self.native.latest - 1)
             raise
+
+    def accept(self, data: bytes) -> _native.WriteSet:
+        """Apply the next entry, which another node has written and consensus has ordered; return its write set.
+
+        Raises:
+            LedgerError: it does not go on from the last one (``ledger.does_not_follow``), signs another root
+                (``ledger.other_root``), or its seal is broken. Such a node must stop: it has another past.
+        """
+        entry = _native.Entry.parse(data)
+        writes = self.journal.secret_at(entry.seqno).open(data)
+        self.journal.check_next(entry, writes)
+        self.native.apply(entry.seqno, writes)
+        self.journal.adopt(entry)
+        if writes.rows(tables.SIGNATURES):
+            self.journal.adopt_signature(entry.seqno)
+        return writes
+
+    def roll_back(self, seqno: int) -> None:
+        """Undo everything above ``seqno``, which must not be committed, and write no more."""
+        self.native.roll_back(seqno)
+        self.journal.cut(seqno)
+        self.journal.follow()
