@@ -11,6 +11,8 @@ from eth_account import Account
 from coco._native import WriteSet
 from coco.channel import messages
 from coco.channel.framing import FrameWriter
+from coco.enclave.consensus import Driver, LedgerEntry, Members, Send, Start
+from coco.ledger.position import Position
 
 _KEY = "0x" + "11" * 32
 _TO = "0x" + "22" * 20
@@ -30,6 +32,19 @@ def transactions() -> list[bytes]:
     return [bytes(Account.sign_transaction(kind, _KEY).raw_transaction) for kind in kinds]
 
 
+def peers() -> list[bytes]:
+    """What a node says to its peers around an election and an entry."""
+    driver = Driver(1, Start(Members((1, 2, 3))))
+    votes = [action.message for action in driver.campaign() + driver.persisted(9) if isinstance(action, Send)]
+    alone = Driver(1, Start(Members((1,))))
+    alone.campaign()
+    alone.propose(LedgerEntry(Position(2, 1), b"entry", False))
+    alone.propose(LedgerEntry(Position(2, 2), b"signature", True))
+    alone.persisted(9)
+    joining = alone.change_members([("learner", 2)]) + alone.persisted(99) + alone.tick() + alone.tick()
+    return votes + [action.message for action in joining if isinstance(action, Send)]
+
+
 def main(rust: Path, python: Path) -> None:
     http = [
         b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}GET /a HTTP/1.1\r\nconnection: close\r\n\r\n",
@@ -40,6 +55,7 @@ def main(rust: Path, python: Path) -> None:
     sets = [writes.encode_private(), writes.encode_public()]
     seeds = [b"\x00" + one for one in transactions()] + [b"\x01" + one for one in transactions()]
     seeds += [b"\x02" + one for one in http] + [b"\x03" + one for one in sets]
+    seeds += [b"\x04" + one for one in peers()]
     for number, seed in enumerate(seeds):
         (rust / f"seed-{number}").write_bytes(seed)
     calls = [

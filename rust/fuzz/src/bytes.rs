@@ -4,6 +4,7 @@
 
 #![no_main]
 
+use coco_core::consensus;
 use coco_core::evm::{SpecId, rlp, transaction};
 use coco_core::front::http::{HttpLimits, Reader, Refusal, Request, Step};
 use coco_core::secret::Entry;
@@ -66,7 +67,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((which, bytes)) = input.split_first() else {
         return;
     };
-    match which % 5 {
+    match which % 6 {
         0 => {
             if let Ok(item) = rlp::decode(bytes) {
                 assert_eq!(rlp::encode(&item), bytes, "only the canonical form is accepted");
@@ -85,6 +86,7 @@ fuzz_target!(|input: &[u8]| {
         }
         2 => http(bytes),
         3 => write_set(bytes),
+        4 => _ = consensus::is_message(bytes),
         _ => drop(Entry::parse(bytes)),
     }
 });

@@ -315,8 +315,7 @@ impl Engine {
     /// # Errors
     /// It is not the sender's to send.
     pub fn receive(&mut self, sender: u64, bytes: &[u8]) -> Result<(), ConsensusError> {
-        wire::check(bytes).ok_or(ConsensusError::BadMessage("malformed"))?;
-        let message = Message::parse_from_bytes(bytes).map_err(|_| ConsensusError::BadMessage("malformed"))?;
+        let message = parse(bytes)?;
         if message.from != sender {
             return Err(ConsensusError::BadMessage("another sender"));
         }
@@ -555,6 +554,20 @@ impl Engine {
         found.sort_by_key(|progress| progress.node);
         found
     }
+}
+
+fn parse(bytes: &[u8]) -> Result<Message, ConsensusError> {
+    let malformed = ConsensusError::BadMessage("malformed");
+    if wire::check(bytes).is_none() {
+        return Err(malformed);
+    }
+    Message::parse_from_bytes(bytes).map_err(|_| malformed)
+}
+
+/// Whether bytes have the form of a peer's message; for fuzzing the reader.
+#[must_use]
+pub fn is_message(bytes: &[u8]) -> bool {
+    parse(bytes).is_ok()
 }
 
 fn single(change: &Change) -> ConfChangeSingle {
