@@ -40,6 +40,8 @@ pub(super) struct Connection {
     pub(super) id: u64,
     pub(super) stream: UnixStream,
     pub(super) readable: bool,
+    /// The other side sends no more: what is there is followed by its end, without another event.
+    pub(super) ending: bool,
     /// The other side is gone in both directions.
     pub(super) hung_up: bool,
     /// The stream would not take more; the poll must tell when it does.
@@ -61,6 +63,21 @@ pub(super) struct Connection {
     active: Instant,
 }
 
+/// A stream that knows whether the last read can have left something: a short one has emptied it, and what comes later
+/// comes with an event of its own.
+struct Source<'a> {
+    stream: &'a mut UnixStream,
+    may_hold_more: bool,
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        self.may_hold_more = count == buffer.len();
+        Ok(count)
+    }
+}
+
 impl Connection {
     pub(super) fn new(
         id: u64,
@@ -75,6 +92,7 @@ impl Connection {
             id,
             stream,
             readable: false,
+            ending: false,
             hung_up: false,
             blocked: false,
             watched: false,
@@ -195,9 +213,16 @@ impl Connection {
                 Err(error) => self.no_read(error),
             };
         }
-        match self.tls.read_tls(&mut self.stream) {
+        let mut source = Source {
+            stream: &mut self.stream,
+            may_hold_more: true,
+        };
+        match self.tls.read_tls(&mut source) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(_) => self.active = now,
+            Ok(_) => {
+                self.active = now;
+                self.readable = source.may_hold_more || self.ending;
+            }
             Err(error) => return self.no_read(error),
         }
         let state = self.tls.process_new_packets();

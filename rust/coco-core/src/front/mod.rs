@@ -315,6 +315,7 @@ impl Loop {
         if let Some((_, Some(connection))) = self.slots.get_mut(index) {
             connection.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
             connection.blocked &= !(event.is_writable() || event.is_error());
+            connection.ending |= event.is_read_closed() || event.is_error();
             connection.hung_up |= event.is_write_closed() || event.is_error();
             self.enqueue(index);
         }
