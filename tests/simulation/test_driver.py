@@ -257,3 +257,26 @@ def test_a_panic_of_the_engine_is_an_error_and_the_end_of_it():
     with pytest.raises(NativeError) as second:
         engine.tick()
     assert second.value.code == "native.panic"
+
+
+def test_a_request_for_a_read_that_comes_twice_releases_no_other(network):
+    net, primary = network
+    first, second = (driver for driver in net.nodes.values() if driver is not primary)
+    net.do(first.node, first.read_index(b"first"))
+    _, _, request = net.wire.pop()
+    net.do(primary.node, primary.receive(first.node, request))
+    heartbeats, net.wire = list(net.wire), deque()
+    for _, receiver, heartbeat in heartbeats:
+        net.do(receiver, net.nodes[receiver].receive(primary.node, heartbeat))
+    answers = {sender: message for sender, receiver, message in net.wire if receiver == primary.node}
+    net.wire.clear()
+    net.do(primary.node, primary.receive(first.node, answers[first.node]))
+    net.do(primary.node, primary.read_index(b"later"))
+    # The host repeats the request, and a late answer to the first one arrives: it says nothing of what was asked since.
+    net.do(primary.node, primary.receive(first.node, request))
+    net.do(primary.node, primary.receive(second.node, answers[second.node]))
+    assert ReadReady(b"later") not in net.seen[primary.node]
+    net.wire.clear()
+    net.tick()
+    net.tick()
+    assert ReadReady(b"later") in net.seen[primary.node], "a majority answered it"

@@ -39,6 +39,11 @@ def test_two_hundred_seeds_hold(nodes):
     assert total["acknowledged"] == total["submitted"]
 
 
+@pytest.mark.parametrize("seed", [231, 786, 2361, 3050, 3487, 4424, 7143])
+def test_seeds_that_found_something_hold(seed):
+    assert run(Plan(seed=seed)).violation == ""
+
+
 def test_one_seed_is_one_run():
     assert run(Plan(seed=7)) == run(Plan(seed=7))
     assert run(Plan(seed=7)) != run(Plan(seed=8))

@@ -198,7 +198,7 @@ impl Engine {
         self.tell(|engine| engine.transfer(node))
     }
 
-    fn read_index(&self, context: Vec<u8>) -> PyResult<()> {
+    fn read_index(&self, context: &[u8]) -> PyResult<()> {
         self.tell(|engine| engine.read_index(context))
     }
 

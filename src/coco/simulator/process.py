@@ -6,7 +6,6 @@ state, and in one change makes it a voter and removes the dead one of the same h
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -384,8 +383,10 @@ class Process:
                 others = [n for n in driver.members.voters if self.state.nodes[n][0] in self.cluster.hosts]
                 self.hand_over(self.world.random.choice(others))
             else:
-                with contextlib.suppress(ConsensusError):  # a change is under way; next time
+                try:
                     self._do(driver.change_members([("removed", node)]))
+                except ConsensusError:
+                    continue  # a change is under way, or the dead must be replaced first
             return True
         return False
 

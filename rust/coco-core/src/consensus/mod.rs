@@ -223,7 +223,11 @@ pub struct Engine {
     raw: RawNode<Log>,
     settings: Settings,
     attempts: u64,
+    reads: u64,
 }
+
+/// Bytes by which a leader makes the context of every read its own.
+const READ_MARK_BYTES: usize = 8;
 
 impl Engine {
     /// A new node. Its id must never have been used before.
@@ -285,6 +289,7 @@ impl Engine {
             raw,
             settings,
             attempts: 0,
+            reads: 0,
         };
         engine.draw_timeout();
         Ok(engine)
@@ -315,7 +320,7 @@ impl Engine {
     /// # Errors
     /// It is not the sender's to send.
     pub fn receive(&mut self, sender: u64, bytes: &[u8]) -> Result<(), ConsensusError> {
-        let message = parse(bytes)?;
+        let mut message = parse(bytes)?;
         if message.from != sender {
             return Err(ConsensusError::BadMessage("another sender"));
         }
@@ -332,6 +337,11 @@ impl Engine {
         );
         if for_leader && self.raw.raft.state != StateRole::Leader {
             return Ok(());
+        }
+        if message.get_msg_type() == MessageType::MsgReadIndex
+            && let Some(entry) = message.mut_entries().first_mut()
+        {
+            entry.data = self.mark_read(&entry.data).into();
         }
         let stepped = self.raw.step(message);
         self.draw_timeout();
@@ -426,8 +436,23 @@ impl Engine {
     }
 
     /// Ask how far a read must wait to be linearizable; the answer comes in [`Work::reads`], or never.
-    pub fn read_index(&mut self, context: Vec<u8>) {
+    pub fn read_index(&mut self, context: &[u8]) {
+        // A follower's read is marked by the leader.
+        let leads = self.raw.raft.state == StateRole::Leader;
+        let context = if leads {
+            self.mark_read(context)
+        } else {
+            context.to_vec()
+        };
         self.raw.read_index(context);
+    }
+
+    /// The engine releases every read that waits before the one that a majority answered. If a request came twice, late
+    /// answers to the first would count for the second, and release what was asked for in between: so no context is
+    /// ever the same.
+    fn mark_read(&mut self, context: &[u8]) -> Vec<u8> {
+        self.reads += 1;
+        [context, &self.reads.to_be_bytes()].concat()
     }
 
     /// Messages to this peer got lost.
@@ -471,7 +496,11 @@ impl Engine {
             reads: ready
                 .take_read_states()
                 .into_iter()
-                .map(|read| (read.index, read.request_ctx))
+                .map(|mut read| {
+                    let unmarked = read.request_ctx.len().saturating_sub(READ_MARK_BYTES);
+                    read.request_ctx.truncate(unmarked);
+                    (read.index, read.request_ctx)
+                })
                 .collect(),
             ..Work::default()
         };
