@@ -24,15 +24,15 @@ Messages lie on the wire until they are delivered; disks are durable at once unl
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+
+from harness import Wire
 
 from coco.enclave.consensus import (
     Action,
     Apply,
     Committed,
-    Driver,
     Install,
     LedgerEntry,
     Members,
@@ -41,7 +41,6 @@ from coco.enclave.consensus import (
     Promoted,
     ReadReady,
     RollBack,
-    Send,
     Start,
     ViewChanged,
 )
@@ -54,13 +53,11 @@ def _span(entries: tuple[LedgerEntry, ...]) -> str:
     return " ".join(texts)
 
 
-class Scenario:
+class Scenario(Wire):
     """The nodes of one scenario, and what they said since the last step."""
 
     def __init__(self) -> None:
-        self.nodes: dict[int, Driver] = {}
-        self._wire: deque[tuple[int, int, bytes]] = deque()
-        self._cut: set[int] = set()
+        super().__init__()
         self._held: dict[int, list[int]] = {}
         self._said: list[str] = []
         self._installing: dict[int, Install] = {}
@@ -74,44 +71,42 @@ class Scenario:
         except CocoError as error:
             self._said.append(f"refused: {error.code}")
             for node, driver in self.nodes.items():
-                self._do(node, driver.advance())
+                self.do(node, driver.advance())
         return "\n".join(self._said) or "ok"
 
     def _say(self, node: int, what: str) -> None:
         self._said.append(f"{node}: {what}")
 
-    def _do(self, node: int, actions: list[Action]) -> None:
-        for action in actions:
-            match action:
-                case Send(to, message, _):
-                    self._wire.append((node, to, message))
-                case Persist(number, truncate_above, entries):
-                    if truncate_above is not None:
-                        self._say(node, f"drops its entries above {truncate_above}")
-                    if node in self._held:
-                        self._held[node].append(number)
-                        if entries:
-                            self._say(node, f"waits for its disk with {_span(entries)}")
-                    else:
-                        self._do(node, self.nodes[node].persisted(number))
-                case Apply(entries):
-                    self._say(node, f"applies {_span(entries)}")
-                case RollBack(seqno):
-                    self._say(node, f"is deposed, rolls back to {seqno}")
-                case Promoted(view, entries):
-                    self._say(node, f"is primary of view {view}" + (f", inherits {_span(entries)}" if entries else ""))
-                case ViewChanged(view, primary):
-                    if primary and primary != node:
-                        self._say(node, f"follows {primary} in view {view}")
-                case Committed(position):
-                    self._say(node, f"reports {position} committed")
-                case MembersChanged(members):
-                    self._say(node, self._members(members))
-                case ReadReady(context):
-                    self._say(node, f"may serve the read {context.decode()}")
-                case Install(_, _, _, pointer):
-                    self._installing[node] = action
-                    self._say(node, f"must fetch the state of {pointer.decode()}")
+    def persist(self, node: int, action: Persist) -> None:
+        if action.truncate_above is not None:
+            self._say(node, f"drops its entries above {action.truncate_above}")
+        if node not in self._held:
+            super().persist(node, action)
+            return
+        self._held[node].append(action.number)
+        if action.entries:
+            self._say(node, f"waits for its disk with {_span(action.entries)}")
+
+    def note(self, node: int, action: Action) -> None:
+        match action:
+            case Apply(entries):
+                self._say(node, f"applies {_span(entries)}")
+            case RollBack(seqno):
+                self._say(node, f"is deposed, rolls back to {seqno}")
+            case Promoted(view, entries):
+                self._say(node, f"is primary of view {view}" + (f", inherits {_span(entries)}" if entries else ""))
+            case ViewChanged(view, primary):
+                if primary and primary != node:
+                    self._say(node, f"follows {primary} in view {view}")
+            case Committed(position):
+                self._say(node, f"reports {position} committed")
+            case MembersChanged(members):
+                self._say(node, self._members(members))
+            case ReadReady(context):
+                self._say(node, f"may serve the read {context.decode()}")
+            case Install(_, _, pointer):
+                self._installing[node] = action
+                self._say(node, f"must fetch the state of {pointer.decode()}")
 
     @staticmethod
     def _members(members: Members) -> str:
@@ -126,11 +121,12 @@ class Scenario:
 
     def do_nodes(self, *nodes: str) -> None:
         members = Members(tuple(int(node) for node in nodes))
-        self.nodes = {node: Driver(node, Start(members), seed=1) for node in members.voters}
+        for node in members.voters:
+            self.begin(node, Start(members))
 
     def do_elect(self, node: str) -> None:
-        self._do(int(node), self.nodes[int(node)].campaign())
-        self.do_deliver()
+        self.do(int(node), self.nodes[int(node)].campaign())
+        self.deliver()
 
     def do_write(self, node: str, text: str) -> None:
         self._propose(int(node), text.encode(), is_signature=False)
@@ -142,55 +138,49 @@ class Scenario:
         driver = self.nodes[node]
         position = Position(driver.view, driver.applied + 1)
         self._say(node, f"proposes {position}{'*' if is_signature else ''}")
-        self._do(node, driver.propose(LedgerEntry(position, data, is_signature)))
+        self.do(node, driver.propose(LedgerEntry(position, data, is_signature)))
 
     def do_deliver(self) -> None:
-        while self._wire:
-            sender, receiver, message = self._wire.popleft()
-            if receiver in self.nodes and not {sender, receiver} & self._cut:
-                self._do(receiver, self.nodes[receiver].receive(sender, message))
+        self.deliver()
 
     def do_lose(self) -> None:
-        self._wire.clear()
+        self.wire.clear()
 
     def do_tick(self, count: str) -> None:
         for _ in range(int(count)):
-            for node, driver in self.nodes.items():
-                if node not in self._cut:
-                    self._do(node, driver.tick())
-            self.do_deliver()
+            self.tick()
 
     def do_cut(self, *nodes: str) -> None:
-        self._cut = {int(node) for node in nodes}
+        self.cut = {int(node) for node in nodes}
 
     def do_heal(self) -> None:
-        self._cut = set()
+        self.cut = set()
 
     def do_hold(self, node: str) -> None:
         self._held[int(node)] = []
 
     def do_release(self, node: str) -> None:
         for number in self._held.pop(int(node)):
-            self._do(int(node), self.nodes[int(node)].persisted(number))
-        self.do_deliver()
+            self.do(int(node), self.nodes[int(node)].persisted(number))
+        self.deliver()
 
     def do_learner(self, node: str, new: str) -> None:
         primary = self.nodes[int(node)]
-        self._do(primary.node, primary.change_members([("learner", int(new))]))
-        self.do_deliver()
+        self.do(primary.node, primary.change_members([("learner", int(new))]))
+        self.deliver()
         anchor = primary.anchor
         self._say(int(new), f"starts at {anchor.position}, {self._members(anchor.members)}")
-        self.nodes[int(new)] = Driver(int(new), anchor, seed=1)
+        self.begin(int(new), anchor)
 
     def do_replace(self, node: str, new: str, old: str) -> None:
-        self._do(int(node), self.nodes[int(node)].change_members([("voter", int(new)), ("removed", int(old))]))
+        self.do(int(node), self.nodes[int(node)].change_members([("voter", int(new)), ("removed", int(old))]))
 
     def do_remove(self, node: str, old: str) -> None:
-        self._do(int(node), self.nodes[int(node)].change_members([("removed", int(old))]))
+        self.do(int(node), self.nodes[int(node)].change_members([("removed", int(old))]))
 
     def do_hand_over(self, node: str, to: str) -> None:
-        self._do(int(node), self.nodes[int(node)].hand_over(int(to)))
-        self.do_deliver()
+        self.do(int(node), self.nodes[int(node)].hand_over(int(to)))
+        self.deliver()
 
     def do_compact(self, node: str) -> None:
         driver = self.nodes[int(node)]
@@ -201,11 +191,11 @@ class Scenario:
         position = Position.parse(self._installing.pop(int(node)).pointer.decode())
         source = next(driver for driver in self.nodes.values() if driver.anchor.position >= position)
         signed = min(source.committed, position)
-        self._do(int(node), self.nodes[int(node)].installed(position, signed))
-        self.do_deliver()
+        self.do(int(node), self.nodes[int(node)].installed(position, signed))
+        self.deliver()
 
     def do_read(self, node: str, name: str) -> None:
-        self._do(int(node), self.nodes[int(node)].read_index(name.encode()))
+        self.do(int(node), self.nodes[int(node)].read_index(name.encode()))
 
     def do_status(self) -> None:
         for node, driver in self.nodes.items():

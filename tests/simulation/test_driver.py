@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 import pytest
+from harness import Wire
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,11 +18,9 @@ from coco.enclave.consensus import (
     Driver,
     LedgerEntry,
     Members,
-    Persist,
     Promoted,
     ReadReady,
     RollBack,
-    Send,
     Start,
     Timing,
     engine_settings,
@@ -33,34 +32,21 @@ from coco.ledger.position import Position
 MEMBERS = Members((1, 2, 3))
 
 
-class Network:
-    """Three drivers; messages and disks move when told to."""
+class Network(Wire):
+    """Three drivers, and what each of them said."""
 
     def __init__(self) -> None:
-        self.nodes = {node: Driver(node, Start(MEMBERS), seed=5) for node in MEMBERS.voters}
-        self.wire: deque[tuple[int, int, bytes]] = deque()
-        self.seen: dict[int, list[Action]] = {node: [] for node in self.nodes}
-        self.cut: set[int] = set()
+        super().__init__()
+        self.seen: dict[int, list[Action]] = {}
+        for node in MEMBERS.voters:
+            self.begin(node, Start(MEMBERS))
 
-    def do(self, node: int, actions: list[Action]) -> None:
-        for action in actions:
-            self.seen[node].append(action)
-            if isinstance(action, Send):
-                self.wire.append((node, action.to, action.message))
-            elif isinstance(action, Persist):
-                self.do(node, self.nodes[node].persisted(action.number))
+    def begin(self, node: int, start: Start) -> None:
+        super().begin(node, start)
+        self.seen[node] = []
 
-    def deliver(self) -> None:
-        while self.wire:
-            sender, receiver, message = self.wire.popleft()
-            if receiver in self.nodes and not self.cut & {sender, receiver}:
-                self.do(receiver, self.nodes[receiver].receive(sender, message))
-
-    def tick(self) -> None:
-        for node in self.nodes:
-            if node not in self.cut:
-                self.do(node, self.nodes[node].tick())
-        self.deliver()
+    def note(self, node: int, action: Action) -> None:
+        self.seen[node].append(action)
 
     def elect(self) -> Driver:
         for _ in range(200):
@@ -234,7 +220,7 @@ def test_members_change_at_one_moment_and_the_replaced_node_is_out(network):
     net.deliver()
     anchor = primary.anchor
     assert anchor.members == Members(anchor.members.voters, (4,))
-    net.nodes[4], net.seen[4] = Driver(4, anchor, seed=5), []
+    net.begin(4, anchor)
     net.write(primary, b"seen by the learner")
     net.write(primary, b"signature", signature=True)
     net.do(primary.node, primary.change_members([("voter", 4), ("removed", gone)]))

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 use coco_core::consensus as core;
-use coco_core::consensus::{Change, ConsensusError, Outgoing, Promise, Role, Settings, Slot, Start};
+use coco_core::consensus::{Change, ConsensusError, Outgoing, Promise, Settings, Slot, Start};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
@@ -25,8 +25,8 @@ impl From<ConsensusError> for NativeError {
 type PySlot<'py> = (u64, u64, bool, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
 /// Index, term, whether it changes the configuration, context, data.
 type StoredSlot = (u64, u64, bool, Vec<u8>, Vec<u8>);
-/// Node, matched, next, whether it is active, whether it wants a snapshot.
-type Standing = (u64, u64, u64, bool, bool);
+/// Node, matched, whether it is active.
+type Standing = (u64, u64, bool);
 type Members = (Vec<u64>, Vec<u64>, Vec<u64>);
 
 /// One node's engine. It is gone after a panic: every later call says `native.panic` too.
@@ -153,7 +153,7 @@ impl Engine {
         self.call(|engine| engine.propose(term, context, data))
     }
 
-    fn propose_changes(&self, term: u64, changes: Vec<(String, u64)>, context: Vec<u8>) -> PyResult<()> {
+    fn propose_changes(&self, term: u64, changes: Vec<(String, u64)>) -> PyResult<()> {
         let changes = changes
             .into_iter()
             .map(|(kind, node)| match kind.as_str() {
@@ -163,7 +163,7 @@ impl Engine {
                 _ => Err(NativeError::new("native.argument", "no such change")),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        self.call(|engine| engine.propose_changes(term, &changes, context))
+        self.call(|engine| engine.propose_changes(term, &changes))
     }
 
     fn persisted(&self, number: u64) -> PyResult<()> {
@@ -175,15 +175,8 @@ impl Engine {
     }
 
     /// `(voters, learners, outgoing voters)` after a committed change.
-    fn apply_change(&self, index: u64, data: Vec<u8>) -> PyResult<Members> {
-        let slot = Slot {
-            index,
-            term: 0,
-            is_configuration: true,
-            context: Vec::new().into(),
-            data: data.into(),
-        };
-        self.call(|engine| engine.apply_change(&slot).map(members))
+    fn apply_change(&self, index: u64, change: &[u8]) -> PyResult<Members> {
+        self.call(|engine| engine.apply_change(index, change).map(members))
     }
 
     fn campaign(&self) -> PyResult<()> {
@@ -200,10 +193,6 @@ impl Engine {
 
     fn read_index(&self, context: &[u8]) -> PyResult<()> {
         self.tell(|engine| engine.read_index(context))
-    }
-
-    fn unreachable(&self, node: u64) -> PyResult<()> {
-        self.tell(|engine| engine.unreachable(node))
     }
 
     fn snapshot_sent(&self, node: u64, arrived: bool) -> PyResult<()> {
@@ -228,11 +217,16 @@ impl Engine {
         let promise = work.promise.map(|p| (p.term, p.vote, p.commit));
         let snapshot = work
             .snapshot
-            .map(|(index, term, pointer)| (index, term, PyBytes::new(py, &pointer)));
+            .map(|(index, pointer)| (index, PyBytes::new(py, &pointer)));
         let reads: Vec<_> = work
             .reads
             .iter()
             .map(|(index, context)| (*index, PyBytes::new(py, context)))
+            .collect();
+        let committed: Vec<_> = work
+            .committed
+            .iter()
+            .map(|(index, change)| (*index, change.as_ref().map(|change| PyBytes::new(py, change))))
             .collect();
         let tuple = (
             work.number,
@@ -241,32 +235,22 @@ impl Engine {
             slots(&work.slots),
             promise,
             snapshot,
-            slots(&work.committed),
+            committed,
             reads,
         );
         Ok(Some(tuple.into_pyobject(py)?))
     }
 
-    /// `(term, leader, role, committed, last, first, held bytes)`.
-    fn status(&self) -> PyResult<(u64, u64, &'static str, u64, u64, u64, usize)> {
+    /// `(term, leader, whether this node leads)`.
+    fn status(&self) -> PyResult<(u64, u64, bool)> {
         self.call(|engine| {
             let status = engine.status();
-            let role = match status.role {
-                Role::Follower => "follower",
-                Role::Candidate => "candidate",
-                Role::Leader => "leader",
-                Role::PreCandidate => "pre-candidate",
-            };
-            Ok((
-                status.term,
-                status.leader,
-                role,
-                status.committed,
-                status.last,
-                status.first,
-                status.held_bytes,
-            ))
+            Ok((status.term, status.leader, status.leads))
         })
+    }
+
+    fn held_bytes(&self) -> PyResult<usize> {
+        self.call(|engine| Ok(engine.held_bytes()))
     }
 
     fn term_at(&self, index: u64) -> PyResult<u64> {
@@ -277,13 +261,13 @@ impl Engine {
         self.call(|engine| Ok(members(engine.members())))
     }
 
-    /// `(node, matched, next, is active, wants a snapshot)` of each.
+    /// `(node, matched, is active)` of each.
     fn progress(&self) -> PyResult<Vec<Standing>> {
         self.call(|engine| {
             Ok(engine
                 .progress()
                 .into_iter()
-                .map(|p| (p.node, p.matched, p.next, p.is_active, p.wants_snapshot))
+                .map(|p| (p.node, p.matched, p.is_active))
                 .collect())
         })
     }

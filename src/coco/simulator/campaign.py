@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from coco.enclave.consensus import Members, Start
 from coco.simulator.checks import Checks
@@ -182,7 +183,8 @@ class Campaign:
         chance, world = self._chance, self._world
         world.after(chance.randint(100, 700), self._fault)
         hosts_and_networks = [self._crash, self._partition, self._one_way, self._bad_network, self._lying_network]
-        others = [self._slow_disks, self._failing_disk, self._freeze, self._hurry, self._hand_over, self._resize]
+        # A node whose disk fails ends: a crash, so that one comes twice.
+        others = [self._slow_disks, self._crash, self._freeze, self._hurry, self._hand_over, self._resize]
         chance.choice([*hosts_and_networks, *others])()
 
     def _crash(self) -> None:
@@ -213,38 +215,27 @@ class Campaign:
 
         self._world.after(self._chance.randint(100, 1_500), heal)
 
+    def _spell(self, **changes: Any) -> None:
+        """Another weather for a while."""
+        weather = self._world.weather
+        for name, value in changes.items():
+            setattr(weather, name, value)
+
+        def over() -> None:
+            for name in changes:
+                setattr(weather, name, getattr(Weather(), name))
+
+        self._world.after(self._chance.randint(200, 1_500), over)
+
     def _bad_network(self) -> None:
-        weather, chance = self._world.weather, self._chance
-        weather.drop, weather.duplicate = chance.uniform(0, 0.2), chance.uniform(0, 0.2)
-        weather.delay_ms = (1, chance.choice([6, 20, 60]))
-
-        def calm() -> None:
-            weather.drop = weather.duplicate = 0.0
-            weather.delay_ms = (1, 6)
-
-        self._world.after(chance.randint(200, 1_500), calm)
+        drop, duplicate = self._chance.uniform(0, 0.2), self._chance.uniform(0, 0.2)
+        self._spell(drop=drop, duplicate=duplicate, delay_ms=(1, self._chance.choice([6, 20, 60])))
 
     def _lying_network(self) -> None:
-        weather = self._world.weather
-        weather.replay = weather.misdeliver = 0.05
-
-        def honest() -> None:
-            weather.replay = weather.misdeliver = 0.0
-
-        self._world.after(self._chance.randint(200, 1_500), honest)
+        self._spell(replay=0.05, misdeliver=0.05)
 
     def _slow_disks(self) -> None:
-        weather = self._world.weather
-        weather.fsync_ms = (1, self._chance.choice([50, 300]))
-
-        def calm() -> None:
-            weather.fsync_ms = (1, 4)
-
-        self._world.after(self._chance.randint(200, 1_500), calm)
-
-    def _failing_disk(self) -> None:
-        # A node whose host cannot write ends, and comes back as a new one.
-        self._crash()
+        self._spell(fsync_ms=(1, self._chance.choice([50, 300])))
 
     def _hurry(self) -> None:
         process = self._chance.choice(self._cluster.current())

@@ -229,14 +229,14 @@ class Process:
                     self._persist(number, truncate_above, entries)
                 case Apply(entries):
                     for entry in entries:
-                        self._apply(entry)
+                        self.state.apply(entry)
                         self.checks.applied(driver.node, entry)
                 case Promoted(view, entries):
                     self.checks.promoted(driver.node, view)
                     self.cluster.count("elections")
                     self.cluster.count("inherited_entries", len(entries))
                     for entry in entries:
-                        self._apply(entry)
+                        self.state.apply(entry)
                         self._own[entry.position.seqno] = entry
                     self.world.after(0, lambda: self._when_awake(self._open_view))
                 case RollBack(seqno):
@@ -275,9 +275,6 @@ class Process:
         assert driver is not None
         self.disk.write(truncate_above, entries, lambda: self._when_awake(lambda: self._do(driver.persisted(number))))
 
-    def _apply(self, entry: LedgerEntry) -> None:
-        self.state.apply(entry)
-
     def _roll_back(self, seqno: int) -> None:
         self._sealing = None
         self.state.roll_back(seqno)
@@ -313,7 +310,7 @@ class Process:
         assert driver is not None
         entry = self.state.make(driver.view, operations, is_signature=is_signature, padding=padding)
         self.checks.sealed(entry)
-        self._apply(entry)
+        self.state.apply(entry)
         self._sealing = entry
         delay_ms = self.world.random.randint(0, 3)
         self.world.after(delay_ms, lambda: self._when_awake(lambda: self._sealed(entry)))
@@ -358,7 +355,7 @@ class Process:
         if self._retire():
             return
         newest = {host: node for node, (host, _) in sorted(self.state.nodes.items()) if host in self.cluster.hosts}
-        standing = {node: matched for node, matched, _, _, _ in driver.progress()}
+        standing = {node: matched for node, matched, _ in driver.progress()}
         try:
             for host, node in newest.items():
                 old = [n for n in sorted(driver.members.all) if n < node and self.state.nodes[n][0] == host]

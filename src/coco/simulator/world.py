@@ -38,7 +38,7 @@ class World:
         self.weather = Weather()
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
-        self._old: list[tuple[int, int, Callable[[], None]]] = []
+        self._old: list[Callable[[], None]] = []
 
     def after(self, delay_ms: int, event: Callable[[], None]) -> None:
         """Let something happen later."""
@@ -62,9 +62,9 @@ class World:
             self.after(chance.randint(*weather.delay_ms) + size // 100_000, deliver)
         if weather.replay and size < 10_000:
             if len(self._old) < 1000:
-                self._old.append((sender, receiver, deliver))
+                self._old.append(deliver)
             if chance.random() < weather.replay:
-                self.after(chance.randint(1, 100), chance.choice(self._old)[2])
+                self.after(chance.randint(1, 100), chance.choice(self._old))
 
 
 class Disk:

@@ -120,7 +120,7 @@ impl From<Entry> for Slot {
         Self {
             index: entry.index,
             term: entry.term,
-            is_configuration: entry.get_entry_type() != EntryType::EntryNormal,
+            is_configuration: is_configuration(&entry),
             context: entry.context,
             data: entry.data,
         }
@@ -164,24 +164,11 @@ pub struct Work {
     /// To be stored with them, if it changed.
     pub promise: Option<Promise>,
     /// Index and pointer of a snapshot that takes the place of everything before.
-    pub snapshot: Option<(u64, u64, Bytes)>,
-    /// Committed, in order, each once.
-    pub committed: Vec<Slot>,
+    pub snapshot: Option<(u64, Bytes)>,
+    /// Committed indices, in order, each once; with the encoded change where it changes the configuration.
+    pub committed: Vec<(u64, Option<Bytes>)>,
     /// Reads that are linearizable once `index` is applied, by their context.
     pub reads: Vec<(u64, Vec<u8>)>,
-}
-
-/// What a node is at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Follows, or only listens.
-    Follower,
-    /// Asks for votes.
-    Candidate,
-    /// Leads.
-    Leader,
-    /// Finds out whether it would get votes.
-    PreCandidate,
 }
 
 /// A look at an engine.
@@ -191,16 +178,8 @@ pub struct Status {
     pub term: u64,
     /// Who leads, as far as this node knows; 0 for nobody.
     pub leader: u64,
-    /// What this node is.
-    pub role: Role,
-    /// Last committed index.
-    pub committed: u64,
-    /// Last index.
-    pub last: u64,
-    /// First index that is still held.
-    pub first: u64,
-    /// Bytes of the entries held.
-    pub held_bytes: usize,
+    /// Whether this node does.
+    pub leads: bool,
 }
 
 /// Where a follower stands, as the leader sees it.
@@ -210,12 +189,8 @@ pub struct Progress {
     pub node: u64,
     /// Everything up to here is durable there.
     pub matched: u64,
-    /// What it gets next.
-    pub next: u64,
     /// It was heard of lately.
     pub is_active: bool,
-    /// It needs a snapshot before entries are of use.
-    pub wants_snapshot: bool,
 }
 
 /// One node's engine.
@@ -374,14 +349,13 @@ impl Engine {
     ///
     /// # Errors
     /// As for [`Self::propose`]; a change that is not yet applied drops this one.
-    pub fn propose_changes(&mut self, term: u64, changes: &[Change], context: Vec<u8>) -> Result<(), ConsensusError> {
+    pub fn propose_changes(&mut self, term: u64, changes: &[Change]) -> Result<(), ConsensusError> {
         self.check_leader(term)?;
         if self.raw.raft.has_pending_conf() {
             return Err(ConsensusError::Dropped);
         }
         let mut change = ConfChangeV2::default();
         change.set_transition(ConfChangeTransition::Auto);
-        change.context = context.into();
         change.changes = changes.iter().map(single).collect::<Vec<_>>().into();
         self.raw
             .propose_conf_change(Vec::new(), change)
@@ -403,14 +377,14 @@ impl Engine {
     ///
     /// # Errors
     /// Not a change, or one that cannot be.
-    pub fn apply_change(&mut self, slot: &Slot) -> Result<Members, ConsensusError> {
-        let change = ConfChangeV2::parse_from_bytes(&slot.data)
+    pub fn apply_change(&mut self, index: u64, change: &[u8]) -> Result<Members, ConsensusError> {
+        let change = ConfChangeV2::parse_from_bytes(change)
             .map_err(|_| ConsensusError::Invalid("a malformed change of the configuration".to_owned()))?;
         let state = self
             .raw
             .apply_conf_change(&change)
             .map_err(|error| ConsensusError::Invalid(error.to_string()))?;
-        self.raw.mut_store().set_configuration(slot.index, state.clone());
+        self.raw.mut_store().set_configuration(index, state.clone());
         Ok(state.into())
     }
 
@@ -453,11 +427,6 @@ impl Engine {
     fn mark_read(&mut self, context: &[u8]) -> Vec<u8> {
         self.reads += 1;
         [context, &self.reads.to_be_bytes()].concat()
-    }
-
-    /// Messages to this peer got lost.
-    pub fn unreachable(&mut self, node: u64) {
-        self.raw.report_unreachable(node);
     }
 
     /// A snapshot reached its peer, or did not.
@@ -507,8 +476,7 @@ impl Engine {
         let log = self.raw.mut_store();
         if *ready.snapshot() != Snapshot::default() {
             let snapshot = ready.snapshot();
-            let metadata = snapshot.get_metadata();
-            work.snapshot = Some((metadata.index, metadata.term, snapshot.data.clone()));
+            work.snapshot = Some((snapshot.get_metadata().index, snapshot.data.clone()));
             log.restore(snapshot);
         }
         log.append(ready.entries());
@@ -520,7 +488,10 @@ impl Engine {
             });
             log.set_hard_state(hard.clone());
         }
-        work.committed = ready.take_committed_entries().into_iter().map(Slot::from).collect();
+        let committed = ready.take_committed_entries().into_iter();
+        work.committed = committed
+            .map(|entry| (entry.index, is_configuration(&entry).then_some(entry.data)))
+            .collect();
         self.raw.advance_append_async(ready);
         Some(work)
     }
@@ -532,17 +503,14 @@ impl Engine {
         Status {
             term: raft.term,
             leader: raft.leader_id,
-            role: match raft.state {
-                StateRole::Follower => Role::Follower,
-                StateRole::Candidate => Role::Candidate,
-                StateRole::Leader => Role::Leader,
-                StateRole::PreCandidate => Role::PreCandidate,
-            },
-            committed: raft.raft_log.committed,
-            last: raft.raft_log.last_index(),
-            first: self.raw.store().first(),
-            held_bytes: self.raw.store().bytes(),
+            leads: raft.state == StateRole::Leader,
         }
+    }
+
+    /// Bytes of the entries held.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.raw.store().bytes()
     }
 
     /// Term of an index that is held, or of the one before the first.
@@ -575,9 +543,7 @@ impl Engine {
             .map(|(node, progress)| Progress {
                 node: *node,
                 matched: progress.matched,
-                next: progress.next_idx,
                 is_active: progress.recent_active,
-                wants_snapshot: progress.next_idx < self.raw.store().first(),
             })
             .collect();
         found.sort_by_key(|progress| progress.node);
@@ -597,6 +563,10 @@ fn parse(bytes: &[u8]) -> Result<Message, ConsensusError> {
 #[must_use]
 pub fn is_message(bytes: &[u8]) -> bool {
     parse(bytes).is_ok()
+}
+
+fn is_configuration(entry: &Entry) -> bool {
+    entry.get_entry_type() != EntryType::EntryNormal
 }
 
 fn single(change: &Change) -> ConfChangeSingle {

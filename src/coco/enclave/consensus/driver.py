@@ -148,7 +148,6 @@ class Install:
 
     number: int
     index: int
-    term: int
     pointer: bytes
 
 
@@ -258,29 +257,24 @@ class Driver:
     @property
     def held_bytes(self) -> int:
         """Bytes of the entries that are kept for backups."""
-        return self._engine.status()[6]
+        return self._engine.held_bytes()
 
-    def progress(self) -> list[tuple[int, int, int, bool, bool]]:
-        """As primary, of each node: id, index that it holds durably, next index, whether it is heard of, and whether it
-        needs a snapshot."""
+    def progress(self) -> list[tuple[int, int, bool]]:
+        """As primary, of each node: id, index that it holds durably, and whether it is heard of."""
         return self._engine.progress()
 
     # --- events ---
-
-    def advance(self) -> list[Action]:
-        """Nothing happened; whatever is due."""
-        return self._advance()
 
     def tick(self) -> list[Action]:
         """One tick of the clock."""
         if self._installing is None:
             self._engine.tick()
-        return self._advance()
+        return self.advance()
 
     def campaign(self) -> list[Action]:
         """Ask for an election now, such as when a service is founded."""
         self._engine.campaign()
-        return self._advance()
+        return self.advance()
 
     def receive(self, sender: int, message: bytes) -> list[Action]:
         """A message that came over the channel of ``sender``.
@@ -290,7 +284,7 @@ class Driver:
         """
         if self._installing is None:
             self._engine.receive(sender, message)
-        return self._advance()
+        return self.advance()
 
     def propose(self, entry: LedgerEntry) -> list[Action]:
         """Append the next entry, which this node has sealed and applied as the primary of its view.
@@ -311,7 +305,7 @@ class Driver:
         if self._opening is None:
             self._opening = self._signed.seqno if self._founds else entry.position.seqno
         self.applied += 1
-        return self._advance()
+        return self.advance()
 
     @property
     def _founds(self) -> bool:
@@ -335,15 +329,15 @@ class Driver:
         voters = set(self.members.voters)
         for kind, node in changes:
             (voters.add if kind == "voter" else voters.discard)(node)
-        active = {node for node, _, _, is_active, _ in self.progress() if is_active} | {self.node}
+        active = {node for node, _, is_active in self.progress() if is_active} | {self.node}
         if len(voters & active) <= len(voters) // 2:
             raise ConsensusError("the change would lose the majority", code="consensus.would_lose_majority")
-        self._engine.propose_changes(self.view - self._view_offset, changes, b"")
-        return self._advance()
+        self._engine.propose_changes(self.view - self._view_offset, changes)
+        return self.advance()
 
     def persisted(self, number: int) -> list[Action]:
         """Everything up to ``number`` is durable here."""
-        return self._acknowledge(number) + self._advance()
+        return self._acknowledge(number) + self.advance()
 
     def _acknowledge(self, number: int) -> list[Action]:
         self._engine.persisted(number)
@@ -357,27 +351,22 @@ class Driver:
         if self.is_primary:
             self._handing_over = True
             self._engine.transfer(to)
-        return self._advance()
+        return self.advance()
 
     def hand_over_failed(self) -> list[Action]:
         """The other one did not take over in time."""
         self._handing_over = False
-        return self._advance()
+        return self.advance()
 
     def read_index(self, context: bytes) -> list[Action]:
         """Ask for a linearizable read; ``ReadReady`` follows, or never: ask again after a while."""
         self._engine.read_index(context)
-        return self._advance()
-
-    def unreachable(self, node: int) -> list[Action]:
-        """Messages to this peer got lost."""
-        self._engine.unreachable(node)
-        return self._advance()
+        return self.advance()
 
     def snapshot_sent(self, node: int, arrived: bool) -> list[Action]:
         """A peer has fetched the snapshot that a message pointed to, or gave up."""
         self._engine.snapshot_sent(node, arrived)
-        return self._advance()
+        return self.advance()
 
     def installed(self, position: Position, signed: Position) -> list[Action]:
         """The state that the last ``Install`` asked for is in the store, durably; ``position`` is its last entry."""
@@ -392,7 +381,7 @@ class Driver:
         actions.append(Committed(self._signed))
         actions += self._acknowledge(install.number)
         self._engine.applied(install.index)
-        return actions + self._advance()
+        return actions + self.advance()
 
     def offer_snapshot(self, anchor: Start, pointer: bytes) -> None:
         """There is a snapshot of the state at ``anchor``; peers that are too far behind get its pointer."""
@@ -404,7 +393,8 @@ class Driver:
 
     # --- the engine's work ---
 
-    def _advance(self) -> list[Action]:
+    def advance(self) -> list[Action]:
+        """Whatever is due; every event ends with it."""
         actions: list[Action] = []
         while self._installing is None and (work := self._engine.work()) is not None:
             number, messages, after, slots, _, snapshot, committed, reads = work
@@ -417,10 +407,10 @@ class Driver:
                 actions.append(self._installing)
                 break
             actions.append(self._store(number, slots))
-            for index, _, is_configuration, _, data in committed:
+            for index, change in committed:
                 self._applied_index = index
-                if is_configuration:
-                    self._members_changed(actions, *self._engine.apply_change(index, data))
+                if change is not None:
+                    self._members_changed(actions, *self._engine.apply_change(index, change))
             self._take_committed(actions)
             self._reads += reads
             while self._reads and self._reads[0][0] <= self._applied_index:
@@ -428,8 +418,8 @@ class Driver:
         return actions
 
     def _follow_role(self, actions: list[Action]) -> None:
-        term, leader, role, *_ = self._engine.status()
-        view, is_primary = term + self._view_offset, role == "leader"
+        term, leader, is_primary = self._engine.status()
+        view = term + self._view_offset
         if (view, leader, is_primary) == (self.view, self.primary, self.is_primary):
             return
         deposed = self.is_primary and (not is_primary or view != self.view)
