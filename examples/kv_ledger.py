@@ -63,7 +63,7 @@ class KeyValueLedger(LedgerAdapter):
             raise AdapterError("the key or the value is too large", code="kv.too_large")
         return [json.dumps({"key": key, "value": request.body.hex()}).encode()]
 
-    def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+    async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
         """Every change carries its author, whom the connection proved."""
         envelopes = []
         for one in raw:

@@ -71,7 +71,7 @@ class Probe(LedgerAdapter):
             (),
         )
 
-    def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Any]:
+    async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Any]:
         return []
 
     async def execute(self, batch: Any, tx: Any, block: Any) -> tuple[Sequence[Outcome], bytes | None]:

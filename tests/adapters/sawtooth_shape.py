@@ -60,7 +60,7 @@ class SawtoothShape(LedgerAdapter):
         tables = (Table("sawtooth.state"), Table("sawtooth.root"), Table("sawtooth.batches", log=True))
         return Manifest("sawtooth", "1", routes, tables, externals=("doubler",))
 
-    def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+    async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
         admitted: list[Envelope | CocoError] = []
         for one in raw:
             try:

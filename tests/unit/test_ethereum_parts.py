@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import select
+
 import pytest
 from eth_account import Account
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coco._native import Chain, Envelope, Trie, check_transaction, keccak256, rlp_decode, rlp_encode
+from coco._native import Background, Chain, Envelope, Trie, check_transaction, keccak256, rlp_decode, rlp_encode
 from coco.errors import CocoError
 
 items = st.recursive(st.binary(max_size=70), lambda c: st.lists(c, max_size=5), max_leaves=20)
@@ -66,8 +68,11 @@ def test_a_changed_transaction_is_another_or_none(data):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=40))
 def test_admission_answers_each_of_a_batch_in_order(garbage):
-    chain = Chain(1, "osaka", 30_000_000, None)
-    answers = chain.admit([*garbage, bytes(SIGNED.raw_transaction)])
+    chain, background = Chain(1, "osaka", 30_000_000, None), Background()
+    ticket = chain.admit(background, [*garbage, bytes(SIGNED.raw_transaction)])
+    assert select.select([background], [], [], 10)[0], "the background says when it is done"
+    ((done, answers, error),) = background.take()
+    assert (done, error) == (ticket, None)
     assert len(answers) == len(garbage) + 1
     assert isinstance(answers[-1], Envelope) and answers[-1].hash == bytes(SIGNED.hash)
     for answer in answers[:-1]:

@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use revm::context_interface::transaction::{Authorization, SignedAuthorization};
 
+use crate::background::Background;
 use crate::errors::{NativeError, guarded};
 use crate::store::Transaction;
 
@@ -530,17 +531,23 @@ impl Chain {
         })
     }
 
-    /// For each of `raw` an envelope, or `(code, text)`.
-    fn admit<'py>(&self, py: Python<'py>, raw: Vec<Vec<u8>>) -> PyResult<Bound<'py, PyList>> {
-        let admitted = guarded(py, || Ok(transaction::admit_batch(&raw, &self.rules)))?;
-        let out = PyList::empty(py);
-        for one in admitted {
-            match one {
-                Ok(recovered) => out.append(Envelope { recovered })?,
-                Err(error) => out.append((error.code(), error.to_string()))?,
-            }
-        }
-        Ok(out)
+    /// For each of `raw` an envelope, or `(code, text)`; in the background.
+    fn admit(&self, background: &Background, raw: Vec<Vec<u8>>) -> PyResult<u64> {
+        let rules = self.rules;
+        let ticket = background.spawn(move || {
+            let admitted = transaction::admit_batch(&raw, &rules);
+            Box::new(move |py| {
+                let out = PyList::empty(py);
+                for one in admitted {
+                    match one {
+                        Ok(recovered) => out.append(Envelope { recovered })?,
+                        Err(error) => out.append((error.code(), error.to_string()))?,
+                    }
+                }
+                Ok(out.into_any().unbind())
+            })
+        })?;
+        Ok(ticket)
     }
 
     /// Nonce and balance of each envelope's sender against the state: None, or `(code, text)` of the refusal.

@@ -3,6 +3,7 @@
 //! Every call that works on a batch releases the GIL. No panic crosses into Python: each guarded call turns one into
 //! the error `native.panic` (G3). Exceptions are Python's: `coco.errors` makes them from a code and a text.
 
+mod background;
 mod consensus;
 mod errors;
 mod evm;
@@ -31,6 +32,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<evm::Block>()?;
     module.add_class::<evm::Trie>()?;
     module.add_class::<consensus::Engine>()?;
+    module.add_class::<background::Background>()?;
     module.add_class::<front::Front>()?;
     module.add_class::<host::Relay>()?;
     module.add_function(wrap_pyfunction!(ledger::wipe, module)?)?;

@@ -29,6 +29,7 @@ from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.consensus import NOWHERE
+from coco.enclave.core.background import Background
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.control import Control
 from coco.enclave.core.faults import place_of
@@ -77,6 +78,7 @@ class EnclaveNode:
         self,
         control: Control,
         doors: dict[str, Front],
+        background: _native.Background,
         *,
         report: dict[str, str],
         measurement: str,
@@ -88,6 +90,7 @@ class EnclaveNode:
         self._report, self._measurement = report, measurement
         self._factories, self._ended = factories, ended
         self._loop = asyncio.get_running_loop()
+        self._background = Background(background)
         self._callers: dict[bytes | None, KnownCaller] = {}
         self._listeners: list[Listener] = []
         self._recovery: Recovery | None = None
@@ -187,6 +190,7 @@ class EnclaveNode:
                     pending_position=runtime.pool.pending_position,
                     call_external=partial(self._call_external, manifest.externals),
                     run=self._run_off_loop,
+                    run_background=self._background.run,
                     run_query=self._run_query,
                 )
             )

@@ -14,7 +14,7 @@ import uvloop
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from coco._native import Front, LedgerSecret, WriteSet
+from coco._native import Background, Front, LedgerSecret, WriteSet
 from coco.channel import messages
 from coco.enclave.core import bundle, lockdown
 from coco.enclave.core.control import Control
@@ -88,6 +88,7 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
             name: open_door(socket.socket(fileno=descriptor), json_rpc=name == "application")
             for name, descriptor in sockets.items()
         }
+        background = Background()
     except CocoError as error:
         os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
         os._exit(78)
@@ -104,7 +105,7 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
             os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
             return 78
         os.close(diagnosis)
-        return await _serve(control, doors, report, measurement, factories)
+        return await _serve(control, doors, background, report, measurement, factories)
 
     # What was imported stays for ever: the collector need not look at it, nor after every few hundred requests.
     gc.collect()
@@ -121,6 +122,7 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
 async def _serve(
     channel: socket.socket,
     doors: dict[str, Front],
+    background: Background,
     report: dict[str, str],
     measurement: str,
     factories: dict[str, AdapterFactory],
@@ -134,7 +136,9 @@ async def _serve(
 
     control = Control(end)
     await loop.create_connection(lambda: control, sock=channel)
-    node = EnclaveNode(control, doors, report=report, measurement=measurement, factories=factories, ended=end)
+    node = EnclaveNode(
+        control, doors, background, report=report, measurement=measurement, factories=factories, ended=end
+    )
     loop.set_exception_handler(lambda _, context: node.unexpected(context.get("exception")))
     task = loop.create_task(node.run())
     task.add_done_callback(lambda t: end(t.exception()) if not t.cancelled() and t.exception() else None)

@@ -226,7 +226,10 @@ class Services:
     call_external: Callable[[str, bytes], Awaitable[bytes]]
     #: Runs a call of the extension without holding up the event loop: for executing batches.
     run: Callable[..., Awaitable[Any]]
-    #: The same for queries, on threads of their own, so that no query can hold up a batch.
+    #: Runs a call of the extension that is made to run in the background (``begin(background, ...) -> ticket``): for
+    #: what is short and often.
+    run_background: Callable[..., Awaitable[Any]]
+    #: The same as ``run`` for queries, on threads of their own, so that no query can hold up a batch.
     run_query: Callable[..., Awaitable[Any]]
 
 
@@ -261,11 +264,10 @@ class LedgerAdapter(ABC):
         return [request.body]
 
     @abstractmethod
-    def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+    async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
         """Checks that need no state, for many at once; one answer for each, in order. Never raises for bad input.
 
-        Large batches are called from another thread, so it changes nothing of the adapter, and what takes long in it
-        releases the GIL.
+        What takes long in it is awaited through ``services``.
         """
 
     @abstractmethod

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from coco import limits
@@ -26,19 +27,19 @@ from coco.errors import AccessError, BusyError, CocoError
 Answer = Callable[[Envelope | CocoError], None]
 _Waiting = tuple[AdapterRuntime, bytes, Caller, Answer]
 
-#: Fewer submissions than this are checked on the event loop's thread, for 10 ms at most: two changes of threads cost as
-#: much as twenty signatures.
-_THREAD_MIN = 200
+#: Parts in which submissions that gathered are checked, and the least size of one. Few large parts cost less; many let
+#: the first be answered, and its client go on, while the others are checked.
+_PARTS, _PART_MIN = 4, 8
 
 
 class Submissions:
-    """Collects raw transactions that arrive close together, so that one call of the extension checks them all."""
+    """Collects raw transactions that arrive close together, so that one call of the extension checks a few of them."""
 
     def __init__(self, sequencer: Sequencer) -> None:
         self._sequencer = sequencer
         self._waiting: dict[tuple[int, int], list[_Waiting]] = {}
-        self._running: set[tuple[int, int]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        #: The newest check of each adapter and caller.
+        self._checks: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._count = 0
 
     def add(self, runtime: AdapterRuntime, raw: bytes, caller: Caller, answer: Answer) -> None:
@@ -51,29 +52,35 @@ class Submissions:
             return
         self._count += 1
         key = id(runtime), id(caller)
-        self._waiting.setdefault(key, []).append((runtime, raw, caller, answer))
-        if key not in self._running:
-            self._running.add(key)
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append((runtime, raw, caller, answer))
+        if len(waiting) == 1:
             # After everything that has arrived by now has been read: so submissions gather without waiting.
-            asyncio.get_running_loop().call_soon(self._flush, key)
+            asyncio.get_running_loop().call_soon(self._check, key)
 
-    def _flush(self, key: tuple[int, int]) -> None:
-        batch = self._waiting.pop(key)
-        if len(batch) < _THREAD_MIN:
-            self._running.discard(key)
-            self._settle(batch, _admit(batch))
-            return
-        task = asyncio.get_running_loop().create_task(self._admit_in_thread(key, batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _check(self, key: tuple[int, int]) -> None:
+        waiting = self._waiting.pop(key)
+        size = max(_PART_MIN, len(waiting) // _PARTS)
+        for first in range(0, len(waiting), size):
+            batch = waiting[first : first + size]
+            task = asyncio.get_running_loop().create_task(self._admit(batch, self._checks.get(key)))
+            self._checks[key] = task
+            task.add_done_callback(partial(self._checked, key))
 
-    async def _admit_in_thread(self, key: tuple[int, int], batch: list[_Waiting]) -> None:
-        admitted = await asyncio.get_running_loop().run_in_executor(None, _admit, batch)
+    def _checked(self, key: tuple[int, int], task: asyncio.Task[None]) -> None:
+        if self._checks[key] is task:
+            del self._checks[key]
+
+    async def _admit(self, batch: list[_Waiting], before: asyncio.Task[None] | None) -> None:
+        runtime, _, caller, _ = batch[0]
+        admitted: Sequence[Envelope | CocoError]
+        try:
+            admitted = await runtime.adapter.admit([raw for _, raw, _, _ in batch], caller)
+        except Exception:  # noqa: BLE001 - an adapter's failure is this batch's refusal, not the node's end
+            admitted = [AdapterError("the transaction could not be checked", code="adapter.failed")] * len(batch)
+        if before is not None:
+            await before  # one client's transactions enter the pool in the order in which they came
         self._settle(batch, admitted)
-        if key in self._waiting:
-            self._flush(key)
-        else:
-            self._running.discard(key)
 
     def _settle(self, batch: list[_Waiting], admitted: Sequence[Envelope | CocoError]) -> None:
         self._count -= len(batch)
@@ -81,14 +88,6 @@ class Submissions:
         refusals = iter(self._sequencer.accept(batch[0][0], envelopes))
         for (_, _, _, answer), one in zip(batch, admitted, strict=True):
             answer(one if isinstance(one, CocoError) else next(refusals) or one)
-
-
-def _admit(batch: list[_Waiting]) -> Sequence[Envelope | CocoError]:
-    runtime, _, caller, _ = batch[0]
-    try:
-        return runtime.adapter.admit([raw for _, raw, _, _ in batch], caller)
-    except Exception:  # noqa: BLE001 - an adapter's failure is this batch's refusal, not the node's end
-        return [AdapterError("the transaction could not be checked", code="adapter.failed")] * len(batch)
 
 
 class Service:

@@ -124,9 +124,9 @@ class EthereumAdapter(LedgerAdapter):
         """The raw transaction of ``eth_sendRawTransaction`` and its kin."""
         return [rpc.raw_transaction(request)]
 
-    def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+    async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
         """Decode, check and recover senders, in the extension and without the GIL."""
-        admitted = self.chain.admit(list(raw))
+        admitted = await self.services.run_background(self.chain.admit, raw)
         return [
             Envelope(one.hash, one, one.size, one.sender, one.nonce)
             if isinstance(one, Transaction)
