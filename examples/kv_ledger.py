@@ -44,7 +44,6 @@ class KeyValueLedger(LedgerAdapter):
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._uncommitted: list[tuple[int, dict[str, Any]]] = []
         self._streams: set[asyncio.Queue[dict[str, Any]]] = set()
-        self._arrivals = 0
 
     def manifest(self) -> Manifest:
         """Two tables, three routes."""
@@ -61,16 +60,15 @@ class KeyValueLedger(LedgerAdapter):
         key = str(request.params["key"])
         if len(key) > _KEY_CHARACTERS_MAX or len(request.body) > VALUE_BYTES_MAX:
             raise AdapterError("the key or the value is too large", code="kv.too_large")
-        return [json.dumps({"key": key, "value": request.body.hex()}).encode()]
+        change = {"key": key, "value": request.body.hex(), "nonce": request.nonce.hex()}
+        return [json.dumps(change).encode()]
 
     async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
         """Every change carries its author, whom the connection proved."""
-        envelopes = []
-        for one in raw:
-            self._arrivals += 1
-            identity = keccak256(one + caller.actor.encode() + self._arrivals.to_bytes(8, "big"))
-            envelopes.append(Envelope(identity, {**json.loads(one), "owner": caller.actor}, len(one)))
-        return envelopes
+        return [
+            Envelope(keccak256(one + caller.actor.encode()), {**json.loads(one), "owner": caller.actor}, len(one))
+            for one in raw
+        ]
 
     async def execute(
         self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
@@ -109,10 +107,11 @@ class KeyValueLedger(LedgerAdapter):
         """Owners see their own; an auditor sees all."""
         return [item for item in items if caller.auditor or item["owner"] == caller.actor]
 
-    def applied(self, position: Position, writes: WriteSet) -> None:
+    def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
         """Remember what changed until it is committed."""
         changes = [json.loads(value) for _, value in writes.rows("kv.rows") if value is not None]
         self._uncommitted += [(position.seqno, change) for change in changes]
+        return [identity for identity, _ in writes.rows("kv.history")]
 
     def committed(self, position: Position) -> None:
         """Tell the streams."""

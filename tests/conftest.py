@@ -93,8 +93,10 @@ def sandboxes(tmp_path: Path) -> Iterator[Callable[..., SandboxProcess]]:
     yield make
     for sandbox in made:
         sandbox.stop()
-        if sandbox.ledger.exists() and not (sandbox.directory / "damaged").exists():
-            verify_with_ccf(sandbox.ledger, tmp_path / f"{sandbox.directory.name}-chunks")
+        if (sandbox.directory / "damaged").exists():
+            continue
+        for ledger in sorted(sandbox.directory.glob("n*/ledger.db")):
+            verify_with_ccf(ledger, tmp_path / f"{sandbox.directory.name}-{ledger.parent.name}-chunks")
 
 
 @pytest.fixture(scope="module")

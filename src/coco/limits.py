@@ -83,6 +83,15 @@ LOGS_MAX: Final = 10_000
 #: Filters and subscriptions of one node, and their life without a poll.
 FILTERS_MAX: Final = 10_000
 FILTER_SECONDS_MAX: Final = 300
+#: Time that a linearizable read may wait for a majority; and a question for another node's answer.
+READ_INDEX_SECONDS_MAX: Final = 5
+PEER_SECONDS_MAX: Final = 5
+#: Bytes that wait for a peer before its link is cut; the engine sends again.
+PEER_UNSENT_BYTES_MAX: Final = 128 * MIB
+#: Links of a node, from peers and from strangers that ask to join.
+PEER_LINKS_MAX: Final = 256
+#: Ids of transactions that are remembered, so that what is sent again after a failover runs once.
+INCLUDED_IDS_MAX: Final = 200_000
 #: Time that a request may wait for commit.
 COMMIT_SECONDS_MAX: Final = 30
 

@@ -168,7 +168,7 @@ def test_a_canary_is_found_nowhere_on_the_disk_or_the_wire(network, tmp_path):
     for name, content in places.items():
         for secret in secrets:
             assert secret not in content, f"a secret lies in {name}"
-    verify_with_ccf(network.files.ledger, tmp_path / "chunks")
+    verify_with_ccf(network.files.ledger(0), tmp_path / "chunks")
 
 
 # --- start conditions (H2) ----------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def network(tmp_path):
     made.add_participant("bob")
     made.add_participant("auditor", auditor=True)
     yield made
-    verify_with_ccf(made.files.ledger, tmp_path / "chunks")
+    verify_with_ccf(made.files.ledger(0), tmp_path / "chunks")
 
 
 def signed(account, nonce, **fields):

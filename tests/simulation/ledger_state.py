@@ -22,7 +22,7 @@ EXECUTED, NODES, PADDING = "sim.executed", "public:sim.nodes", "sim.padding"
 _SECRET = LedgerSecret.generate(b"simulator")
 _SERVICE = ServiceIdentity.generate(1_800_000_000_000)
 _NODE_KEY = ec.generate_private_key(ec.SECP384R1())
-_CERTIFICATE = pem(_SERVICE.endorse(_NODE_KEY.public_key(), ["localhost"], 1_800_000_000_000))
+_CERTIFICATE = pem(_SERVICE.endorse(_NODE_KEY.public_key(), 1, ["localhost"], 1_800_000_000_000))
 
 
 class Executed(Mapping[str, int]):

@@ -15,7 +15,7 @@ from coco.channel.framing import FrameReader, FrameWriter
 from coco.enclave.core.control import Control
 from coco.errors import HostLiedError
 
-START = messages.Start("create", 0, 1, b"{}", b"", "", ["localhost"])
+START = messages.Start("create", 0, 1, b"{}", b"", "", ["localhost"], "127.0.0.1:1", [])
 
 
 class Wire:

@@ -111,7 +111,7 @@ def test_a_websocket_client_that_does_not_read_gets_no_more_until_it_does():
             for _ in range(5):
                 await asyncio.sleep(0)
 
-        await happen((0, 7, None), (2, 7, "GET", b"/", UPGRADE, b"", True), (4, 7, True))
+        await happen((0, 7, None, None), (2, 7, "GET", b"/", UPGRADE, b"", True), (4, 7, True))
         assert door.upgraded == [7] and sent == [], "nothing while it does not read"
         await happen((4, 7, False))
         assert sent == [0, 1, 2]

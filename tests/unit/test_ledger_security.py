@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import secrets
@@ -17,6 +18,7 @@ from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, Share, Wrappin
 from coco.attestation import evidence
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.genesis import Genesis
+from coco.enclave.consensus import Members, Start
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.enclave.replica import Replica
@@ -53,7 +55,7 @@ class Disk:
 def service_and_node():
     service = ServiceIdentity.generate(TIME_MS)
     key = ec.generate_private_key(ec.SECP384R1())
-    return service, key, service.endorse(key.public_key(), ["localhost"], TIME_MS)
+    return service, key, service.endorse(key.public_key(), 1, ["localhost"], TIME_MS)
 
 
 class Ledger:
@@ -465,9 +467,21 @@ class SlowDisk:
 
 @given(st.lists(st.sampled_from(["sign", "write", "durable"]), max_size=40), st.integers(0, 50))
 def test_commit_needs_a_signature_that_is_durable(steps, former):
+    asyncio.run(commit_story(steps, former))
+
+
+async def founded(disk, former, fatal):
+    """The replica of a network of one, in view 5."""
+    start = Start(Members((1,)), position=former, signed=former)
+    replica = Replica(disk, None, node=1, start=start, view_offset=4, fatal=fatal)
+    await replica.found()
+    return replica
+
+
+async def commit_story(steps, former):
     disk, signatures, durable, told = SlowDisk(), [], former, []
     disk.last = former
-    replica = Replica(disk, position=Position(3, former), first_view=5, fatal=told.append)
+    replica = await founded(disk, Position(3, former), told.append)
     replica.on_committed = told.append
     for step in steps:
         if step == "durable" and disk.last > durable:
@@ -484,10 +498,14 @@ def test_commit_needs_a_signature_that_is_durable(steps, former):
 
 def test_a_broken_engine_ends_the_process(monkeypatch):
     disk, ended = SlowDisk(), []
-    replica = Replica(disk, position=Position(0, 0), first_view=2, fatal=ended.append)
-    replica.append(Position(2, 1), b"entry", False)
-    monkeypatch.setattr(replica._driver, "persisted", lambda number: replica._driver._engine.applied(99))
-    disk.on_appended(1)
+
+    async def story():
+        replica = await founded(disk, Position(0, 0), ended.append)
+        replica.append(Position(5, 1), b"entry", False)
+        monkeypatch.setattr(replica._driver, "persisted", lambda number: replica._driver._engine.applied(99))
+        disk.on_appended(1)
+
+    asyncio.run(story())
     assert [error.code for error in ended] == ["native.panic"]
 
 

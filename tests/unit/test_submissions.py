@@ -1,16 +1,18 @@
-"""Submissions between the front end and the pool: gathered, checked in parts, and put into the pool as they came."""
+"""Submissions between a client and its fate: gathered, checked in parts, pooled in order, forwarded, held, sent again."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
 from coco.enclave.adapters.base import Caller, CallerKind, Envelope
-from coco.enclave.frontend.service import Submissions
-from coco.errors import CocoError, RequestError
+from coco.enclave.submissions import SUBMIT, Submissions
+from coco.errors import BusyError, CocoError, RequestError
 
-PARTICIPANT = Caller(CallerKind.PARTICIPANT, "aa")
+PARTICIPANT = Caller(CallerKind.PARTICIPANT, "aa", certificate=b"aa")
+CALLERS = {b"aa": PARTICIPANT}
 
 
 class Adapter:
@@ -27,30 +29,75 @@ class Adapter:
         return [refusal if one == b"no" else Envelope(one, None, 1) for one in raw]
 
 
-def submit(*raw: bytes, caller: Caller = PARTICIPANT) -> tuple[list[bytes], dict[bytes, Any], Adapter]:
-    """What reached the pool, in order; every answer; the adapter."""
-    pooled: list[bytes] = []
-    answers: dict[bytes, Any] = {}
+class Node:
+    """The submissions of one node, over a pool that is a list."""
 
-    def accept(runtime: Any, envelopes: list[Envelope]) -> list[None]:
-        pooled.extend(envelope.id for envelope in envelopes)
+    def __init__(self, *, primary: bool = True) -> None:
+        self.pooled: list[bytes] = []
+        self.answers: dict[bytes, Any] = {}
+        self.outcomes: dict[bytes, str] = {}
+        self.adapter = Adapter()
+        self.replica = SimpleNamespace(is_primary=primary, view=2, primary=1)
+        pool = SimpleNamespace(get=lambda identity: identity if identity in self.pooled else None)
+        self.runtime: Any = SimpleNamespace(name="test", adapter=self.adapter, pool=pool, included={})
+        sequencer: Any = SimpleNamespace(
+            accept=self._accept,
+            resolve=self._resolve,
+            replica=self.replica,
+            clock=SimpleNamespace(now_ms=0),
+            runtimes=[self.runtime],
+        )
+        #: The node that this one takes for the primary; None: it cannot be reached.
+        self.peer: Node | None = None
+        links: Any = SimpleNamespace(to=lambda node: self._link(), tell=lambda *message: None)
+        self.submissions = Submissions(sequencer, links, lambda certificate: CALLERS[certificate or b""])
+        self._sequencer = sequencer
+
+    def _accept(self, runtime: Any, envelopes: list[Envelope]) -> list[CocoError | None]:
+        self.pooled.extend(envelope.id for envelope in envelopes)
         return [None] * len(envelopes)
 
-    async def run() -> Adapter:
-        adapter = Adapter()
-        submissions = Submissions(SimpleNamespace(accept=accept))
-        runtime: Any = SimpleNamespace(adapter=adapter)
+    def _resolve(self, runtime: Any, identity: bytes, reason: str) -> None:
+        self.outcomes[identity] = reason
+        self._sequencer.on_outcome(runtime, identity, reason)
+
+    def _link(self) -> Any:
+        peer = self.peer
+        if peer is None:
+            return None
+
+        async def ask(kind: str, body: bytes, *, timeout_s: float) -> bytes:
+            assert kind == SUBMIT
+            return await peer.submissions.serve(7, kind, body)
+
+        return SimpleNamespace(ask=ask)
+
+    def submit(self, *raw: bytes, caller: Caller = PARTICIPANT) -> None:
         for one in raw:
-            submissions.add(runtime, one, caller, lambda answer, one=one: answers.__setitem__(one, answer))
+            self.submissions.add(
+                self.runtime, one, caller, lambda answer, one=one: self.answers.__setitem__(one, answer)
+            )
+
+    async def answered(self, count: int) -> None:
         async with asyncio.timeout(10):
-            while len(answers) < len(raw):
+            while len(self.answers) < count:
                 await asyncio.sleep(0.001)
         await asyncio.sleep(0)
-        assert not submissions._checks and not submissions._waiting and not submissions._count
-        return adapter
+        own = self.submissions
+        assert not own._checks and not own._waiting and not own._count
 
-    adapter = asyncio.run(run())
-    return pooled, answers, adapter
+
+def submit(*raw: bytes, caller: Caller = PARTICIPANT) -> tuple[list[bytes], dict[bytes, Any], Adapter]:
+    """What reached the pool of a primary, in order; every answer; the adapter."""
+
+    async def run() -> Node:
+        node = Node()
+        node.submit(*raw, caller=caller)
+        await node.answered(len(raw))
+        return node
+
+    node = asyncio.run(run())
+    return node.pooled, node.answers, node.adapter
 
 
 def test_parts_enter_the_pool_in_the_order_in_which_they_came():
@@ -82,3 +129,113 @@ def test_a_failing_check_refuses_its_part_and_no_other():
 def test_only_participants_submit():
     pooled, answers, _ = submit(b"a", caller=Caller(CallerKind.MEMBER, "bb"))
     assert pooled == [] and answers[b"a"].code == "access.not_a_participant"
+
+
+# --- several nodes ----------------------------------------------------------------------------------------------------
+
+
+def network(story: Callable[[Node, Node], Awaitable[None]]) -> None:
+    """Run a story of a backup and of the primary that it knows."""
+
+    async def run() -> None:
+        backup, primary = Node(primary=False), Node()
+        backup.peer = primary
+        await story(backup, primary)
+
+    asyncio.run(run())
+
+
+def test_a_backup_forwards_and_holds():
+    async def story(backup: Node, primary: Node) -> None:
+        backup.submit(b"a", b"no", b"b")
+        await backup.answered(3)
+        assert primary.pooled == [b"a", b"b"] and backup.pooled == []
+        assert backup.answers[b"no"].code == "test.no"
+        assert list(backup.submissions._held) == [b"a", b"b"]
+        backup._resolve(backup.runtime, b"a", "")
+        assert list(backup.submissions._held) == [b"b"]
+
+    network(story)
+
+
+def test_a_primary_asks_its_own_configuration_who_the_caller_is():
+    async def story(backup: Node, primary: Node) -> None:
+        CALLERS[b"former"] = Caller(CallerKind.ANONYMOUS)
+        backup.submit(b"a", caller=Caller(CallerKind.PARTICIPANT, "former", certificate=b"former"))
+        await backup.answered(1)
+        assert backup.answers[b"a"].code == "access.not_a_participant" and primary.pooled == []
+
+    network(story)
+
+
+def test_without_a_primary_a_submission_waits_for_one():
+    async def story(backup: Node, primary: Node) -> None:
+        primary.replica.is_primary = False
+        backup.submit(b"a")
+        await asyncio.sleep(0.2)
+        assert not backup.answers
+        primary.replica.is_primary = True
+        await backup.answered(1)
+        assert isinstance(backup.answers[b"a"], Envelope) and primary.pooled == [b"a"]
+
+    network(story)
+
+
+def test_what_the_former_primary_took_is_not_taken_twice(monkeypatch):
+    async def story(backup: Node, primary: Node) -> None:
+        serve = primary.submissions.serve
+
+        async def serve_and_die(sender: int, kind: str, body: bytes) -> bytes:
+            await serve(sender, kind, body)
+            primary.submissions.serve = serve
+            raise BusyError("gone", code="peers.unreachable")
+
+        primary.submissions.serve = serve_and_die
+        backup.submit(b"a")
+        await backup.answered(1)
+        assert isinstance(backup.answers[b"a"], Envelope) and primary.pooled == [b"a"]
+
+    network(story)
+
+
+def test_a_new_primary_gets_what_is_held_once():
+    async def story(backup: Node, primary: Node) -> None:
+        backup.submit(b"a", b"b")
+        await backup.answered(2)
+        following = Node()
+        following.runtime.included[b"b"] = 3
+        backup.peer, backup.replica.view = following, 4
+        backup.submissions.view_changed()
+        await asyncio.sleep(0.3)
+        assert following.pooled == [b"a"], "b is executed already"
+        backup.submissions.view_changed()
+        await asyncio.sleep(0.6)
+        assert following.pooled == [b"a"]
+
+    network(story)
+
+
+def test_a_backup_that_becomes_primary_takes_what_it_holds():
+    async def story(backup: Node, primary: Node) -> None:
+        backup.submit(b"a")
+        await backup.answered(1)
+        backup.replica.is_primary, backup.replica.view = True, 4
+        backup.submissions.view_changed()
+        await asyncio.sleep(0.1)
+        assert backup.pooled == [b"a"]
+
+    network(story)
+
+
+def test_what_a_new_primary_refuses_is_told():
+    async def story(backup: Node, primary: Node) -> None:
+        backup.submit(b"a")
+        await backup.answered(1)
+        following = Node()
+        following._sequencer.accept = lambda runtime, envelopes: [RequestError("no", code="test.too_low")]
+        backup.peer, backup.replica.view = following, 4
+        backup.submissions.view_changed()
+        await asyncio.sleep(0.3)
+        assert backup.outcomes == {b"a": "test.too_low"} and not backup.submissions._held
+
+    network(story)

@@ -1,4 +1,4 @@
-//! The host's hot loop: bytes between TCP connections and the enclave's local listener.
+//! The host's hot loop: bytes between TCP connections and the enclave's local listeners.
 //!
 //! One thread per listener, no parsing: what passes is ciphertext. Memory per connection is bounded: a direction holds
 //! at most one unwritten buffer and stops reading until it is gone, so back-pressure reaches the sender's kernel.
@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -39,11 +40,14 @@ pub struct Counters {
     pub bytes_out: AtomicU64,
 }
 
+type Dialled = Arc<Mutex<Vec<(TcpStream, UnixStream)>>>;
+
 /// A running relay; dropping it stops it.
 pub struct Relay {
     address: SocketAddr,
     counters: Arc<Counters>,
     stop: Arc<AtomicBool>,
+    dialled: Dialled,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
 }
@@ -58,6 +62,7 @@ impl Relay {
         let waker = Waker::new(poll.registry(), WAKER)?;
         let counters = Arc::new(Counters::default());
         let stop = Arc::new(AtomicBool::new(false));
+        let dialled = Dialled::default();
         let mut work = Loop {
             poll,
             listener,
@@ -70,6 +75,7 @@ impl Relay {
             buffer: vec![0; BUFFER_BYTES],
             counters: Arc::clone(&counters),
             stop: Arc::clone(&stop),
+            dialled: Arc::clone(&dialled),
         };
         let thread = std::thread::Builder::new()
             .name("coco-relay".into())
@@ -78,6 +84,7 @@ impl Relay {
             address,
             counters,
             stop,
+            dialled,
             waker,
             thread: Some(thread),
         })
@@ -93,6 +100,17 @@ impl Relay {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Carry a connection that the host has dialled, and whose end in the enclave it has opened; both are connected.
+    pub fn carry(&self, client: OwnedFd, enclave: OwnedFd) -> io::Result<()> {
+        let client = std::net::TcpStream::from(client);
+        let enclave = std::os::unix::net::UnixStream::from(enclave);
+        client.set_nonblocking(true)?;
+        enclave.set_nonblocking(true)?;
+        let pair = (TcpStream::from_std(client), UnixStream::from_std(enclave));
+        self.dialled.lock().unwrap_or_else(PoisonError::into_inner).push(pair);
+        self.waker.wake()
     }
 
     /// Close the listener and every connection.
@@ -155,6 +173,7 @@ struct Loop {
     buffer: Vec<u8>,
     counters: Arc<Counters>,
     stop: Arc<AtomicBool>,
+    dialled: Dialled,
 }
 
 impl Loop {
@@ -180,6 +199,7 @@ impl Loop {
                     token => self.note(token, event),
                 }
             }
+            self.take_dialled();
             self.dial_waiting();
             for _ in 0..self.ready.len() {
                 if let Some(number) = self.ready.pop_front() {
@@ -223,6 +243,15 @@ impl Loop {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // Out of descriptors, or a connection that died in the queue: the next event tries again.
                 Err(_) => return,
+            }
+        }
+    }
+
+    fn take_dialled(&mut self) {
+        let dialled = std::mem::take(&mut *self.dialled.lock().unwrap_or_else(PoisonError::into_inner));
+        for (client, enclave) in dialled {
+            if self.register(client, enclave).is_err() {
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
             }
         }
     }

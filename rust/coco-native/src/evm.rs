@@ -17,7 +17,7 @@ use revm::context_interface::transaction::{Authorization, SignedAuthorization};
 
 use crate::background::Background;
 use crate::errors::{NativeError, guarded};
-use crate::store::Transaction;
+use crate::store::{Transaction, WriteSet};
 
 fn argument(text: impl ToString) -> NativeError {
     NativeError::new("native.argument", text)
@@ -664,6 +664,27 @@ impl Chain {
             })
             .collect();
         Ok((block.map(|block| Block { block: Arc::new(block) }), verdicts))
+    }
+
+    /// Bring the trie up to date with what another node's block `number` wrote, which `transaction` sees; the state root.
+    fn follow<'py>(
+        &self,
+        py: Python<'py>,
+        transaction: &Transaction,
+        writes: &WriteSet,
+        number: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let root = guarded(py, || {
+            let (mut inner, mut derived) = (transaction.lock(), self.whole()?);
+            derived.whole = false;
+            let mut state = State::new(&mut inner, self.cache.clone())?;
+            state.follow(&writes.inner)?;
+            let (root, former) = state.update_trie(&mut derived.trie)?;
+            derived.former.push_back((number, former));
+            derived.whole = true;
+            Ok(root)
+        })?;
+        Ok(PyBytes::new(py, root.as_slice()))
     }
 
     /// Blocks up to `number` are final: what undoes them is dropped.

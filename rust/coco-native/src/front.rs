@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use coco_core::front::http::HttpLimits;
-use coco_core::front::{self as core, Command, Event, Limits};
+use coco_core::front::{self as core, Command, Event, Identity, Limits, Protocol};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyTuple};
@@ -24,6 +24,7 @@ const FAILED: u8 = 6;
 #[pyclass(frozen, module = "coco._native")]
 pub struct Front {
     front: Mutex<core::Front>,
+    dials: bool,
 }
 
 impl Front {
@@ -35,7 +36,7 @@ impl Front {
 fn tuple<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyTuple>> {
     let bytes = |data: &[u8]| PyBytes::new(py, data);
     match event {
-        Event::Opened { id, peer } => (OPENED, id, peer.as_deref().map(bytes)).into_pyobject(py),
+        Event::Opened { id, peer, dial } => (OPENED, id, peer.as_deref().map(bytes), dial).into_pyobject(py),
         Event::JsonRpc { id, body } => (JSON_RPC, id, bytes(&body)).into_pyobject(py),
         Event::Request { id, head, body } => {
             let headers = PyList::empty(py);
@@ -57,7 +58,7 @@ impl Front {
     /// Takes the listening socket over: the caller must have detached `descriptor`.
     #[new]
     #[pyo3(signature = (descriptor, *, head_bytes, body_bytes, bodies_bytes, connections, unsent_bytes, pressure_bytes,
-                        handshake_s, request_s, idle_s, linger_s, json_rpc))]
+                        handshake_s, request_s, idle_s, linger_s, protocol))]
     #[expect(clippy::too_many_arguments, reason = "named limits, one argument each")]
     fn new(
         descriptor: RawFd,
@@ -71,7 +72,7 @@ impl Front {
         request_s: u64,
         idle_s: u64,
         linger_s: u64,
-        json_rpc: bool,
+        protocol: &str,
     ) -> PyResult<Self> {
         let limits = Limits {
             http: HttpLimits { head_bytes, body_bytes },
@@ -83,8 +84,15 @@ impl Front {
             request_time: Duration::from_secs(request_s),
             idle_time: Duration::from_secs(idle_s),
             linger_time: Duration::from_secs(linger_s),
-            json_rpc,
+            protocol: match protocol {
+                "http" => Protocol::Http,
+                "json_rpc" => Protocol::JsonRpc,
+                "peer" => Protocol::Peer,
+                "dialled" => Protocol::Dialled,
+                other => return Err(NativeError::new("front.bad_protocol", format!("there is no {other}")).into()),
+            },
         };
+        let dials = limits.protocol == Protocol::Dialled;
         if descriptor < 0 {
             return Err(NativeError::new("front.bad_descriptor", "not a descriptor".to_owned()).into());
         }
@@ -95,16 +103,21 @@ impl Front {
             .map_err(|error| NativeError::new("front.cannot_listen", error.to_string()))?;
         Ok(Self {
             front: Mutex::new(front),
+            dials,
         })
     }
 
-    /// Begin to accept, with a certificate chain and a PKCS#8 key in DER.
+    /// Begin to accept, with a certificate chain and a PKCS#8 key in DER; or change them for what comes from now on.
     fn start(&self, chain: Vec<Vec<u8>>, key: Vec<u8>, ask_client: bool) -> PyResult<()> {
-        let config = core::server_config(chain, key, ask_client)
-            .map_err(|error| NativeError::new("front.bad_identity", error.to_string()))?;
+        let identity = if self.dials {
+            core::client_config(chain, key).map(Identity::Client)
+        } else {
+            core::server_config(chain, key, ask_client).map(Identity::Server)
+        };
+        let identity = identity.map_err(|error| NativeError::new("front.bad_identity", error.to_string()))?;
         Ok(self
             .lock()
-            .start(config)
+            .start(identity)
             .map_err(|error| NativeError::new("front.cannot_start", error.to_string()))?)
     }
 

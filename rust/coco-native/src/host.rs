@@ -1,5 +1,6 @@
 //! The relay of the host.
 
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
@@ -39,6 +40,19 @@ impl Relay {
     #[getter]
     fn port(&self) -> u16 {
         self.with(|relay| relay.address().port())
+    }
+
+    /// Carry a connected TCP socket to a connected local one; takes both descriptors over.
+    fn carry(&self, client: RawFd, enclave: RawFd) -> PyResult<()> {
+        if client < 0 || enclave < 0 {
+            return Err(NativeError::new("host.bad_descriptor", "not a descriptor").into());
+        }
+        // SAFETY: the caller has given up both descriptors, which are open, so that they have one owner from here on.
+        #[expect(unsafe_code, reason = "descriptors of Python's sockets can only be adopted")]
+        let (client, enclave) = unsafe { (OwnedFd::from_raw_fd(client), OwnedFd::from_raw_fd(enclave)) };
+        Ok(self
+            .with(|relay| relay.carry(client, enclave))
+            .map_err(|error| NativeError::new("host.cannot_carry", error))?)
     }
 
     /// `(accepted, refused, open, bytes_in, bytes_out)`.

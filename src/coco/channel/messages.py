@@ -35,7 +35,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 class Start(_Message, frozen=True, tag="start"):
     """The first message: how this process begins."""
 
-    mode: Literal["create", "recover"]
+    mode: Literal["create", "recover", "join"]
     #: Seqno of the last entry on the disk; 0 when there is none.
     last_seqno: Seqno
     time_ms: Milliseconds
@@ -47,6 +47,10 @@ class Start(_Message, frozen=True, tag="start"):
     expected_position: PublicId
     #: Names for the node certificate.
     host_names: Annotated[list[Name], Meta(max_length=32)]
+    #: Where other nodes' hosts reach this one: ``host:port``.
+    peer_address: Name
+    #: Where a joiner asks first; only for ``join``.
+    peers: Annotated[list[Name], Meta(max_length=limits.NODES_MAX)]
 
 
 class Appended(_Message, frozen=True, tag="appended"):
@@ -89,6 +93,18 @@ class ExternalReply(_Message, frozen=True, tag="external_reply"):
     body: Annotated[bytes, Meta(max_length=limits.MIB)]
 
 
+class OwnerStatement(_Message, frozen=True, tag="owner_statement"):
+    """The owner's signature over :class:`Identity`: COSE Sign1 (``coco.ledger.statements``)."""
+
+    statement: Annotated[bytes, Meta(max_length=64 * limits.KIB)]
+
+
+class DialFailed(_Message, frozen=True, tag="dial_failed"):
+    """The other node cannot be reached there."""
+
+    dial: Request
+
+
 class Stop(_Message, frozen=True, tag="stop"):
     """End in good order."""
 
@@ -104,6 +120,20 @@ class Ready(_Message, frozen=True, tag="ready"):
     service: Annotated[bytes, Meta(max_length=16 * limits.KIB)]
     position: PublicId
     discarded_entries: Seqno
+
+
+class Identity(_Message, frozen=True, tag="identity"):
+    """Who this process is, for its owner to sign; before it joins."""
+
+    node_id: PublicId
+    measurement: PublicId
+
+
+class Dial(_Message, frozen=True, tag="dial"):
+    """Connect to another node, and to the *dialled* listener, whose stream begins with ``dial`` as eight bytes."""
+
+    dial: Request
+    address: Name
 
 
 class Append(_Message, frozen=True, tag="append"):
@@ -173,8 +203,12 @@ class Exit(_Message, frozen=True, tag="exit"):
     ids: Annotated[dict[Code, PublicId], Meta(max_length=16)]
 
 
-ToEnclave = Start | Appended | Entries | Truncated | IndexBlock | Tick | ExternalReply | Stop
-ToHost = Ready | Append | Read | Truncate | WriteIndex | ReadIndex | DropIndex | ExternalCall | Log | Exit
+ToEnclave = (
+    Start | Appended | Entries | Truncated | IndexBlock | Tick | ExternalReply | OwnerStatement | DialFailed | Stop
+)
+ToHost = (
+    Ready | Identity | Dial | Append | Read | Truncate | WriteIndex | ReadIndex | DropIndex | ExternalCall | Log | Exit
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _TO_ENCLAVE: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ToEnclave)

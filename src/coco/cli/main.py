@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import typer
 
 import coco
+from coco import limits
 from coco.cli import account as accounts
 from coco.cli import doctor as examination
 from coco.cli import ledger as ledgers
@@ -42,6 +43,7 @@ def sandbox(
     port: Annotated[int, typer.Option(help="Port of plain JSON-RPC on loopback; 0 chooses one.")] = 8545,
     node_port: Annotated[int, typer.Option(help="Port of the node's application listener (TLS).")] = 0,
     admin_port: Annotated[int, typer.Option(help="Port of the node's administration listener (TLS).")] = 0,
+    nodes: Annotated[int, typer.Option(help="Validating nodes.", min=1, max=limits.NODES_MAX)] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Erase the folder first.")] = False,
     expect: Annotated[str, typer.Option(help="Refuse a ledger that does not contain this view.seqno.")] = "",
     fees: Annotated[str, typer.Option(help="free or eip1559; only for a new sandbox.")] = "free",
@@ -73,6 +75,7 @@ def sandbox(
         port=port,
         node_port=node_port,
         admin_port=admin_port,
+        nodes=nodes,
         expect=expect,
         fees=fees,
         fork=fork,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import secrets
@@ -22,12 +24,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from coco.channel.messages import Ready
 from coco.cli.output import console, working
 from coco.client.connect import ConnectOptions, Connector
-from coco.client.http import HttpsClient
+from coco.client.http import FailoverClient, HttpsClient
 from coco.client.members import Member, recover
 from coco.client.pin import Pin
 from coco.client.verify import service_context, unverified_context, verify_node
 from coco.errors import ConfigurationError, HostError
-from coco.host.node import Node, NodeOptions, run_until, stop_signal
+from coco.host.node import Node, NodeOptions, stop_signal
+from coco.host.persistence import last_signed
+from coco.ledger.cose import key_id
+from coco.ledger.statements import NODE_STATEMENT, node_payload, sign_as_member
 
 #: The ten accounts that every development tool knows; their keys are public.
 WELL_KNOWN_ACCOUNTS = (
@@ -73,7 +78,11 @@ WELL_KNOWN_ACCOUNTS = (
     ),
 )
 _BALANCE_WEI = 1000 * 10**18
-_MEMBER, _PARTICIPANT = "alice", "dapp"
+_MEMBER, _PARTICIPANT, _OPERATOR = "alice", "dapp", "operator"
+_HOST = "127.0.0.1"
+_RESTART_SECONDS = 0.5
+_JOIN_SECONDS, _POLL_SECONDS = 60.0, 0.05
+_STATEMENT_SECONDS = 24 * 3600
 _CERTIFICATE_DAYS = 3650
 
 
@@ -83,10 +92,14 @@ class SandboxFiles:
 
     directory: Path
 
-    @property
-    def ledger(self) -> Path:
-        """Ledger of the one node."""
-        return self.directory / "n0" / "ledger.db"
+    def ledger(self, number: int) -> Path:
+        """Ledger of a node."""
+        return self.directory / f"n{number}" / "ledger.db"
+
+    def best_ledger(self) -> int:
+        """The node whose ledger goes furthest: the one to recover from."""
+        found = [(int(path.parent.name[1:]), path) for path in self.directory.glob("n*/ledger.db")]
+        return max(found, key=lambda item: (last_signed(item[1]), -item[0]), default=(0, None))[0]
 
     @property
     def pin(self) -> Path:
@@ -160,6 +173,7 @@ def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) ->
         "network": f"coco-dev-{secrets.token_hex(2)}",
         "members": [{"cert": member, "encryption_public_key": public.decode(), "member_data": {"name": _MEMBER}}],
         "participants": [{"cert": participant, "user_data": {"name": _PARTICIPANT, "insecure_any_account": True}}],
+        "operators": [{"cert": make_actor(files.directory / "operators", _OPERATOR), "addresses": [_HOST]}],
         "insecure_virtual": True,
         "production": False,
         "adapters": {
@@ -175,30 +189,150 @@ def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) ->
     return genesis
 
 
-@dataclass
+def make_owner(files: SandboxFiles, service: str) -> Callable[[str, str, str], bytes]:
+    """The sandbox's operator: signs for whatever node starts here (J2)."""
+    genesis = json.loads(files.genesis.read_text())
+    paths = [files.actor("operators", _OPERATOR, suffix) for suffix in (".pem", ".key.pem")]
+    if not paths[0].exists():
+        return lambda node_id, measurement, address: b""  # a sandbox of an earlier version: governance decides
+    certificate = x509.load_pem_x509_certificate(paths[0].read_bytes())
+    key = serialization.load_pem_private_key(paths[1].read_bytes(), None)
+    service_key = x509.load_pem_x509_certificate(service.encode()).public_key()
+    assert isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(service_key, ec.EllipticCurvePublicKey)
+    constitution = hashlib.sha256(genesis.get("constitution", "").encode()).hexdigest()
+
+    def sign(node_id: str, measurement: str, address: str) -> bytes:
+        now_s = int(time.time())
+        payload = node_payload(
+            network=genesis["network"],
+            service=key_id(service_key),
+            constitution=constitution,
+            node_id=node_id,
+            address=address,
+            measurement=measurement,
+            expires_s=now_s + _STATEMENT_SECONDS,
+        )
+        return sign_as_member(key, certificate, NODE_STATEMENT, payload, created_at_s=now_s)
+
+    return sign
+
+
+async def _votes(client: HttpsClient, node_id: str) -> bool:
+    network = (await client.request("GET", "/node/network")).json()
+    return bool(network["nodes"].get(node_id, {}).get("votes"))
+
+
 class Sandbox:
-    """A running sandbox."""
+    """A running sandbox: its nodes, each restarted as a new one when it dies, and a connector before them."""
 
-    files: SandboxFiles
-    node: Node
-    connector: Connector | None
-    service: str
-    recovered: bool
-    discarded: int
+    def __init__(self, files: SandboxFiles, founder: int, node: Node, ready: Ready, *, log: Any) -> None:
+        self.files, self._log = files, log
+        self.nodes: dict[int, Node] = {founder: node}
+        self.connector: Connector | None = None
+        self.service = ready.service.decode()
+        self.recovered, self.discarded = ready.status != "Open", ready.discarded_entries
+        #: The network is lost: why.
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._founder = founder
+        self._watching: list[asyncio.Task[None]] = []
 
-    def administration_port(self) -> int:
-        """Port of the administration listener."""
-        return self.node.relays["administration"].port
+    @property
+    def node(self) -> Node:
+        """The node that founded this life of the service, as long as it lives; then another."""
+        return self.nodes.get(self._founder) or next(iter(self.nodes.values()))
 
-    def application_port(self) -> int:
-        """Port of the application listener (TLS)."""
-        return self.node.relays["application"].port
+    def administration_port(self, number: int | None = None) -> int:
+        """Port of a node's administration listener."""
+        node = self.node if number is None else self.nodes[number]
+        return node.relays["administration"].port
+
+    def application_port(self, number: int | None = None) -> int:
+        """Port of a node's application listener (TLS)."""
+        node = self.node if number is None else self.nodes[number]
+        return node.relays["application"].port
+
+    async def join(self, number: int) -> None:
+        """Start one more node, which joins the others, and wait until it votes.
+
+        Raises:
+            HostError: it could not.
+        """
+        ready = await self._launch(
+            number,
+            NodeOptions(
+                ledger=self.files.ledger(number),
+                expected_service=self.service.encode(),
+                owner=make_owner(self.files, self.service),
+            ),
+        )
+
+        client = HttpsClient(_HOST, self.administration_port(), unverified_context())
+        try:
+            async with asyncio.timeout(_JOIN_SECONDS):
+                while not await _votes(client, ready.node_id):
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError as error:
+            raise HostError(f"n{number} joined but does not vote", code="sandbox.not_joined") from error
+        finally:
+            await client.close()
+
+    async def _launch(self, number: int, options: NodeOptions) -> Ready:
+        others = [node for other, node in self.nodes.items() if other != number]
+        join = [f"{_HOST}:{node.relays['peers'].port}" for node in others]
+        node = Node(dataclasses.replace(options, join=join), self._log)
+        try:
+            ready = await node.start()
+        except BaseException:
+            await node.stop()
+            raise
+        self.nodes[number] = node
+        return ready
+
+    def watch(self) -> None:
+        """From now on, start a node again when it dies, as long as others live to be joined."""
+        self._watching = [asyncio.ensure_future(self._watch(number)) for number in list(self.nodes)]
+
+    async def _watch(self, number: int) -> None:
+        while True:
+            node = self.nodes[number]
+            reason = await asyncio.shield(node.ended)
+            ports = {name: (_HOST, relay.port) for name, relay in node.relays.items()}
+            del self.nodes[number]
+            await node.stop()
+            if not self.nodes:
+                if not self.lost.done():
+                    self.lost.set_result(reason)
+                return
+            self._tell({"event": "sandbox.node_ended", "node": f"n{number}", "reason": reason})
+            options = NodeOptions(
+                ledger=self.files.ledger(number),
+                application=ports.get("application", (_HOST, 0)),
+                administration=ports.get("administration", (_HOST, 0)),
+                peers=ports["peers"],
+                expected_service=self.service.encode(),
+                owner=make_owner(self.files, self.service),
+            )
+            while number not in self.nodes:
+                await asyncio.sleep(_RESTART_SECONDS)
+                try:
+                    await self._launch(number, options)
+                except HostError as error:
+                    self._tell({"event": "sandbox.node_not_joined", "node": f"n{number}", "reason": str(error)})
+            self._tell({"event": "sandbox.node_joined", "node": f"n{number}"})
+
+    def _tell(self, line: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log(line)
+        else:
+            print(json.dumps(line), file=sys.stderr, flush=True)
 
     async def stop(self) -> None:
         """End in good order."""
+        for task in self._watching:
+            task.cancel()
         if self.connector is not None:
             await self.connector.stop()
-        await self.node.stop()
+        await asyncio.gather(*(node.stop() for node in self.nodes.values()))
 
 
 async def start(
@@ -207,6 +341,7 @@ async def start(
     port: int = 8545,
     node_port: int = 0,
     admin_port: int = 0,
+    nodes: int = 1,
     expect: str = "",
     fees: str = "free",
     fork: str = "osaka",
@@ -226,32 +361,37 @@ async def start(
     genesis = json.loads(files.genesis.read_text()) if files.genesis.exists() else None
     if genesis is None or not files.actor("members", _MEMBER, ".encryption.key.pem").exists():
         genesis = make_genesis(files, fees=fees, fork=fork, chain_id=chain_id)
+    founder = files.best_ledger()
     options = NodeOptions(
-        ledger=files.ledger,
+        ledger=files.ledger(founder),
         genesis=genesis,
-        application=("127.0.0.1", node_port),
-        administration=("127.0.0.1", admin_port),
+        application=(_HOST, node_port),
+        administration=(_HOST, admin_port),
         expected_service=pin.service.encode() if pin is not None else b"",
         expected_position=expect,
         replaying=lambda entry, last: say(f"replaying the ledger: {entry} of {last} entries"),
     )
     node, ready = await _launch(files, options, log, first_start=pin is None)
+    sandbox = Sandbox(files, founder, node, ready, log=log)
     try:
-        service = ready.service.decode()
         if ready.status != "Open":
             await _recover(files, node, pin)
-        verified = await verify_node("127.0.0.1", node.relays["administration"].port, pin, accept_insecure_virtual=True)
+        verified = await verify_node(_HOST, node.relays["administration"].port, pin, accept_insecure_virtual=True)
         if pin is None:
             pin = Pin(verified.service, dict(verified.network["members"]))
         pin.save(files.pin)
-        files.service.write_text(service)
-        connector = None
+        files.service.write_text(sandbox.service)
+        say("joining the other nodes")
+        # One after the other: a network of one waits for nobody while it becomes one of two.
+        for number in [number for number in range(max(nodes, founder + 1)) if number != founder][: nodes - 1]:
+            await sandbox.join(number)
+        sandbox.watch()
         if connect:
-            connector = await _connect(files, node, pin, service, port, origins)
+            sandbox.connector = await _connect(files, sandbox, pin, port, origins)
     except BaseException:
-        await node.stop()
+        await sandbox.stop()
         raise
-    return Sandbox(files, node, connector, service, ready.status != "Open", ready.discarded_entries)
+    return sandbox
 
 
 async def _launch(files: SandboxFiles, options: NodeOptions, log: Any, *, first_start: bool) -> tuple[Node, Ready]:
@@ -263,7 +403,7 @@ async def _launch(files: SandboxFiles, options: NodeOptions, log: Any, *, first_
         if not first_start or error.code != "ledger.unsigned":
             raise
         # The very first start was cut short before its first signature: nothing was ever served from this ledger.
-        shutil.rmtree(files.ledger.parent)
+        shutil.rmtree(options.ledger.parent)
         node = Node(options, log)
         try:
             return node, await node.start()
@@ -289,13 +429,12 @@ async def _recover(files: SandboxFiles, node: Node, pin: Pin | None) -> None:
         await client.close()
 
 
-async def _connect(
-    files: SandboxFiles, node: Node, pin: Pin, service: str, port: int, origins: tuple[str, ...]
-) -> Connector:
+async def _connect(files: SandboxFiles, sandbox: Sandbox, pin: Pin, port: int, origins: tuple[str, ...]) -> Connector:
     certificate = files.actor("participants", _PARTICIPANT, ".pem")
     key = files.actor("participants", _PARTICIPANT, ".key.pem")
-    context = service_context(service, str(certificate), str(key))
-    upstream = HttpsClient("127.0.0.1", node.relays["application"].port, context)
+    context = service_context(sandbox.service, str(certificate), str(key))
+    ports = [sandbox.application_port(number) for number in sandbox.nodes]
+    upstream = FailoverClient([HttpsClient(_HOST, port, context) for port in ports])
     connector = Connector(ConnectOptions(port=port, origins=origins), upstream, pin, files.pin)
     await connector.start()
     return connector
@@ -312,8 +451,10 @@ def banner(sandbox: Sandbox, seconds: float) -> None:
     )
     console.print(f"  network   {network['network']}   chain id {chain}   {how}, ready in {seconds:.1f} s")
     console.print(f"  ethereum  [bold]http://127.0.0.1:{sandbox.connector.port}[/]   for web3.py, ethers, MetaMask")
-    console.print(f"  node n0   application https://127.0.0.1:{sandbox.application_port()} (TLS, client certificate)")
-    console.print(f"            administration https://127.0.0.1:{sandbox.administration_port()}/node/info")
+    for number in sandbox.nodes:
+        application, administration = sandbox.application_port(number), sandbox.administration_port(number)
+        console.print(f"  node n{number}   application https://127.0.0.1:{application} (TLS, client certificate)")
+        console.print(f"            administration https://127.0.0.1:{administration}/node/network")
     console.print(f"  keys      {sandbox.files.directory}/participants/dapp.pem, service {sandbox.files.service}")
     console.print("  accounts  1000 ETH each, with keys that everybody knows:")
     for address, key in WELL_KNOWN_ACCOUNTS[:3]:
@@ -336,6 +477,14 @@ def summary(sandbox: Sandbox) -> dict[str, Any]:
         "recovered": sandbox.recovered,
         "discarded_entries": sandbox.discarded,
         "enclave_pid": sandbox.node.enclave_pid,
+        "nodes": {
+            f"n{number}": {
+                "application_url": f"https://127.0.0.1:{sandbox.application_port(number)}",
+                "administration_url": f"https://127.0.0.1:{sandbox.administration_port(number)}",
+                "enclave_pid": node.enclave_pid,
+            }
+            for number, node in sandbox.nodes.items()
+        },
         "host_pid": os.getpid(),
     }
 
@@ -361,11 +510,11 @@ async def serve(files: SandboxFiles, *, as_json: bool, **options: Any) -> None:
         print(json.dumps(summary(sandbox)), flush=True)
     else:
         banner(sandbox, time.monotonic() - began)
-    reason = await run_until(sandbox.node, stopped)
-    ended = sandbox.node.ended.done()
+    await asyncio.wait({stopped, sandbox.lost}, return_when=asyncio.FIRST_COMPLETED)
+    ended = sandbox.lost.result() if sandbox.lost.done() else ""
     await sandbox.stop()
     if ended:
-        raise HostError(reason, code="sandbox.ended", hint="start it again: everything acknowledged is in the ledger")
+        raise HostError(ended, code="sandbox.ended", hint="start it again: everything acknowledged is in the ledger")
     if not as_json:
         print("stopped", file=sys.stderr)
 

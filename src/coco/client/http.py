@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,3 +156,35 @@ class HttpsClient:
         """Close every kept connection."""
         while self._idle:
             self._idle.pop()[1].close()
+
+
+class FailoverClient:
+    """Talks to one of several nodes of a network: to the same one until it cannot be reached, then to the next."""
+
+    def __init__(self, clients: Sequence[HttpsClient]) -> None:
+        self._clients = list(clients)
+        self._current = 0
+
+    async def request(
+        self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json"
+    ) -> HttpReply:
+        """Send one request; again to the next node when one gave no answer at all.
+
+        Raises:
+            HostError: no node can be reached (``client.unreachable``).
+        """
+        for attempt in range(len(self._clients)):
+            chosen = self._current
+            try:
+                return await self._clients[chosen].request(method, path, body, content_type=content_type)
+            except HostError as error:
+                if error.code != "client.unreachable" or attempt == len(self._clients) - 1:
+                    raise
+                if self._current == chosen:
+                    self._current = (chosen + 1) % len(self._clients)
+        raise AssertionError("a network has at least one node")
+
+    async def close(self) -> None:
+        """Close every kept connection."""
+        for client in self._clients:
+            await client.close()

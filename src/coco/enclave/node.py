@@ -1,6 +1,6 @@
-"""A validating node's life: create or recover a service, serve it, end in good order. Wires the parts together.
+"""A validating node's life: create, recover or join a service, serve it, end in good order. Wires the parts together.
 
-States of the service: Opening -> Open; or, after a restart, Recovering -> WaitingForRecoveryShares -> Open. A process
+States of the service: Opening -> Open; or, after a disaster, Recovering -> WaitingForRecoveryShares -> Open. A process
 start is a new node identity, always: no key, vote or term is ever read back.
 """
 
@@ -25,25 +25,30 @@ from coco._native import Front
 from coco.attestation.evidence import VIRTUAL, Evidence, report_data
 from coco.channel import messages
 from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, LedgerAdapter, Services
+from coco.enclave.configuration import nodes
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
 from coco.enclave.configuration.genesis import Genesis
-from coco.enclave.consensus import NOWHERE
+from coco.enclave.consensus import LedgerEntry, Members, Start
 from coco.enclave.core.background import Background
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.control import Control
 from coco.enclave.core.faults import place_of
-from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem
+from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem, self_signed
 from coco.enclave.frontend.http import Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
 from coco.enclave.frontend.routes import administration_app, application_app
 from coco.enclave.frontend.service import Service
 from coco.enclave.frontend.streams import Streams
+from coco.enclave.joining import Joined, Joiner, fetch
+from coco.enclave.links import Links
+from coco.enclave.membership import Membership
 from coco.enclave.pool import Pool
 from coco.enclave.recovery import PAGE, Recovery, read_former_life, recovery_members
-from coco.enclave.replica import Replica
+from coco.enclave.replica import ENGINE, Replica
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
 from coco.enclave.store import Journal, LogIndex, Store
+from coco.enclave.submissions import DROPPED, PENDING, SUBMIT, Submissions
 from coco.errors import (
     AccessError,
     BusyError,
@@ -53,7 +58,7 @@ from coco.errors import (
     NotFoundError,
     RequestError,
 )
-from coco.ledger import cose, tables
+from coco.ledger import cose, signature, tables
 from coco.ledger.position import Position
 from coco.ledger.receipts import Receipt
 from coco.ledger.statements import binding_text
@@ -61,8 +66,11 @@ from coco.ledger.statements import binding_text
 AdapterFactory = Callable[[Mapping[str, Any]], LedgerAdapter]
 
 _FIRST_VIEW = 2
+#: Engine id of the node that founds a service; ids are never used again in it.
+_FOUNDER = 1
 _QUERY_THREADS = 2
 _EXTERNAL_SECONDS = 10.0
+_FETCH_AGAIN_S = 0.05
 #: Application entries whose state stays readable after a recovery, which knows no times: 10 minutes at full pace.
 _HISTORY_AFTER_RECOVERY = 12_000
 
@@ -98,6 +106,7 @@ class EnclaveNode:
         self._failures = 0
         self._position = (-1, b"")
         self._configuration_hash = bytes(32)
+        self._logged: Any = None
         self._open_lock = asyncio.Lock()
         #: Queries have threads of their own: however long they take, batches and signatures go on.
         self._query_threads = ThreadPoolExecutor(_QUERY_THREADS, thread_name_prefix="coco-query")
@@ -117,10 +126,21 @@ class EnclaveNode:
         self._configuration_hash = sha256(messages.encode(start)).digest()
         self.journal = Journal(append=self._append, read=self._control.read)
         self.store = self._make_store()
+        self._peer_address = start.peer_address
+        self.links = Links(
+            self._doors.pop("peers"),
+            self._doors.pop("dialled"),
+            dial=lambda dial, address: self._control.send(messages.Dial(dial, address)),
+            failed=self._ended,
+            log=self._control.log,
+        )
+        self._control.on_dial_failed = self.links.dial_failed
         if start.mode == "create":
             await self._create(start)
-        else:
+        elif start.mode == "recover":
             await self._recover(start)
+        else:
+            await self._join(start)
         self._control.on_tick = self._tick
         self._control.on_stop = lambda: self._spawn(self._stop())
 
@@ -133,11 +153,11 @@ class EnclaveNode:
             store.declare(name, log=True)
         return store
 
-    def _identities_for(self, start: messages.Start) -> None:
+    def _identities_for(self, start: messages.Start, engine: int) -> None:
         self.service = ServiceIdentity.generate(self.clock.now_ms)
         key = ec.generate_private_key(ec.SECP384R1())
         names = list(dict.fromkeys([*start.host_names, "localhost", "127.0.0.1"]))
-        self.identity = NodeIdentity(key, self.service.endorse(key.public_key(), names, self.clock.now_ms))
+        self.identity = NodeIdentity(key, self.service.endorse(key.public_key(), engine, names, self.clock.now_ms))
 
     def _make_sequencer(self) -> None:
         settings = self.genesis.settings
@@ -154,10 +174,72 @@ class EnclaveNode:
             fatal=self._ended,
             log=self._control.log,
         )
+        self.sequencer.on_followed = self._followed
+        self.replica.on_view = self._view_changed
+        self.replica.on_install = self._install
+        self.membership = Membership(
+            control=self._control,
+            sequencer=self.sequencer,
+            replica=self.replica,
+            service=self.service,
+            network=self.genesis.network,
+            constitution_hash=self._constitution_hash(),
+            accept_insecure_virtual=self.genesis.insecure_virtual,
+            log=self._control.log,
+        )
+        self.submissions = Submissions(self.sequencer, self.links, self.caller)
 
-    def _found(self, position: Position, first_view: int) -> None:
+    async def _found(self, engine: int, first_view: int, position: Position | None = None) -> None:
         """Begin a life of the service after ``position``, as its only node."""
-        self.replica = Replica(self._control, position=position, first_view=first_view, fatal=self._ended)
+        start = Start(Members((engine,)))
+        if position is not None:
+            start = Start(Members((engine,)), position=position, signed=position)
+        self.replica = Replica(
+            self._control, self.links, node=engine, start=start, view_offset=first_view - 1, fatal=self._ended
+        )
+        await self.replica.found()
+
+    def _meet_peers(self) -> None:
+        """Be a node among others from now on."""
+        self.links.address = self.membership.address
+        self.links.on_tell = self._told
+        self.links.serve = self._serve_peer
+        chain = [one.public_bytes(Encoding.DER) for one in (self.identity.certificate, self.service.certificate)]
+        key = self.identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        self.links.dial_as(chain, key, _public(self.service.certificate))
+        self.links.accept_as(self.replica.node, chain, key)
+        _native.wipe(key)
+        self.replica.follow()
+        self._spawn(self.membership.attend())
+
+    def _told(self, sender: int, kind: str, body: bytes) -> None:
+        if kind == ENGINE:
+            self.replica.receive(sender, body)
+        elif kind == DROPPED and sender == self.replica.primary:
+            self.submissions.dropped(body)
+
+    async def _serve_peer(self, sender: int, certificate: bytes, kind: str, body: bytes) -> bytes:
+        if kind in (SUBMIT, PENDING):
+            if self.membership.address(sender) is None:
+                raise AccessError("only nodes of this network may ask this", code="peers.not_of_the_service")
+            return await self.submissions.serve(sender, kind, body)
+        return await self.membership.serve(sender, certificate, kind, body)
+
+    def _followed(self, writes: _native.WriteSet) -> None:
+        """Whatever is remembered of callers and nodes may be old."""
+        if not tables.ACTOR_TABLES.isdisjoint(writes.tables()):
+            self._callers.clear()
+            self.membership.changed()
+
+    def _view_changed(self) -> None:
+        now = (self.replica.view, self.replica.primary, self.replica.members)
+        if now != self._logged:
+            self._logged = now
+            view, primary, members = now
+            numbers = {"view": view, "primary": primary, "voters": len(members.voters), "nodes": len(members.all)}
+            self._control.log("consensus.changed", {"node": self.replica.node, **numbers})
+        if self.replica.primary:
+            self.submissions.view_changed()
 
     def _append(self, position: Position, entry: bytes, is_signature: bool) -> None:
         self.replica.append(position, entry, is_signature)
@@ -186,8 +268,9 @@ class EnclaveNode:
             self.sequencer.runtimes.append(runtime)
             adapter.start(
                 Services(
-                    pooled=runtime.pool.get,
-                    pending_position=runtime.pool.pending_position,
+                    pooled=partial(self.submissions.pooled, runtime),
+                    pending_position=partial(self.submissions.pending_position, runtime),
+                    newest=lambda: self.store.view(),
                     call_external=partial(self._call_external, manifest.externals),
                     run=self._run_off_loop,
                     run_background=self._background.run,
@@ -205,9 +288,9 @@ class EnclaveNode:
     async def _create(self, start: messages.Start) -> None:
         self.genesis = Genesis.parse(start.genesis)
         self._check_platform()
-        self._identities_for(start)
+        self._identities_for(start, _FOUNDER)
         secret = _native.LedgerSecret.generate(start.genesis)
-        self._found(NOWHERE, _FIRST_VIEW)
+        await self._found(_FOUNDER, _FIRST_VIEW)
         self.journal.begin(view=self.replica.view, secret=secret)
         self._make_sequencer()
         self._declare_adapters()
@@ -249,16 +332,18 @@ class EnclaveNode:
 
     def _node_rows(self) -> list[tuple[str, bytes, bytes]]:
         node_id = self.identity.node_id.encode()
-        info = {
-            "status": "Trusted",
-            "retired_committed": False,
-            "quote_info": {"format": VIRTUAL, **self._evidence(b"").to_json()},
-            "rpc_interfaces": {},
-            "ledger_secret_seqno": self.journal.last_seqno + 1,
-        }
+        info = nodes.row_document(
+            engine=self.replica.node,
+            status=nodes.TRUSTED,
+            address=self._peer_address,
+            owner="",
+            evidence=self._evidence(b"").to_json(),
+            seqno=self.journal.last_seqno + 1,
+        )
         return [
             (tables.NODES_INFO, node_id, _dump(info)),
             (tables.NODE_CERTIFICATES, node_id, pem(self.identity.certificate).encode()),
+            (tables.NODE_MEASUREMENTS, self._measurement.encode(), nodes.ALLOWED),
         ]
 
     def _service_info(self, status: str, recovery_count: int, previous: str = "") -> bytes:
@@ -277,8 +362,12 @@ class EnclaveNode:
         )
         self.sequencer.start()
         await self.sequencer.committed(seqno)
+        self._serve()
+
+    def _serve(self) -> None:
         self.status = "Open"
-        self.service_front = Service(self.sequencer)
+        self.service_front = Service(self.sequencer, self.submissions)
+        self._meet_peers()
         self._listen_administration()
         self._listen_application()
         self._announce()
@@ -295,6 +384,101 @@ class EnclaveNode:
             )
         )
 
+    # --- join ---
+
+    async def _join(self, start: messages.Start) -> None:
+        self.status = "Joining"
+        joiner = Joiner(
+            self._control,
+            self.links,
+            start,
+            measurement=self._measurement,
+            configuration=self._configuration_hash,
+            self_signed=lambda key: self_signed(key, self.clock.now_ms),
+        )
+        joined = await joiner.join()
+        self.identity, self.service = joined.identity, joined.service
+        self.clock = Clock(start.time_ms, joined.time_ms)
+        for first, secret in joined.secrets:
+            self.journal.hold(first, secret)
+        if start.last_seqno:
+            await self._control.truncate(0)
+        link = await joiner.source()
+        await self._read_network_ledger(link, joined)
+        link.close()
+        self.sequencer.start()
+        self._serve()
+
+    async def _read_network_ledger(self, link: Any, joined: Joined) -> None:
+        """Take the whole ledger up to where this node begins to follow, checked entry by entry and as a whole."""
+        end, signed = joined.start.position.seqno, joined.start.signed
+        page = await fetch(link, 1, min(PAGE, end))
+        first_rows = _native.Entry.parse(page[0]).public_writes()
+        self.genesis = Genesis.parse(dict(first_rows.rows(tables.GENESIS)).get(tables.SINGLETON) or b"")
+        self._check_platform()
+        if joined.constitution_hash != self._constitution_hash():
+            raise LedgerError("the ledger has another constitution", code="join.other_ledger")
+        self.replica = Replica(
+            self._control,
+            self.links,
+            node=joined.engine,
+            start=joined.start,
+            view_offset=joined.view_offset,
+            fatal=self._ended,
+        )
+        self._make_sequencer()
+        self._declare_adapters()
+        last_signature: tuple[int, _native.WriteSet] | None = None
+        while True:
+            for data in page:
+                seqno = self.journal.last_seqno + 1
+                writes = self.store.accept(data)
+                self._control.append(seqno, data)
+                if writes.rows(tables.SIGNATURES):
+                    last_signature = seqno, writes
+            last = self.journal.last_seqno
+            self.store.native.commit(min(last, signed.seqno))
+            assert self.store.index is not None
+            await self.store.index.relieve_now()
+            await self._control.room()
+            if last == end:
+                break
+            page = await fetch(link, last + 1, min(last + PAGE, end))
+        if last_signature is None or self.journal.position(last_signature[0]) != signed:
+            raise LedgerError("the ledger lacks the signature that it should end with", code="join.other_ledger")
+        rows = (dict(last_signature[1].rows(t)) for t in (tables.SIGNATURES, tables.COSE_SIGNATURES))
+        found = signature.parse_rows(*(row.get(tables.SINGLETON) or b"" for row in rows))
+        root = self.journal.tree.root(signed.seqno)
+        key = _public(self.service.certificate)
+        signature.verify_root(found, root=root, position=signed, service_key=key)
+        for adapter in self._adapters_by_name.values():
+            await adapter.rebuild(self.store.view())
+
+    async def _install(self, wanted: int) -> tuple[Position, Position]:
+        """This node was away for long: take what it lacks from whoever has it, up to ``wanted`` or further."""
+        self._control.cut(self.store.latest)
+        signed = self.replica.committed
+        while self.store.latest < wanted:
+            for engine in sorted(self.replica.members.all - {self.replica.node}):
+                link = self.links.to(engine)
+                if link is None:
+                    continue
+                try:
+                    page = await fetch(link, self.store.latest + 1, wanted)
+                except CocoError:
+                    continue
+                for data in page:
+                    seqno = self.store.latest + 1
+                    parsed = _native.Entry.parse(data)
+                    self._control.append(seqno, data)
+                    entry = LedgerEntry(Position(parsed.view, seqno), data, is_signature=False)
+                    self.sequencer.apply(entry)
+                    if parsed.public_writes().rows(tables.SIGNATURES):
+                        signed = seqno
+                await self._control.room()
+            await asyncio.sleep(_FETCH_AGAIN_S)
+        return self.journal.position(self.store.latest), self.journal.position(signed)
+
     # --- recover ---
 
     async def _recover(self, start: messages.Start) -> None:
@@ -305,9 +489,10 @@ class EnclaveNode:
         self.genesis = Genesis.parse(former.genesis)
         self._check_platform()
         self.clock = Clock(start.time_ms, former.committed_ms)
-        self._identities_for(start)
+        engine = former.last_engine + 1
+        self._identities_for(start, engine)
         # K1: nothing of this life is sealed under a secret of a former one.
-        self._found(former.end, former.end.view + 2)
+        await self._found(engine, former.end.view + 2, former.end)
         self.journal.begin(view=self.replica.view, secret=_native.LedgerSecret.generate(former.root))
         self.store = Store(self.journal, public)
         self._make_sequencer()
@@ -542,6 +727,8 @@ class EnclaveNode:
             listener.close()
         if self.status == "Open":
             await self.sequencer.drain()
+            await self.replica.hand_over()
+            self.replica.stop()
         self._ended(None)
 
     def unexpected(self, error: BaseException | None) -> None:
@@ -618,8 +805,21 @@ class EnclaveNode:
             "service_certificate": pem(self.service.certificate),
             "committed": str(self.committed_position()),
             "view": self.journal.view,
-            "nodes": {self.identity.node_id: {"status": "Trusted", "primary": True}},
+            "nodes": self._nodes(),
             "members": {key.decode(): value.decode() for key, value in self.store.view().scan(tables.MEMBERS_CERTS)},
+        }
+
+    def _nodes(self) -> dict[str, Any]:
+        members = self.replica.members
+        return {
+            row.node_id: {
+                "status": row.status,
+                "primary": row.engine == self.replica.primary,
+                "votes": row.engine in members.voters,
+                "engine": row.engine,
+                "address": row.address,
+            }
+            for row in self.membership.rows().values()
         }
 
     def identities(self) -> dict[str, Any]:
@@ -681,7 +881,11 @@ class EnclaveNode:
         }
 
 
-def _spki(certificate: x509.Certificate) -> bytes:
+def _public(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     key = certificate.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
-    return cose.spki(key)
+    return key
+
+
+def _spki(certificate: x509.Certificate) -> bytes:
+    return cose.spki(_public(certificate))

@@ -153,6 +153,22 @@ class Pool:
             if not lane.running and not lane.waiting:
                 self._drop_if_empty(envelope.lane)
 
+    def forget(self, batch: Sequence[Envelope]) -> None:
+        """These were taken, and nobody knows what became of them: the pool has nothing to do with them any more."""
+        for envelope in batch:
+            if self._taken.pop(envelope.id, None) is None:
+                continue  # the pool was cleared meanwhile
+            self._lanes[envelope.lane].running -= 1
+            self._drop_if_empty(envelope.lane)
+
+    def clear(self) -> None:
+        """Drop everything, what was taken included."""
+        self._lanes.clear()
+        self._ready.clear()
+        self._by_id.clear()
+        self._taken.clear()
+        self._bytes = 0
+
     def refresh(self, lanes: Sequence[Hashable], view: StoreView) -> None:
         """Set where lanes go on from the state, after a refusal or a roll-back left a gap."""
         known = [key for key in dict.fromkeys(lanes) if key in self._lanes and self._lanes[key].numbered]

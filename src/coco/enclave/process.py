@@ -27,6 +27,8 @@ from coco.errors import CocoError
 #: Threads for calls of the extension and for signing: one for each of two cores, and one that may wait.
 _THREADS = 3
 _EXIT_SECONDS = 0.2
+#: What is spoken on each inherited listener.
+_PROTOCOLS = {"application": "json_rpc", "administration": "http", "peers": "peer", "dialled": "dialled"}
 
 
 def _preload() -> None:
@@ -41,7 +43,7 @@ def _preload() -> None:
         importlib.import_module(name)
     service = ServiceIdentity.generate(0)
     key = ec.generate_private_key(ec.SECP384R1())
-    certificate = service.endorse(key.public_key(), ["localhost", "127.0.0.1"], 0)
+    certificate = service.endorse(key.public_key(), 1, ["localhost", "127.0.0.1"], 0)
     NodeIdentity(key, certificate).node_id  # noqa: B018
     signature = key.sign(b"", ec.ECDSA(hashes.SHA384()))
     key.public_key().verify(signature, b"", ec.ECDSA(hashes.SHA384()))
@@ -85,7 +87,7 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
         control = socket.socket(fileno=sockets.pop("control"))
         control.setblocking(False)
         doors = {
-            name: open_door(socket.socket(fileno=descriptor), json_rpc=name == "application")
+            name: open_door(socket.socket(fileno=descriptor), protocol=_PROTOCOLS[name])
             for name, descriptor in sockets.items()
         }
         background = Background()

@@ -43,6 +43,8 @@ class FormerLife:
     committed_ms: int
     recovery_count: int
     node_ids: list[str]
+    #: Highest engine id that any node had.
+    last_engine: int
     genesis: bytes
 
     @property
@@ -101,6 +103,9 @@ async def read_former_life(
             for key, value in public.scan(tables.NODES_INFO)
             if json.loads(value or b"{}").get("status") == "Trusted"
         ],
+        last_engine=max(
+            (int(json.loads(value or b"{}").get("engine", 0)) for _, value in public.scan(tables.NODES_INFO)), default=0
+        ),
         genesis=public.get(tables.GENESIS, tables.SINGLETON) or b"",
     )
 

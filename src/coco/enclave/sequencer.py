@@ -1,12 +1,15 @@
 """The single writer: batches from the pools become entries, entries become signed, signed entries become committed.
 
-Order of one batch: take from a pool -> execute on a store transaction -> seal and apply -> send to the disk -> sign ->
-durable -> committed -> tell. Execution runs ahead of the disk; nothing is told before commit.
+Order of one batch at the primary: take from a pool -> execute on a store transaction -> seal and apply -> propose ->
+sign -> a majority holds it -> committed -> tell. Execution runs ahead of commit; nothing is told before it. A backup
+applies what consensus gives it and tells the same at commit. A deposed primary undoes what was not committed; who
+received a transaction sends it again (:mod:`coco.enclave.submissions`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets as randomness
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,12 +19,13 @@ from typing import Any
 from coco import limits
 from coco._native import WriteSet
 from coco.enclave.adapters.base import BlockContext, Envelope, LedgerAdapter, Outcome, Verdict
+from coco.enclave.consensus import LedgerEntry
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem
 from coco.enclave.pool import Pool
 from coco.enclave.replica import Replica
 from coco.enclave.store import SealedEntry, Store, StoreTransaction
-from coco.errors import BusyError, CocoError
+from coco.errors import BusyError, CocoError, ConsensusError
 from coco.ledger import tables
 from coco.ledger.position import Position
 from coco.ledger.signature import sign_root
@@ -36,13 +40,20 @@ class AdapterRuntime:
     adapter: LedgerAdapter
     pool: Pool
     waiting: dict[bytes, list[asyncio.Future[str]]] = field(default_factory=dict)
+    #: Seqno of the entry that each of the newest transactions is in, committed or not.
+    included: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The adapter's name."""
+        return self.adapter.manifest().name
 
 
 @dataclass(slots=True)
 class _Executed:
     seqno: int
     runtime: AdapterRuntime
-    included: list[bytes]
+    included: Sequence[bytes]
 
 
 class Sequencer:
@@ -67,6 +78,16 @@ class Sequencer:
         self.runtimes: list[AdapterRuntime] = []
         self.replica = replica
         replica.on_committed = self._committed
+        replica.on_apply = self.apply
+        replica.on_roll_back = self._roll_back
+        replica.on_promoted = store.journal.lead
+        replica.on_opening = self._open_view
+        #: Hears of a transaction that left the order: runtime, id, and why ("": it is committed).
+        self.on_outcome: Callable[[AdapterRuntime, bytes, str], None] = lambda runtime, identity, reason: None
+        #: Hears of the time before which whatever waits has waited too long.
+        self.on_expire: Callable[[int], None] = lambda before_ms: None
+        #: Hears of every entry but those of adapters at the node that executed them.
+        self.on_followed: Callable[[WriteSet], None] = lambda writes: None
         self._node, self._service = node, service
         self._block_interval_s = block_interval_ms / 1000
         self._signature_interval_s = signature_interval_ms / 1000
@@ -74,10 +95,7 @@ class Sequencer:
         self._work = asyncio.Event()
         self._unsigned = 0
         self._sign_due = asyncio.Event()
-        #: Held while a position is given to an entry: by the signer and by whoever commits a write set.
-        self._order = asyncio.Lock()
-        #: Held by whoever has an open write transaction.
-        self._writer = asyncio.Lock()
+        self._writer, self._order = replica.writer, replica.order
         self._executed: deque[_Executed] = deque()
         self._commit_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._history: deque[tuple[int, int]] = deque()
@@ -101,7 +119,7 @@ class Sequencer:
         self._draining = True
         async with self._writer:
             pass
-        if self.store.journal.last_seqno > self.replica.committed:
+        if self.replica.is_primary and self.store.journal.last_seqno > self.replica.committed:
             self._sign_due.set()
             await self.committed(self.store.journal.last_seqno)
         for task in self._tasks:
@@ -115,8 +133,12 @@ class Sequencer:
             return [BusyError("the node is stopping", code="node.stopping")] * len(envelopes)
         verdicts = runtime.pool.add(envelopes, self.store.view(), self.clock.now_ms)
         if runtime.pool.ready:
-            self._work.set()
+            self.wake()
         return verdicts
+
+    def wake(self) -> None:
+        """There may be something to execute."""
+        self._work.set()
 
     def outcome(self, runtime: AdapterRuntime, identity: bytes) -> asyncio.Future[str]:
         """Resolves when the transaction is committed (to ""), or with the reason why it left the pool."""
@@ -124,7 +146,9 @@ class Sequencer:
         runtime.waiting.setdefault(identity, []).append(future)
         return future
 
-    def _resolve(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
+    def resolve(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
+        """Tell whoever waits that a transaction is committed ("") or why it never will be."""
+        self.on_outcome(runtime, identity, reason)
         for future in runtime.waiting.pop(identity, ()):
             if not future.done():
                 future.set_result(reason)
@@ -144,12 +168,17 @@ class Sequencer:
                 continue
             last = loop.time()
             self._work.clear()
+            if not self.replica.may_execute:
+                continue  # whoever makes it primary wakes it
             for runtime in self.runtimes:
                 if runtime.pool.ready and not self._draining:
                     batch = runtime.pool.take(limits.BATCH_TRANSACTIONS_MAX, limits.BATCH_BYTES_SOFT)
                     if batch:
                         async with self._writer:
-                            await self._execute(runtime, batch)
+                            try:
+                                await self._execute(runtime, batch)
+                            except ConsensusError:
+                                runtime.pool.forget(batch)  # deposed; whoever received them sends them again
                 if runtime.pool.ready:
                     self._work.set()
 
@@ -157,6 +186,8 @@ class Sequencer:
         return any(len(runtime.pool) >= limits.BATCH_TRANSACTIONS_MAX for runtime in self.runtimes)
 
     async def _execute(self, runtime: AdapterRuntime, batch: list[Envelope]) -> None:
+        if not self.replica.may_execute:
+            raise ConsensusError("this node is not primary", code="consensus.not_primary")
         transaction = self.store.begin()
         context = BlockContext(
             time_ms=self.clock.now_ms,
@@ -171,6 +202,9 @@ class Sequencer:
             return
         try:
             async with self._order:
+                if not self.replica.may_execute:
+                    runtime.adapter.rolled_back(self.store.journal.position(self.store.latest))
+                    raise ConsensusError("this node is not primary any more", code="consensus.not_primary")
                 if claim is not None:
                     seqno = self.store.journal.last_seqno + 1
                     transaction.put(tables.CLAIMS, seqno.to_bytes(8, "big"), claim)
@@ -178,6 +212,8 @@ class Sequencer:
                 if included:
                     writes, sealed = await self._run(self._prepare, transaction, claim)
                     self._applied(runtime, self.store.journal.append(sealed), writes, included)
+        except ConsensusError:
+            raise
         except CocoError as error:
             if error.code not in ("ledger.entry_too_large", "store.too_large", "store.log_is_append_only"):
                 raise
@@ -192,11 +228,60 @@ class Sequencer:
 
     def _applied(self, runtime: AdapterRuntime, seqno: int, writes: WriteSet, included: list[Envelope]) -> None:
         runtime.adapter.applied(self.store.journal.position(seqno), writes)
-        self._executed.append(_Executed(seqno, runtime, [envelope.id for envelope in included]))
-        self._history.append((seqno, self.clock.now_ms))
+        self._remember(seqno, runtime, [envelope.id for envelope in included])
         self.counters["transactions"] += len(included)
         self.counters["batches"] += 1
         self._entry_written()
+
+    def _remember(self, seqno: int, runtime: AdapterRuntime, included: Sequence[bytes]) -> None:
+        self._executed.append(_Executed(seqno, runtime, included))
+        self._history.append((seqno, self.clock.now_ms))
+        known = runtime.included
+        known.update(dict.fromkeys(included, seqno))
+        while len(known) > limits.INCLUDED_IDS_MAX:
+            del known[next(iter(known))]
+
+    # --- what consensus says; ``writer`` and ``order`` are held ---
+
+    def apply(self, entry: LedgerEntry) -> None:
+        """Apply an entry that another node wrote, or a former life of this one's leadership."""
+        writes = self.store.accept(entry.data)
+        for runtime in self.runtimes:
+            included = runtime.adapter.applied(entry.position, writes)
+            if included:
+                self._remember(entry.position.seqno, runtime, included)
+        self.on_followed(writes)
+
+    def _roll_back(self, seqno: int) -> None:
+        """Undo what this node executed as the primary of a view that is over."""
+        if seqno < self.store.latest:
+            self.store.roll_back(seqno)
+        else:
+            self.store.journal.follow()
+        position = self.store.journal.position(seqno)
+        while self._executed and self._executed[-1].seqno > seqno:
+            gone = self._executed.pop()
+            for identity in gone.included:
+                gone.runtime.included.pop(identity, None)
+        while self._history and self._history[-1][0] > seqno:
+            self._history.pop()
+        for runtime in self.runtimes:
+            runtime.adapter.rolled_back(position)
+            runtime.pool.clear()
+        self._unsigned = 0
+        lost = ConsensusError("the primary changed before it was committed", code="consensus.rolled_back")
+        for wanted, future in self._commit_waiters:
+            if wanted > seqno and not future.done():
+                future.set_exception(lost)
+        self._commit_waiters = [item for item in self._commit_waiters if item[0] <= seqno]
+
+    async def _open_view(self) -> None:
+        """Begin a view with a signature over whatever is there."""
+        try:
+            await self.committed(await self.sign())
+        except ConsensusError:
+            return  # deposed already
+        self.wake()
 
     def _settle(self, runtime: AdapterRuntime, batch: list[Envelope], outcomes: Sequence[Outcome]) -> None:
         finished: list[Envelope] = []
@@ -212,7 +297,7 @@ class Sequencer:
         runtime.pool.done(finished)
         for envelope, outcome in refused:
             self.counters["refused"] += 1
-            self._resolve(runtime, envelope.id, outcome.reason or "refused")
+            self.resolve(runtime, envelope.id, outcome.reason or "refused")
         view = self.store.view()
         if deferred:
             runtime.pool.give_back(deferred, view, self.clock.now_ms)
@@ -233,9 +318,17 @@ class Sequencer:
         await self._execute(runtime, batch[middle:])
 
     async def write_rows(self, rows: Sequence[tuple[str, bytes, bytes | None]]) -> int:
-        """Write rows of the framework's own as one entry; return its seqno."""
+        """Write rows of the framework's own as one entry; return its seqno.
+
+        Raises:
+            ConsensusError: this node is not primary; the caller may try again.
+        """
         async with self._writer, self._order:
-            seqno = self.store.write(WriteSet(list(rows)))
+            if not (self.replica.may_execute or self.replica.founds):
+                raise ConsensusError("this node is not primary", code="consensus.not_primary")
+            writes = WriteSet(list(rows))
+            seqno = self.store.write(writes)
+            self.on_followed(writes)
             self._entry_written()
             return seqno
 
@@ -251,13 +344,20 @@ class Sequencer:
             if self._unsigned < limits.UNSIGNED_ENTRIES_MAX and not self._draining:
                 await asyncio.sleep(self._signature_interval_s)
             self._sign_due.clear()
-            if self._unsigned:
-                await self.sign()
+            if self._unsigned and self.replica.may_execute:
+                with contextlib.suppress(ConsensusError):  # deposed meanwhile
+                    await self.sign()
 
     async def sign(self) -> int:
-        """Write a signature entry over everything before it; return its seqno."""
+        """Write a signature entry over everything before it; return its seqno.
+
+        Raises:
+            ConsensusError: this node is not primary any more.
+        """
         journal = self.store.journal
         async with self._order:
+            if not self.replica.is_primary or self.replica.view != journal.view:
+                raise ConsensusError("this node is not primary any more", code="consensus.not_primary")
             seqno = journal.last_seqno + 1
             position = Position(journal.view, seqno)
             # Signed off the event loop, while batches may execute; only sealing waits.
@@ -295,7 +395,7 @@ class Sequencer:
             executed = self._executed.popleft()
             if executed.runtime.waiting:
                 for identity in executed.included:
-                    self._resolve(executed.runtime, identity, "")
+                    self.resolve(executed.runtime, identity, "")
         still: list[tuple[int, asyncio.Future[None]]] = []
         for wanted, future in self._commit_waiters:
             if wanted > moved:
@@ -328,4 +428,5 @@ class Sequencer:
             before = self.clock.now_ms - limits.POOL_SECONDS_MAX * 1000
             for runtime in self.runtimes:
                 for envelope in runtime.pool.expire(before):
-                    self._resolve(runtime, envelope.id, "expired")
+                    self.resolve(runtime, envelope.id, "expired")
+            self.on_expire(before)

@@ -19,6 +19,8 @@ import coco
 ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
 #: Streams that may wait for the enclave to accept them.
 BACKLOG = 4096
+#: One for each purpose; behind ``dialled`` the host connects what it has dialled for the enclave.
+LISTENERS = ("application", "administration", "peers", "dialled")
 
 
 @dataclass
@@ -27,7 +29,7 @@ class EnclaveProcess:
 
     process: subprocess.Popen[bytes]
     control: socket.socket
-    #: Path of the local socket of each listener: ``application`` and ``administration``.
+    #: Path of the local socket of each listener of ``LISTENERS``.
     listeners: dict[str, Path]
     directory: tempfile.TemporaryDirectory[str]
 
@@ -66,7 +68,7 @@ def launch_virtual(
     ours, theirs = socket.socketpair()
     listeners: dict[str, Path] = {}
     inherited: dict[str, socket.socket] = {"control": theirs}
-    for name in ("application", "administration"):
+    for name in LISTENERS:
         path = Path(directory.name) / name
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))

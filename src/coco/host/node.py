@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -27,6 +28,7 @@ from coco.host.persistence import LedgerFile
 
 TICK_SECONDS = 1.0
 STOP_SECONDS = 10.0
+DIAL_SECONDS = 3.0
 
 External = Callable[[bytes], Awaitable[bytes]]
 
@@ -38,6 +40,11 @@ class NodeOptions:
     ledger: Path
     application: tuple[str, int] = ("127.0.0.1", 0)
     administration: tuple[str, int] = ("127.0.0.1", 0)
+    peers: tuple[str, int] = ("127.0.0.1", 0)
+    #: Nodes of a network to join, ``host:port`` of their peer listeners; empty to create or recover one.
+    join: list[str] = field(default_factory=list)
+    #: The joiner's owner: signs for node id, measurement and address (COSE Sign1); empty leaves it to governance.
+    owner: Callable[[str, str, str], bytes] = lambda node_id, measurement, address: b""
     genesis: dict[str, Any] | None = None
     expected_service: bytes = b""
     expected_position: str = ""
@@ -69,6 +76,7 @@ class Node:
         self._ledger: LedgerFile | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._exit: messages.Exit | None = None
+        self._address = ""
         self._stopping = False
 
     @property
@@ -99,16 +107,20 @@ class Node:
             lambda: _Control(self), sock=_non_blocking(self._enclave.control)
         )
         last = self._ledger.last_seqno
-        create = options.genesis is not None and last == 0
+        create = options.genesis is not None and last == 0 and not options.join
+        self._listen("peers", options.peers)
+        self._address = f"{options.peers[0]}:{self.relays['peers'].port}"
         self.send(
             messages.Start(
-                mode="create" if create else "recover",
+                mode="join" if options.join else "create" if create else "recover",
                 last_seqno=last,
                 time_ms=_now_ms(),
                 genesis=json.dumps(options.genesis).encode() if create else b"",
                 expected_service=options.expected_service,
                 expected_position=options.expected_position,
                 host_names=options.host_names,
+                peer_address=self._address,
+                peers=options.join,
             )
         )
         self._spawn(self._tick())
@@ -116,12 +128,33 @@ class Node:
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not self.ready.done():
             raise HostError(self.ended.result(), code=self._exit.code if self._exit else "host.enclave_ended")
-        for name, (host, port) in (
-            ("application", options.application),
-            ("administration", options.administration),
-        ):
-            self.relays[name] = Relay(host, port, str(self._enclave.listeners[name]), options.connections_max)
+        self._listen("application", options.application)
+        self._listen("administration", options.administration)
         return self.ready.result()
+
+    def _listen(self, name: str, address: tuple[str, int]) -> None:
+        assert self._enclave is not None
+        self.relays[name] = Relay(*address, str(self._enclave.listeners[name]), self.options.connections_max)
+
+    async def _dial(self, dial: int, address: str) -> None:
+        """Connect to another node, and the enclave to it."""
+        assert self._enclave is not None
+        host, _, port = address.rpartition(":")
+        sockets: list[socket.socket] = []
+        try:
+            async with asyncio.timeout(DIAL_SECONDS):
+                for family, target in (
+                    (socket.AF_INET, (host, int(port))),
+                    (socket.AF_UNIX, str(self._enclave.listeners["dialled"])),
+                ):
+                    sockets.append(_non_blocking(socket.socket(family)))
+                    await self._loop.sock_connect(sockets[-1], target)
+                await self._loop.sock_sendall(sockets[-1], dial.to_bytes(8, "big"))
+            self.relays["peers"].carry(*(one.detach() for one in sockets))
+        except (OSError, ValueError, TimeoutError, CocoError):
+            for one in sockets:
+                one.close()
+            self.send(messages.DialFailed(dial))
 
     async def stop(self) -> None:
         """Ask the enclave to end, wait for it, close everything."""
@@ -169,6 +202,11 @@ class Node:
                 )
             case messages.DropIndex(run):
                 self._ledger.drop_index(run)
+            case messages.Dial(dial, address):
+                self._spawn(self._dial(dial, address))
+            case messages.Identity(node_id, measurement):
+                statement = self.options.owner(node_id, measurement, self._address)
+                self.send(messages.OwnerStatement(statement))
             case messages.ExternalCall(request, name, body):
                 self._spawn(self._call_external(request, name, body))
             case messages.Log(code, numbers, ids):

@@ -21,6 +21,8 @@ CREATE TABLE IF NOT EXISTS snapshots (seqno INTEGER PRIMARY KEY, snapshot BLOB N
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 SCHEMA_VERSION = "1"
+#: What only a signature entry contains, and where an entry has its view (docs/ledger-format.md).
+_SIGNATURES, _IV_VIEW = b"public:ccf.internal.signatures", 32
 
 _Job = Callable[[sqlite3.Connection], None]
 
@@ -67,6 +69,21 @@ def last_seqno(connection: sqlite3.Connection) -> int:
     """Number of the last entry, or 0."""
     (last,) = connection.execute("SELECT COALESCE(MAX(seqno), 0) FROM entries").fetchone()
     return int(last)
+
+
+def last_signed(path: Path) -> tuple[int, int]:
+    """View and seqno of the last entry of a ledger that looks like a signature; (0, 0) when there is none.
+
+    Nothing is verified: this only chooses the ledger that a recovery begins with.
+    """
+    connection = open_database(path)
+    try:
+        for seqno, data in connection.execute("SELECT seqno, entry FROM entries ORDER BY seqno DESC"):
+            if _SIGNATURES in data:
+                return int.from_bytes(data[_IV_VIEW : _IV_VIEW + 4], "little") & 0x7FFFFFFF, int(seqno)
+        return 0, 0
+    finally:
+        connection.close()
 
 
 class IndexFile:

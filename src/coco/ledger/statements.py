@@ -18,6 +18,7 @@ from coco.ledger import cose
 MESSAGE_TYPE: Final = "ccf.gov.msg.type"
 CREATED_AT: Final = "ccf.gov.msg.created_at"
 IDENTITY_STATEMENT: Final = "coco.identity_statement"
+NODE_STATEMENT: Final = "coco.node_statement"
 RECOVERY_SHARE: Final = "recovery_share"
 
 #: Encryption of recovery shares: RSA-OAEP with SHA-256, as the format's tools expect.
@@ -81,3 +82,18 @@ def decrypt_share(encrypted: bytes, key: rsa.RSAPrivateKey) -> bytes:
 def binding_text(network: str, actor: str, account: bytes, nonce: str) -> str:
     """What an account signs (EIP-191) to say that it belongs to an actor."""
     return f"Coco account binding\nnetwork: {network}\nactor: {actor}\naccount: 0x{account.hex()}\nnonce: {nonce}\n"
+
+
+def node_payload(
+    *, network: str, service: str, constitution: str, node_id: str, address: str, measurement: str, expires_s: int
+) -> dict[str, Any]:
+    """What an owner signs: that this process at this address is its node of this network (J2)."""
+    return {
+        "network": network,
+        "service": service,
+        "constitution": constitution,
+        "node_id": node_id,
+        "address": address,
+        "measurement": measurement,
+        "expires_s": expires_s,
+    }

@@ -12,6 +12,7 @@ SERVICE_CONFIG: Final = "public:ccf.gov.service.config"
 CONSTITUTION: Final = "public:ccf.gov.constitution"
 NODES_INFO: Final = "public:ccf.gov.nodes.info"
 NODE_CERTIFICATES: Final = "public:ccf.gov.nodes.endorsed_certificates"
+NODE_MEASUREMENTS: Final = "public:ccf.gov.nodes.virtual.measurements"
 MEMBERS_INFO: Final = "public:ccf.gov.members.info"
 MEMBERS_CERTS: Final = "public:ccf.gov.members.certs"
 MEMBERS_ENCRYPTION: Final = "public:ccf.gov.members.encryption_public_keys"
@@ -25,6 +26,8 @@ TREE: Final = "public:ccf.internal.tree"
 PREDECESSOR: Final = "public:coco.internal.predecessor"
 #: The genesis as the network was founded with it: settings, adapters, platform.
 GENESIS: Final = "public:coco.gov.genesis"
+#: Who may sign for nodes, by the fingerprint of a certificate, and at which addresses (J2).
+OPERATORS: Final = "public:coco.gov.operators"
 #: The current ledger secret, wrapped; and each former one, wrapped under its successor.
 WRAPPED_SECRET: Final = "public:coco.internal.wrapped_ledger_secret"  # noqa: S105 - the name of a table
 FORMER_SECRETS: Final = "public:coco.internal.former_ledger_secrets"
@@ -41,6 +44,7 @@ STATE_TABLES: Final = (
     CONSTITUTION,
     NODES_INFO,
     NODE_CERTIFICATES,
+    NODE_MEASUREMENTS,
     MEMBERS_INFO,
     MEMBERS_CERTS,
     MEMBERS_ENCRYPTION,
@@ -51,9 +55,15 @@ STATE_TABLES: Final = (
     TREE,
     PREDECESSOR,
     GENESIS,
+    OPERATORS,
     WRAPPED_SECRET,
     FORMER_SECRETS,
     IDENTITY_STATEMENTS,
     ACCOUNTS,
 )
 LOG_TABLES: Final = (CLAIMS,)
+
+#: Tables that say who is who: a change of them makes what is remembered of callers and nodes old.
+ACTOR_TABLES: Final = frozenset(
+    {NODES_INFO, MEMBERS_INFO, MEMBERS_CERTS, USERS_INFO, USERS_CERTS, ACCOUNTS, OPERATORS, NODE_MEASUREMENTS}
+)

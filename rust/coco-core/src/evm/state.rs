@@ -19,7 +19,7 @@ use revm::primitives::{AddressMap, StorageKey, StorageValue};
 use revm::state::{Account, AccountInfo, Bytecode};
 
 use super::trie::Trie;
-use crate::store::{StoreError, TableId, Transaction};
+use crate::store::{StoreError, TableId, Transaction, WriteSet};
 
 /// Names of the tables, all of kind *state*.
 pub const TABLES: [&str; 4] = [
@@ -262,6 +262,24 @@ impl<'a> State<'a> {
                     self.set_slot(&address, slot, &value.present_value)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Count what another node has written, which the transaction sees, among the changes.
+    pub fn follow(&mut self, writes: &WriteSet) -> Result<(), StoreError> {
+        let [accounts, storage, ..] = TABLES;
+        let keys = |table: &str| writes.tables.get(table).into_iter().flat_map(|rows| rows.keys());
+        for key in keys(accounts) {
+            let address = Address::try_from(&**key).map_err(|_| StoreError::Malformed("an account row"))?;
+            self.dirty.entry(address).or_default();
+        }
+        for key in keys(storage) {
+            if key.len() != 52 {
+                return Err(StoreError::Malformed("a storage row"));
+            }
+            let dirty = self.dirty.entry(Address::from_slice(&key[..20])).or_default();
+            dirty.slots.insert(U256::from_be_slice(&key[20..]));
         }
         Ok(())
     }

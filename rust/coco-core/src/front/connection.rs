@@ -6,19 +6,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mio::net::UnixStream;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::pki_types::{IpAddr, Ipv4Addr, ServerName};
+use rustls::{ClientConnection, ServerConnection};
 
 use super::http::{Reader, Refusal, Request, Step};
-use super::{Event, Limits};
+use super::{Event, Identity, Limits, Protocol};
 
 const READ_BYTES: usize = 16 * 1024;
 /// Reads of one connection before others get their turn.
 const READS_MAX: usize = 8;
+/// Of the number with which a dialled stream begins.
+const PREAMBLE_BYTES: usize = 8;
 /// An empty buffer larger than this goes back to the allocator: most connections are idle most of the time.
 const KEPT_BYTES: usize = 4 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// The number of a dial is to come.
+    Preamble,
     Handshake,
     Http,
     /// Another protocol: plain bytes both ways.
@@ -48,7 +53,8 @@ pub(super) struct Connection {
     pub(super) blocked: bool,
     pub(super) watched: bool,
     pub(super) queued: bool,
-    tls: ServerConnection,
+    tls: rustls::Connection,
+    preamble: Vec<u8>,
     reader: Reader,
     phase: Phase,
     /// A request, or bytes, are with the owner, who has not answered yet.
@@ -82,11 +88,18 @@ impl Connection {
     pub(super) fn new(
         id: u64,
         stream: UnixStream,
-        config: Arc<ServerConfig>,
+        identity: &Identity,
         limits: &Limits,
         now: Instant,
     ) -> Result<Self, rustls::Error> {
-        let mut tls = ServerConnection::new(config)?;
+        let mut tls: rustls::Connection = match identity {
+            Identity::Server(config) => ServerConnection::new(Arc::clone(config))?.into(),
+            // Who the other side must be, its owner knows and looks at the key; an address as the name sends none.
+            Identity::Client(config) => {
+                let nobody = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([127, 0, 0, 1])));
+                ClientConnection::new(Arc::clone(config), nobody)?.into()
+            }
+        };
         tls.set_buffer_limit(None); // what waits for a slow reader is bounded here, by `unsent_bytes`
         Ok(Self {
             id,
@@ -98,8 +111,13 @@ impl Connection {
             watched: false,
             queued: false,
             tls,
+            preamble: Vec::new(),
             reader: Reader::new(limits.http),
-            phase: Phase::Handshake,
+            phase: if limits.protocol == Protocol::Dialled {
+                Phase::Preamble
+            } else {
+                Phase::Handshake
+            },
             busy: false,
             keep_alive: true,
             closing: false,
@@ -113,7 +131,7 @@ impl Connection {
 
     /// Whether the owner has heard of it.
     pub(super) fn is_open(&self) -> bool {
-        self.phase != Phase::Handshake
+        !matches!(self.phase, Phase::Preamble | Phase::Handshake)
     }
 
     /// Bytes of requests that it holds.
@@ -213,6 +231,9 @@ impl Connection {
                 Err(error) => self.no_read(error),
             };
         }
+        if self.phase == Phase::Preamble {
+            return self.read_preamble(now);
+        }
         let mut source = Source {
             stream: &mut self.stream,
             may_hold_more: true,
@@ -244,6 +265,24 @@ impl Connection {
         Ok(())
     }
 
+    fn read_preamble(&mut self, now: Instant) -> io::Result<()> {
+        let mut bytes = [0; PREAMBLE_BYTES];
+        match self.stream.read(&mut bytes[self.preamble.len()..]) {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                let before = self.preamble.len();
+                self.preamble.extend_from_slice(&bytes[before..before + count]);
+                if self.preamble.len() == PREAMBLE_BYTES {
+                    self.phase = Phase::Handshake;
+                    self.active = now;
+                    self.encrypt();
+                }
+                Ok(())
+            }
+            Err(error) => self.no_read(error),
+        }
+    }
+
     fn no_read(&mut self, error: io::Error) -> io::Result<()> {
         match error.kind() {
             ErrorKind::WouldBlock => {
@@ -271,11 +310,15 @@ impl Connection {
         events: &mut Vec<Event>,
     ) -> io::Result<()> {
         if self.phase == Phase::Handshake && !self.tls.is_handshaking() {
-            self.phase = Phase::Http;
+            self.phase = match limits.protocol {
+                Protocol::Http | Protocol::JsonRpc => Phase::Http,
+                Protocol::Peer | Protocol::Dialled => Phase::Upgraded,
+            };
             let peer = self.tls.peer_certificates().and_then(|chain| chain.first());
             events.push(Event::Opened {
                 id: self.id,
                 peer: peer.map(|certificate| certificate.to_vec()),
+                dial: self.preamble.as_slice().try_into().ok().map(u64::from_be_bytes),
             });
         }
         if self.busy || self.closing || self.pressed {
@@ -320,7 +363,7 @@ impl Connection {
     fn event(&self, request: Request, limits: &Limits) -> Event {
         let Request { head, body } = request;
         let id = self.id;
-        if limits.json_rpc && head.method == "POST" && head.target == b"/" && !head.upgrade {
+        if limits.protocol == Protocol::JsonRpc && head.method == "POST" && head.target == b"/" && !head.upgrade {
             return Event::JsonRpc { id, body };
         }
         Event::Request { id, head, body }
@@ -381,7 +424,7 @@ impl Connection {
             .began
             .is_some_and(|began| now.duration_since(began) > limits.request_time);
         match self.phase {
-            Phase::Handshake => now.duration_since(self.active) > limits.handshake_time,
+            Phase::Preamble | Phase::Handshake => quiet > limits.handshake_time,
             Phase::Lingering => quiet > limits.linger_time,
             _ if self.unsent() > 0 => quiet > limits.request_time,
             _ if self.busy => false,

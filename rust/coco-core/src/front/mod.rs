@@ -1,4 +1,5 @@
-//! The enclave's front door: TLS 1.3 and HTTP/1.1 of one listener on one thread, without the interpreter's lock.
+//! The enclave's front door: TLS 1.3 of one listener, and what is spoken in it, on one thread, without the
+//! interpreter's lock.
 //!
 //! Whole requests go to the owner as events, replies come back as commands; nothing here decides who may ask what.
 //! Memory of a connection is bounded: one request at a time is with the owner, nothing is read meanwhile, and a reader
@@ -18,17 +19,40 @@ use std::{mem, panic};
 
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig};
 
 use connection::{Connection, Turn};
 use http::{Head, HttpLimits};
-pub use tls::server_config;
+pub use tls::{client_config, server_config};
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
 const SWEEP: Duration = Duration::from_millis(500);
 const ACCEPTS_PER_TURN: usize = 64;
 const INDEX_BITS: u32 = 32;
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http,
+    /// The same; `POST /` comes as [`Event::JsonRpc`].
+    JsonRpc,
+    /// Plain bytes of a peer, who has dialled this node.
+    Peer,
+    /// Plain bytes of a peer whom the host has dialled for this node. A stream begins with eight bytes of the host's
+    /// in the clear, the number of the dial; then this side speaks TLS as the client.
+    Dialled,
+}
+
+/// Who this node is, as the server or as the client of its connections.
+#[derive(Clone)]
+pub enum Identity {
+    /// Connections are accepted from outside.
+    Server(Arc<ServerConfig>),
+    /// Connections lead outside: for [`Protocol::Dialled`].
+    Client(Arc<ClientConfig>),
+}
 
 /// What a listener allows; see `coco.limits`.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +75,8 @@ pub struct Limits {
     pub idle_time: Duration,
     /// After the last reply.
     pub linger_time: Duration,
-    /// `POST /` comes as [`Event::JsonRpc`].
-    pub json_rpc: bool,
+    /// What it speaks.
+    pub protocol: Protocol,
 }
 
 /// What the owner hears. An id is never used again.
@@ -62,8 +86,10 @@ pub enum Event {
     Opened {
         /// Connection.
         id: u64,
-        /// DER of the client's certificate, whose key it holds.
+        /// DER of the other side's certificate, whose key it holds.
         peer: Option<Vec<u8>>,
+        /// Number of the dial, of a connection that was dialled.
+        dial: Option<u64>,
     },
     /// `POST /`.
     JsonRpc {
@@ -122,6 +148,7 @@ pub enum Command {
 #[derive(Default)]
 struct Inbox {
     commands: Vec<Command>,
+    identity: Option<Identity>,
     stop: bool,
 }
 
@@ -171,18 +198,22 @@ impl Front {
         })
     }
 
-    /// Begin to accept.
+    /// Begin to accept; or, once begun, be somebody else towards the connections that come from now on.
     ///
     /// # Errors
-    /// It was started before, or there is no thread to be had.
-    pub fn start(&mut self, config: Arc<ServerConfig>) -> io::Result<()> {
-        let (poll, listener, limits) = self.idle.take().ok_or(ErrorKind::AlreadyExists)?;
+    /// There is no thread to be had.
+    pub fn start(&mut self, identity: Identity) -> io::Result<()> {
+        let Some((poll, listener, limits)) = self.idle.take() else {
+            lock(&self.shared.inbox).identity = Some(identity);
+            self.flush();
+            return Ok(());
+        };
         let shared = Arc::clone(&self.shared);
         let mut work = Loop {
             poll,
             listener,
             limits,
-            config,
+            identity,
             shared: Arc::clone(&shared),
             slots: Vec::new(),
             free: Vec::new(),
@@ -259,7 +290,7 @@ struct Loop {
     poll: Poll,
     listener: UnixListener,
     limits: Limits,
-    config: Arc<ServerConfig>,
+    identity: Identity,
     shared: Arc<Shared>,
     /// Connections by their index, with the number of times that the index was used.
     slots: Vec<(u32, Option<Box<Connection>>)>,
@@ -331,6 +362,9 @@ impl Loop {
 
     fn obey(&mut self) -> bool {
         let inbox = mem::take(&mut *lock(&self.shared.inbox));
+        if let Some(identity) = inbox.identity {
+            self.identity = identity;
+        }
         for command in inbox.commands {
             let (Command::Respond(id, ..)
             | Command::Write(id, _)
@@ -388,7 +422,7 @@ impl Loop {
             .map_err(Into::into)
             .and_then(|()| {
                 let id = u64::from(*uses) << INDEX_BITS | index as u64;
-                let connection = Connection::new(id, stream, Arc::clone(&self.config), &self.limits, now)?;
+                let connection = Connection::new(id, stream, &self.identity, &self.limits, now)?;
                 Ok(Box::new(connection))
             });
         match made {

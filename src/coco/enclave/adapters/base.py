@@ -95,6 +95,8 @@ class Caller:
     any_account: bool = False
     #: Sees everything.
     auditor: bool = False
+    #: DER of the certificate that the connection showed; for the framework, which has other nodes check it too.
+    certificate: bytes = field(default=b"", repr=False)
 
     def owns(self, account: bytes) -> bool:
         """Whether ``account`` is proven for this caller."""
@@ -111,6 +113,8 @@ class Request:
     params: Sequence[Any] | Mapping[str, Any]
     body: bytes = b""
     query: Mapping[str, str] = field(default_factory=dict)
+    #: Random bytes that no other request has; for routes of HTTP.
+    nonce: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +223,12 @@ class PoolPolicy:
 class Services:
     """What the framework gives an adapter at its start."""
 
-    #: The current pool, for ``pending``: envelope by id, and the position after the last of a lane.
+    #: The current pool, for ``pending``: envelope by id, and the position after the last of a lane. At a backup: what
+    #: came to this node, and what the primary says.
     pooled: Callable[[bytes], Envelope | None]
-    pending_position: Callable[[Hashable], int | None]
+    pending_position: Callable[[Hashable], Awaitable[int | None]]
+    #: The store at its newest version, committed or not: for ``applied``.
+    newest: Callable[[], StoreView]
     #: Asks an external processor that the manifest names; not confidential.
     call_external: Callable[[str, bytes], Awaitable[bytes]]
     #: Runs a call of the extension without holding up the event loop: for executing batches.
@@ -267,6 +274,7 @@ class LedgerAdapter(ABC):
     async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
         """Checks that need no state, for many at once; one answer for each, in order. Never raises for bad input.
 
+        The same bytes of the same caller give the same id at every node: a backup forwards them to the primary.
         What takes long in it is awaited through ``services``.
         """
 
@@ -310,8 +318,15 @@ class LedgerAdapter(ABC):
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         """The part of ``items`` that the caller may see; the one place that decides it. Every reply passes it."""
 
-    def applied(self, position: Position, writes: WriteSet) -> None:
-        """An entry with these writes is in the store; derived state follows."""
+    def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+        """An entry with these writes is in the store; derived state follows. Returns the ids of its transactions.
+
+        Called at every node: after ``execute`` where it was executed, and where it came from another node.
+
+        Raises:
+            LedgerError: derived state shows that the entry is not what it claims to be; the node stops.
+        """
+        return ()
 
     def committed(self, position: Position) -> None:
         """Everything up to ``position`` is committed; events may be told."""

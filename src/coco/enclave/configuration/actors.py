@@ -85,7 +85,7 @@ class Actors:
             if found is not None:
                 name, until_ms = found
                 member = table == tables.MEMBERS_CERTS
-                caller = Caller(kind=CallerKind.MEMBER, actor=name) if member else self._participant(name)
+                caller = Caller(kind=CallerKind.MEMBER, actor=name) if member else self._participant(name, der)
                 return KnownCaller(caller, until_ms)
         return KnownCaller(ANONYMOUS, self._time_ms + _ANONYMOUS_MS)
 
@@ -105,7 +105,7 @@ class Actors:
                 matches.append((key.decode(), min(_end_ms(leaf), _end_ms(anchor))))
         return matches[0] if len(matches) == 1 else None
 
-    def _participant(self, actor: str) -> Caller:
+    def _participant(self, actor: str, certificate: bytes) -> Caller:
         row = self._view.get(tables.USERS_INFO, actor.encode())
         data = json.loads(row)["user_data"] if row is not None else {}
         prefix = bytes.fromhex(actor)
@@ -119,6 +119,7 @@ class Actors:
             accounts=accounts,
             any_account=data.get("insecure_any_account") is True,
             auditor=data.get("auditor") is True,
+            certificate=certificate,
         )
 
 

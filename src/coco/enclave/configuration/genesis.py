@@ -34,6 +34,14 @@ class Participant(msgspec.Struct, forbid_unknown_fields=True):
     user_data: dict[str, Any] = {}
 
 
+class Operator(msgspec.Struct, forbid_unknown_fields=True):
+    """An operator: signs for nodes at listed addresses, so that a restart needs no person."""
+
+    cert: _Pem
+    #: ``host`` or ``host:port``.
+    addresses: Annotated[list[str], Meta(max_length=255)]
+
+
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
     """Numbers of the network."""
 
@@ -47,6 +55,7 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
     network: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")]
     members: Annotated[list[Member], Meta(min_length=1, max_length=255)]
     participants: Annotated[list[Participant], Meta(max_length=10_000)] = []
+    operators: Annotated[list[Operator], Meta(max_length=255)] = []
     recovery_threshold: Annotated[int, Meta(ge=1, le=254)] = 1
     constitution: Annotated[str, Meta(max_length=1024 * 1024)] = ""
     settings: Settings = msgspec.field(default_factory=Settings)
@@ -84,7 +93,7 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
                 "a production network does not accept platform virtual", code="configuration.insecure_virtual"
             )
         seen: set[str] = set()
-        actors: list[Member | Participant] = [*self.members, *self.participants]
+        actors: list[Member | Participant | Operator] = [*self.members, *self.participants, *self.operators]
         for actor in actors:
             try:
                 name = fingerprint(x509.load_pem_x509_certificate(actor.cert.encode()))
@@ -125,4 +134,7 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
             key = fingerprint(x509.load_pem_x509_certificate(participant.cert.encode())).encode()
             rows.append((tables.USERS_CERTS, key, participant.cert.encode()))
             rows.append((tables.USERS_INFO, key, dump({"user_data": participant.user_data})))
+        for operator in self.operators:
+            key = fingerprint(x509.load_pem_x509_certificate(operator.cert.encode())).encode()
+            rows.append((tables.OPERATORS, key, dump({"cert": operator.cert, "addresses": operator.addresses})))
         return rows

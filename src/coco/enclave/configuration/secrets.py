@@ -13,8 +13,20 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from coco._native import LedgerSecret, Share, WrappingKey
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+    load_pem_public_key,
+)
+
+from coco._native import LedgerSecret, Share, WrappingKey, wipe
 from coco.errors import LedgerError
+from coco.ledger.statements import SHARE_PADDING, decrypt_share
 
 _LABEL = b"coco wrapped ledger secret v1"
 _FORMER_LABEL = b"coco former ledger secret v1"
@@ -95,3 +107,65 @@ def wrap_former(former: LedgerSecret, first_seqno: int, successor: LedgerSecret)
 def unwrap_former(row: bytes, first_seqno: int, successor: LedgerSecret) -> LedgerSecret:
     """The secret of such a row."""
     return LedgerSecret.unwrap(row, successor.wrapping_key(), _FORMER_LABEL + first_seqno.to_bytes(8, "big"))
+
+
+def seal_for_node(secret: LedgerSecret, first_seqno: int, node_id: str, node_key: str, service_key: bytes) -> bytes:
+    """Row that gives ``secret`` to a node: :func:`wrap` with the node as the only recipient (J3).
+
+    Args:
+        secret: an epoch's secret.
+        first_seqno: first entry that it seals.
+        node_id: the node.
+        node_key: PEM of the RSA key that its evidence is bound to.
+        service_key: DER SubjectPublicKeyInfo of the service.
+    """
+    members = {node_id: node_key.encode()}
+    return wrap(secret, service_key=service_key, first_seqno=first_seqno, members=members, threshold=1)
+
+
+def open_for_node(row: bytes, node_id: str, key: rsa.RSAPrivateKey, node_key: str, service_key: bytes) -> LedgerSecret:
+    """The secret of such a row, at its node.
+
+    Raises:
+        LedgerError: it is for another node or service (``ledger.shares_refused``).
+    """
+    encrypted = base64.b64decode(json.loads(row)["encrypted_shares"][node_id])
+    share = Share.adopt(decrypt_share(encrypted, key))
+    _, secret = unwrap(row, [share], service_key=service_key, members={node_id: node_key.encode()})
+    return secret
+
+
+_NONCE_BYTES = 12
+_SERVICE_LABEL = b"coco service key v1"
+
+
+def seal_service_key(service: ec.EllipticCurvePrivateKey, node_key: str) -> bytes:
+    """The service's private key, readable with a node's RSA key only: encrypted key, nonce, PKCS#8 under that key."""
+    recipient = load_pem_public_key(node_key.encode())
+    if not isinstance(recipient, rsa.RSAPublicKey):
+        raise LedgerError("a node's encryption key is an RSA key", code="ledger.shares_refused")
+    content_key = AESGCM.generate_key(256)
+    plain = service.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    nonce = bytes(_NONCE_BYTES)  # the key is used once
+    sealed = AESGCM(content_key).encrypt(nonce, plain, _SERVICE_LABEL)
+    wipe(plain)
+    return recipient.encrypt(content_key, SHARE_PADDING) + sealed
+
+
+def open_service_key(sealed: bytes, key: rsa.RSAPrivateKey) -> ec.EllipticCurvePrivateKey:
+    """The service's private key, at the node that it was sealed to.
+
+    Raises:
+        LedgerError: it is for another node (``ledger.shares_refused``).
+    """
+    size = key.key_size // 8
+    try:
+        content_key = key.decrypt(sealed[:size], SHARE_PADDING)
+        plain = AESGCM(content_key).decrypt(bytes(_NONCE_BYTES), sealed[size:], _SERVICE_LABEL)
+        service = load_der_private_key(plain, None)
+    except (ValueError, InvalidTag) as error:
+        raise LedgerError("the service key is sealed to another node", code="ledger.shares_refused") from error
+    wipe(plain)
+    if not isinstance(service, ec.EllipticCurvePrivateKey):
+        raise LedgerError("the service key is no elliptic-curve key", code="ledger.shares_refused")
+    return service

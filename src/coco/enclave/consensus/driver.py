@@ -303,17 +303,17 @@ class Driver:
             self._engine.step_down()
             raise
         if self._opening is None:
-            self._opening = self._signed.seqno if self._founds else entry.position.seqno
+            self._opening = self._signed.seqno if self.founds else entry.position.seqno
         self.applied += 1
         return self.advance()
 
     @property
-    def _founds(self) -> bool:
+    def founds(self) -> bool:
         """Whether this life of the service has written nothing yet, and so has nothing to sign first."""
         return self._start.index == 0 and self.applied == self._start.position.seqno
 
     def _check_primary(self, entry: LedgerEntry) -> None:
-        opens = self._opening is None and (entry.is_signature or self._founds)
+        opens = self._opening is None and (entry.is_signature or self.founds)
         if not self.is_primary or entry.position.view != self.view or not (opens or self.may_execute):
             raise ConsensusError(f"not primary of view {entry.position.view}", code="consensus.not_primary")
 

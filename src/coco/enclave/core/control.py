@@ -26,6 +26,9 @@ class Control(asyncio.Protocol):
         self.on_appended: Callable[[int], None] | None = None
         self.on_tick: Callable[[int], None] | None = None
         self.on_stop: Callable[[], None] | None = None
+        self.on_dial_failed: Callable[[int], None] | None = None
+        #: The owner's statement, once the host has it.
+        self.owner_statement: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._ended = ended
         self._over = False
         self._reader, self._writer = FrameReader(), FrameWriter()
@@ -39,7 +42,8 @@ class Control(asyncio.Protocol):
         self._reads: dict[int, tuple[int, int, asyncio.Future[list[bytes]]]] = {}
         self._index_reads: dict[int, asyncio.Future[bytes]] = {}
         self._externals: dict[int, asyncio.Future[messages.ExternalReply]] = {}
-        self._truncating: tuple[int, asyncio.Future[None]] | None = None
+        #: Cuts under way: the seqno, and who waits.
+        self._truncating: deque[tuple[int, asyncio.Future[None] | None]] = deque()
 
     # --- asyncio ---
 
@@ -101,12 +105,13 @@ class Control(asyncio.Protocol):
         assert 0 < first <= last < first + limits.READ_ENTRIES_MAX
         entries: list[bytes] = []
         # One answer holds as many as fit into a message.
-        while first <= last and (more := await self._read_some(first, last)):
+        while first <= last and (more := await self.read_some(first, last)):
             entries += more
             first += len(more)
         return entries
 
-    async def _read_some(self, first: int, last: int) -> list[bytes]:
+    async def read_some(self, first: int, last: int) -> list[bytes]:
+        """The same, as many as fit into one message."""
         self._number += 1
         future: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         self._reads[self._number] = (first, last, future)
@@ -133,9 +138,19 @@ class Control(asyncio.Protocol):
     async def truncate(self, seqno: int) -> None:
         """Have the host drop every entry above ``seqno``."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._truncating = (seqno, future)
+        self._truncating.append((seqno, future))
         self.send(messages.Truncate(seqno))
         await future
+
+    def cut(self, seqno: int) -> None:
+        """Have the host drop every entry above ``seqno``; the next one to append is ``seqno + 1``."""
+        self._appended, self._durable = seqno, min(self._durable, seqno)
+        while self._pending_bytes and self._pending_bytes[-1][0] > seqno:
+            self._in_flight_bytes -= self._pending_bytes.pop()[1]
+        if self._in_flight_bytes <= limits.APPENDING_BYTES_MAX:
+            self._room.set()
+        self._truncating.append((seqno, None))
+        self.send(messages.Truncate(seqno))
 
     async def call_external(self, name: str, body: bytes, *, timeout_s: float) -> bytes:
         """Ask an external processor, which is not confidential and may lie.
@@ -182,10 +197,11 @@ class Control(asyncio.Protocol):
                 if not reading.done():
                     reading.set_result(block)
             case messages.Truncated(seqno):
-                if self._truncating is None or self._truncating[0] != seqno:
+                cut, waits = self._truncating.popleft() if self._truncating else (-1, None)
+                if cut != seqno:
                     raise HostLiedError("an answer that was not asked for", code="channel.unexpected_message")
-                self._truncating[1].set_result(None)
-                self._truncating = None
+                if waits is not None:
+                    waits.set_result(None)
             case messages.Tick(time_ms):
                 if self.on_tick is not None:
                     self.on_tick(time_ms)
@@ -195,6 +211,13 @@ class Control(asyncio.Protocol):
                 waiting = self._externals.get(request)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(message)
+            case messages.OwnerStatement(statement):
+                if self.owner_statement.done():
+                    raise HostLiedError("a second statement of the owner", code="channel.unexpected_message")
+                self.owner_statement.set_result(statement)
+            case messages.DialFailed(dial):
+                if self.on_dial_failed is not None:
+                    self.on_dial_failed(dial)
             case messages.Stop():
                 if self.on_stop is not None:
                     self.on_stop()
@@ -202,6 +225,11 @@ class Control(asyncio.Protocol):
                 raise HostLiedError("a second start", code="channel.unexpected_message")
 
     def _durable_to(self, seqno: int) -> None:
+        if self._truncating:
+            # It may speak of what is being cut off; of what stays, it says so again after the cut, or here.
+            seqno = min(seqno, *(cut for cut, _ in self._truncating))
+            if seqno <= self._durable:
+                return
         if not self._durable < seqno <= self._appended:
             raise HostLiedError("an entry is called durable that is not under way", code="channel.false_durability")
         self._durable = seqno

@@ -21,6 +21,8 @@ from coco.ledger import cose
 
 #: Endorsed certificates live at most this long (J9 gives governance a shorter default later).
 CERTIFICATE_DAYS = 365
+#: A node's certificate is issued to this name and its engine id.
+NODE_NAME = "Coco Node"
 _SKEW = datetime.timedelta(hours=1)
 
 
@@ -95,10 +97,12 @@ class ServiceIdentity:
         """DER SubjectPublicKeyInfo."""
         return cose.spki(self.key.public_key())
 
-    def endorse(self, node_key: ec.EllipticCurvePublicKey, host_names: Sequence[str], time_ms: int) -> x509.Certificate:
-        """Certificate of a node, under this service."""
+    def endorse(
+        self, node_key: ec.EllipticCurvePublicKey, engine_id: int, host_names: Sequence[str], time_ms: int
+    ) -> x509.Certificate:
+        """Certificate of a node, under this service; it names the node's engine id (J5)."""
         return (
-            _builder("Coco Node", "Coco Service", node_key, time_ms)
+            _builder(f"{NODE_NAME} {engine_id}", "Coco Service", node_key, time_ms)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(digital_signature=True), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
@@ -109,6 +113,11 @@ class ServiceIdentity:
             )
             .sign(self.key, hashes.SHA384())
         )
+
+
+def self_signed(key: ec.EllipticCurvePrivateKey, time_ms: int) -> x509.Certificate:
+    """A certificate that says nothing but that its holder has the key: of a node before a service endorses it."""
+    return _builder("Coco Joiner", "Coco Joiner", key.public_key(), time_ms).sign(key, hashes.SHA384())
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ AsgiApp = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any]
 Headers = list[tuple[bytes, bytes]]
 
 
-def open_door(listener: socket.socket, *, json_rpc: bool) -> Front:
+def open_door(listener: socket.socket, *, protocol: str) -> Front:
     """Make the front door of an inherited socket; it makes its descriptors now, before lock-down, and starts later."""
     return Front(
         listener.detach(),
@@ -51,7 +51,7 @@ def open_door(listener: socket.socket, *, json_rpc: bool) -> Front:
         request_s=limits.REQUEST_SECONDS_MAX,
         idle_s=limits.IDLE_SECONDS_MAX,
         linger_s=limits.LINGER_SECONDS_MAX,
-        json_rpc=json_rpc,
+        protocol=protocol,
     )
 
 
@@ -124,7 +124,7 @@ class Listener:
     def _handle(self, event: tuple[Any, ...]) -> None:
         kind, connection, *rest = event
         if kind == _OPENED:
-            (self._peers[connection],) = rest
+            self._peers[connection], _ = rest
         elif kind == _REQUEST:
             method, target, headers, body, upgrade = rest
             if upgrade:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +199,13 @@ def application_app(node: EnclaveNode, service: Service) -> Starlette:
         ) -> Response:
             if node.status != "Open":
                 raise BusyError("the service is not open", code="node.not_open")
-            asked = Request(route.name, request.path_params, await _body(request), dict(request.query_params))
+            asked = Request(
+                route.name,
+                request.path_params,
+                await _body(request),
+                dict(request.query_params),
+                secrets.token_bytes(16),
+            )
             reply = await service.serve(runtime, route, asked, _caller(request))
             if isinstance(reply.value, bytes):
                 return Response(reply.value, reply.status, media_type=reply.content_type)

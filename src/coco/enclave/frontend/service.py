@@ -6,15 +6,13 @@ A reply is made from the last committed version; a submission that waits is answ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from coco import limits
 from coco.enclave.adapters.base import (
     AdapterError,
     Caller,
-    CallerKind,
     Envelope,
     Reply,
     Request,
@@ -22,80 +20,15 @@ from coco.enclave.adapters.base import (
     RouteKind,
 )
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
-from coco.errors import AccessError, BusyError, CocoError
-
-Answer = Callable[[Envelope | CocoError], None]
-_Waiting = tuple[AdapterRuntime, bytes, Caller, Answer]
-
-#: Parts in which submissions that gathered are checked, and the least size of one. Few large parts cost less; many let
-#: the first be answered, and its client go on, while the others are checked.
-_PARTS, _PART_MIN = 4, 8
-
-
-class Submissions:
-    """Collects raw transactions that arrive close together, so that one call of the extension checks a few of them."""
-
-    def __init__(self, sequencer: Sequencer) -> None:
-        self._sequencer = sequencer
-        self._waiting: dict[tuple[int, int], list[_Waiting]] = {}
-        #: The newest check of each adapter and caller.
-        self._checks: dict[tuple[int, int], asyncio.Task[None]] = {}
-        self._count = 0
-
-    def add(self, runtime: AdapterRuntime, raw: bytes, caller: Caller, answer: Answer) -> None:
-        """Queue one; ``answer`` gets its envelope in the pool, or the refusal."""
-        if caller.kind is not CallerKind.PARTICIPANT:
-            answer(AccessError("only participants may submit transactions", code="access.not_a_participant"))
-            return
-        if self._count >= limits.POOL_TRANSACTIONS_MAX:
-            answer(BusyError("the node is full; try again later", code="pool.full"))
-            return
-        self._count += 1
-        key = id(runtime), id(caller)
-        waiting = self._waiting.setdefault(key, [])
-        waiting.append((runtime, raw, caller, answer))
-        if len(waiting) == 1:
-            # After everything that has arrived by now has been read: so submissions gather without waiting.
-            asyncio.get_running_loop().call_soon(self._check, key)
-
-    def _check(self, key: tuple[int, int]) -> None:
-        waiting = self._waiting.pop(key)
-        size = max(_PART_MIN, len(waiting) // _PARTS)
-        for first in range(0, len(waiting), size):
-            batch = waiting[first : first + size]
-            task = asyncio.get_running_loop().create_task(self._admit(batch, self._checks.get(key)))
-            self._checks[key] = task
-            task.add_done_callback(partial(self._checked, key))
-
-    def _checked(self, key: tuple[int, int], task: asyncio.Task[None]) -> None:
-        if self._checks[key] is task:
-            del self._checks[key]
-
-    async def _admit(self, batch: list[_Waiting], before: asyncio.Task[None] | None) -> None:
-        runtime, _, caller, _ = batch[0]
-        admitted: Sequence[Envelope | CocoError]
-        try:
-            admitted = await runtime.adapter.admit([raw for _, raw, _, _ in batch], caller)
-        except Exception:  # noqa: BLE001 - an adapter's failure is this batch's refusal, not the node's end
-            admitted = [AdapterError("the transaction could not be checked", code="adapter.failed")] * len(batch)
-        if before is not None:
-            await before  # one client's transactions enter the pool in the order in which they came
-        self._settle(batch, admitted)
-
-    def _settle(self, batch: list[_Waiting], admitted: Sequence[Envelope | CocoError]) -> None:
-        self._count -= len(batch)
-        envelopes = [one for one in admitted if isinstance(one, Envelope)]
-        refusals = iter(self._sequencer.accept(batch[0][0], envelopes))
-        for (_, _, _, answer), one in zip(batch, admitted, strict=True):
-            answer(one if isinstance(one, CocoError) else next(refusals) or one)
+from coco.enclave.submissions import Submissions
+from coco.errors import CocoError
 
 
 class Service:
     """The adapters of a node, as the front end uses them."""
 
-    def __init__(self, sequencer: Sequencer) -> None:
-        self._sequencer = sequencer
-        self.submissions = Submissions(sequencer)
+    def __init__(self, sequencer: Sequencer, submissions: Submissions) -> None:
+        self._sequencer, self.submissions = sequencer, submissions
         self._rpc: dict[str, tuple[AdapterRuntime, Route]] = {}
         self.routes: list[tuple[AdapterRuntime, Route]] = []
         #: Methods and routes of the framework itself, by name.

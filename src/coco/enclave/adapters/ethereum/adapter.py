@@ -159,16 +159,20 @@ class EthereumAdapter(LedgerAdapter):
 
     # --- derived state ---
 
-    def applied(self, position: Position, writes: WriteSet) -> None:
-        """The head moves."""
-        record = dict(writes.rows("ethereum.blocks"))
+    def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+        """The head moves; where another node executed the block, the trie follows and must come to the same root."""
+        record = writes.rows("ethereum.blocks")
         if not record:
-            return
-        ((_, encoded),) = record.items()
-        block = self._unapplied if self._unapplied is not None else Block.decode(encoded or b"")
-        self._unapplied = None
+            return ()
+        ((_, encoded),) = record
+        block, self._unapplied = self._unapplied, None
+        if block is None:
+            block = Block.decode(encoded or b"")
+            if self.chain.follow(self.services.newest().native, writes, block.number) != block.state_root:
+                raise LedgerError("a block has another state than its root", code="ethereum.state_root")
         self._head = block
         self._speculative.append((position.seqno, block))
+        return block.transaction_hashes()
 
     def committed(self, position: Position) -> None:
         """Blocks become visible, and events are told."""

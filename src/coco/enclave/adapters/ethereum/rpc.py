@@ -428,7 +428,7 @@ async def eth_getTransactionCount(adapter: EthereumAdapter, request: Request, ca
     visibility.require(visibility.account(caller, owner), "this nonce")
     tag = _param(request, 1, "latest")
     if tag == "pending":
-        pending = adapter.services.pending_position(owner)
+        pending = await adapter.services.pending_position(owner)
         if pending is not None:
             return hex(pending)
         # Executed but not committed yet counts as pending too.

@@ -1,0 +1,153 @@
+"""The nodes of a network, as the configuration has them, and who may become one. Sans-I/O.
+
+Rules (J1, J2, J5): a node's row names its engine id, which the ledger gives and never gives again; a joiner is admitted
+when its evidence is for its own key, the service and the start that it names, its measurement is allowed, and an
+operator whom the constitution lists has signed node, address, measurement and network. Otherwise it is recorded as
+pending, and governance decides. A pending node counts for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coco.attestation.evidence import Evidence, report_data, verify
+from coco.enclave.store import StoreView
+from coco.errors import AccessError, CocoError, RequestError
+from coco.ledger import cose, tables
+from coco.ledger.statements import MESSAGE_TYPE, NODE_STATEMENT, fingerprint
+
+PENDING, TRUSTED, RETIRED = "Pending", "Trusted", "Retired"
+ALLOWED = b'"AllowedToJoin"'
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """One node."""
+
+    node_id: str
+    engine: int
+    status: str
+    address: str
+    #: Fingerprint of the operator's certificate who answers for it; empty: governance does, or it founded a service.
+    owner: str
+
+
+class JoinRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a joiner says of itself."""
+
+    #: As ``Evidence.to_json`` makes it.
+    evidence: dict[str, str]
+    #: PEM of the RSA key that secrets are to be sealed to.
+    encryption_key: str
+    #: Hash of its start configuration.
+    configuration: bytes
+    #: Fresh random bytes, which the welcome repeats.
+    nonce: bytes
+    address: str
+    host_names: list[str]
+    #: The owner's COSE message; empty: governance is to decide.
+    owner_statement: bytes
+
+
+def rows(view: StoreView) -> list[NodeRow]:
+    """Every node that ever was, by engine id."""
+    found = []
+    for key, value in view.scan(tables.NODES_INFO):
+        row = json.loads(value)
+        found.append(
+            NodeRow(
+                key.decode(),
+                int(row.get("engine", 0)),
+                str(row.get("status", "")),
+                str(row.get("peer_address", "")),
+                str(row.get("owner", "")),
+            )
+        )
+    return sorted(found, key=lambda node: node.engine)
+
+
+def next_engine(view: StoreView) -> int:
+    """An engine id that no node has had."""
+    return max((node.engine for node in rows(view)), default=0) + 1
+
+
+def row_document(
+    *, engine: int, status: str, address: str, owner: str, evidence: Mapping[str, Any], seqno: int
+) -> dict[str, Any]:
+    """Value of a node's row, before it is dumped."""
+    return {
+        "status": status,
+        "retired_committed": False,
+        "quote_info": {"format": evidence["platform"], **evidence},
+        "rpc_interfaces": {},
+        "ledger_secret_seqno": seqno,
+        "engine": engine,
+        "peer_address": address,
+        "owner": owner,
+    }
+
+
+def check_evidence(
+    request: JoinRequest, node_key: ec.EllipticCurvePublicKey, service_key: bytes, *, accept_insecure_virtual: bool
+) -> str:
+    """Check a joiner's evidence; its measurement.
+
+    Raises:
+        AttestationError: it is for another key, service or start, or its platform proves nothing.
+    """
+    evidence = Evidence.parse(dict(request.evidence))
+    expected = report_data(
+        cose.spki(node_key),
+        encryption_key=request.encryption_key.encode(),
+        service=service_key,
+        configuration=request.configuration,
+    )
+    verify(evidence, expected_report_data=expected, accept_insecure_virtual=accept_insecure_virtual)
+    return evidence.measurement
+
+
+def check_measurement(view: StoreView, measurement: str) -> None:
+    """Whether the network runs this code.
+
+    Raises:
+        AccessError: it does not (``join.code_not_allowed``).
+    """
+    if view.get(tables.NODE_MEASUREMENTS, measurement.encode()) is None:
+        raise AccessError("the code of this node is not allowed to join", code="join.code_not_allowed")
+
+
+def check_owner(view: StoreView, statement: bytes, expected: Mapping[str, Any], *, time_s: int) -> str:
+    """Check an owner's statement; the fingerprint of the operator's certificate.
+
+    Raises:
+        AccessError: nobody who may says so (``join.not_the_owner``), or no longer (``join.statement_expired``).
+    """
+    try:
+        message = cose.parse(statement)
+        payload = json.loads(message.payload or b"")
+        key_id = message.headers.get(cose.KEY_ID)
+        operator = key_id.decode("ascii", "replace") if isinstance(key_id, bytes) else ""
+        row = json.loads(view.get(tables.OPERATORS, operator.encode()) or b"{}")
+        certificate = x509.load_pem_x509_certificate(str(row.get("cert", "")).encode())
+        key = certificate.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or message.headers.get(MESSAGE_TYPE) != NODE_STATEMENT:
+            raise RequestError("not a node statement", code="join.not_the_owner")
+        cose.verify(message, key)
+    except (ValueError, CocoError) as error:
+        raise AccessError("no operator of this network signed for this node", code="join.not_the_owner") from error
+    expires_s = payload.get("expires_s") if isinstance(payload, dict) else None
+    if payload != {**expected, "expires_s": expires_s} or not isinstance(expires_s, int):
+        raise AccessError("the operator signed for another node", code="join.not_the_owner")
+    if expires_s < time_s:
+        raise AccessError("the operator's signature has expired", code="join.statement_expired")
+    host = str(expected["address"]).rpartition(":")[0]
+    if not {host, expected["address"]} & set(row.get("addresses", [])):
+        raise AccessError("the operator may not run a node at this address", code="join.not_the_owner")
+    return fingerprint(certificate)

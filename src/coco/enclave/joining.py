@@ -1,0 +1,227 @@
+"""A joiner's side: from a fresh key to a place in a network that it can check.
+
+Order: key and evidence -> the owner's statement -> ask any node, be led to the primary -> wait to be trusted -> a
+welcome signed by the pinned service -> secrets -> the ledger, entry by entry, each checked against its predecessor and
+the whole against the service's signature. Whatever cannot heal stops the joiner with its reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets as randomness
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from coco import _native, limits
+from coco.attestation.evidence import VIRTUAL, Evidence, report_data
+from coco.channel import messages
+from coco.enclave.configuration import secrets as wrapping
+from coco.enclave.configuration.nodes import JoinRequest
+from coco.enclave.consensus import Members, Start
+from coco.enclave.core.control import Control
+from coco.enclave.core.identity import NodeIdentity, ServiceIdentity
+from coco.enclave.links import Link, Links, decode
+from coco.enclave.membership import FETCH, JOIN, WELCOME_STATEMENT, FetchRange, JoinAnswer, Welcome
+from coco.errors import AttestationError, BusyError, CocoError, ConfigurationError, LedgerError
+from coco.ledger import cose
+from coco.ledger.position import Position
+from coco.ledger.statements import MESSAGE_TYPE
+
+_AGAIN_S = 0.2
+_RSA_BITS = 2048
+_NONCE_BYTES = 32
+#: Refusals after which asking again is of no use.
+_FINAL = ("join.", "attestation.", "ledger.")
+_NOT_YET = ("join.address_in_use", "join.too_many_nodes")
+
+
+@dataclass
+class Joined:
+    """What a joiner was given."""
+
+    identity: NodeIdentity
+    service: ServiceIdentity
+    engine: int
+    view_offset: int
+    start: Start
+    secrets: list[tuple[int, _native.LedgerSecret]]
+    constitution_hash: bytes
+    time_ms: int
+
+
+class Joiner:
+    """Joins one network.
+
+    Args:
+        control: the host, who dials and knows the owner.
+        links: the links; strangers' until the welcome.
+        start: how the host began this process.
+        measurement: of this enclave's code.
+        configuration: hash of ``start``.
+        self_signed: makes a certificate of a key for the time before the service's.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        links: Links,
+        start: messages.Start,
+        *,
+        measurement: str,
+        configuration: bytes,
+        self_signed: Callable[[ec.EllipticCurvePrivateKey], x509.Certificate],
+    ) -> None:
+        try:
+            certificate = x509.load_pem_x509_certificate(start.expected_service)
+            service = certificate.public_key()
+        except ValueError as error:
+            raise ConfigurationError(
+                "a joiner must know the service that it joins", code="join.no_service", hint="give its certificate"
+            ) from error
+        if not isinstance(service, ec.EllipticCurvePublicKey):
+            raise ConfigurationError("the service has no elliptic-curve key", code="join.no_service")
+        self._control, self._links, self._start = control, links, start
+        self._service, self._measurement, self._configuration = service, measurement, configuration
+        self._key = ec.generate_private_key(ec.SECP384R1())
+        self._certificate = self_signed(self._key)
+        self._node_id = cose.key_id(self._key.public_key())
+        self._encryption = rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS)
+        public = self._encryption.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        self._encryption_key = public.decode()
+
+    def _private_key(self) -> bytes:
+        return self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+    async def join(self) -> Joined:
+        """Ask until this node is welcome.
+
+        Raises:
+            CocoError: it never will be, with the reason.
+        """
+        self._control.send(messages.Identity(self._node_id, self._measurement))
+        statement = await self._control.owner_statement
+        private = self._private_key()
+        self._links.dial_as([self._certificate.public_bytes(Encoding.DER)], private, self._service)
+        _native.wipe(private)
+        evidence = Evidence(
+            VIRTUAL,
+            self._measurement,
+            report_data(
+                cose.spki(self._key.public_key()),
+                encryption_key=self._encryption_key.encode(),
+                service=cose.spki(self._service),
+                configuration=self._configuration,
+            ),
+        )
+        request = JoinRequest(
+            evidence=evidence.to_json(),
+            encryption_key=self._encryption_key,
+            configuration=self._configuration,
+            nonce=randomness.token_bytes(_NONCE_BYTES),
+            address=self._start.peer_address,
+            host_names=self._start.host_names,
+            owner_statement=statement,
+        )
+        body = msgspec.msgpack.encode(request)
+        addresses, said = list(self._start.peers), ""
+        while True:
+            for address in addresses:
+                answer = await self._ask(address, body)
+                if isinstance(answer, Welcome):
+                    return self._accept(answer, request)
+                if answer is not None and answer.state != said:
+                    said = answer.state
+                    self._control.log(f"join.{said}")
+                if answer is not None and answer.primary and answer.primary not in addresses:
+                    addresses.append(answer.primary)
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _ask(self, address: str, body: bytes) -> JoinAnswer | None:
+        """The answer of the node at an address; None when it cannot answer now."""
+        try:
+            link = await self._links.open(address, timeout_s=limits.PEER_SECONDS_MAX)
+        except BusyError:
+            return None
+        try:
+            signed = cose.parse(await link.ask(JOIN, body, timeout_s=2 * limits.PEER_SECONDS_MAX))
+        except CocoError as error:
+            if error.code.startswith(_FINAL) and error.code not in _NOT_YET:
+                raise AttestationError(f"the network refused this node: {error}", code=error.code) from error
+            return None
+        finally:
+            link.close()
+        if signed.headers.get(MESSAGE_TYPE) != WELCOME_STATEMENT:
+            raise AttestationError("the answer is not the service's", code="join.other_service")
+        cose.verify(signed, self._service)
+        return decode(JoinAnswer, signed.payload or b"")  # type: ignore[arg-type]
+
+    def _accept(self, welcome: Welcome, request: JoinRequest) -> Joined:
+        if welcome.node_id != self._node_id or welcome.nonce != request.nonce:
+            raise AttestationError("the welcome is another node's", code="join.other_node")
+        certificate = x509.load_pem_x509_certificate(welcome.certificate.encode())
+        if certificate.public_key() != self._key.public_key():
+            raise AttestationError("the certificate is another node's", code="join.other_node")
+        service = ServiceIdentity(
+            wrapping.open_service_key(welcome.service_key, self._encryption),
+            x509.load_pem_x509_certificate(welcome.service.encode()),
+        )
+        if service.key.public_key() != self._service:
+            raise AttestationError("the service key is another service's", code="join.other_service")
+        secrets = [
+            (
+                first,
+                wrapping.open_for_node(row, self._node_id, self._encryption, self._encryption_key, service.spki),
+            )
+            for first, row in welcome.secrets
+        ]
+        members = Members(tuple(welcome.voters), tuple(welcome.learners))
+        start = Start(
+            members, welcome.index, welcome.term, Position.parse(welcome.position), Position.parse(welcome.signed)
+        )
+        identity = NodeIdentity(self._key, certificate)
+        private = self._private_key()
+        chain = [one.public_bytes(Encoding.DER) for one in (certificate, service.certificate)]
+        self._links.dial_as(chain, private, self._service)
+        _native.wipe(private)
+        return Joined(
+            identity,
+            service,
+            welcome.engine,
+            welcome.view_offset,
+            start,
+            secrets,
+            welcome.constitution_hash,
+            welcome.time_ms,
+        )
+
+    async def source(self) -> Link:
+        """A link to a node that gives entries, as a node of the network.
+
+        Raises:
+            BusyError: none can be reached (``peers.unreachable``).
+        """
+        for address in self._start.peers:
+            try:
+                return await self._links.open(address, timeout_s=limits.PEER_SECONDS_MAX)
+            except CocoError:
+                continue
+        raise BusyError("no node can be reached", code="peers.unreachable")
+
+
+async def fetch(link: Link, first: int, last: int) -> list[bytes]:
+    """Some of the entries ``first`` to ``last``, from another node.
+
+    Raises:
+        CocoError: the node does not answer, or has none of them (``ledger.no_entry``).
+    """
+    body = msgspec.msgpack.encode(FetchRange(first, last))
+    found: Any = decode(list[bytes], await link.ask(FETCH, body, timeout_s=2 * limits.PEER_SECONDS_MAX))
+    if not found or len(found) > last - first + 1:
+        raise LedgerError(f"another node has no entry {first}", code="ledger.no_entry")
+    return list(found)

@@ -1,0 +1,298 @@
+"""The network's side of joining, and a primary's duties towards its nodes.
+
+Order of a join (J1-J5): evidence and owner are checked -> the joiner's row is written, with its engine id, and
+committed -> it becomes a learner -> a read-index round, evidence again -> it gets certificate, secrets and the place to
+begin, sealed to its attested key and signed by the service -> it fetches the ledger and follows -> one change makes it
+a voter and removes the dead node that it replaces, whose row then says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coco import limits
+from coco._native import Entry
+from coco.enclave.configuration import nodes
+from coco.enclave.configuration import secrets as wrapping
+from coco.enclave.configuration.nodes import JoinRequest, NodeRow
+from coco.enclave.consensus import Start
+from coco.enclave.core.control import Control
+from coco.enclave.core.identity import ServiceIdentity, pem
+from coco.enclave.links import decode
+from coco.enclave.replica import Replica
+from coco.enclave.sequencer import Sequencer
+from coco.errors import AccessError, BusyError, ConsensusError, HostLiedError
+from coco.ledger import cose, tables
+from coco.ledger.statements import MESSAGE_TYPE, node_payload
+
+JOIN, FETCH = "join", "fetch"
+_DUTY_S = 0.1
+#: A learner that lacks no more entries of the engine's log than this is made a voter.
+_CAUGHT_UP = 20
+
+
+class Welcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="welcome"):
+    """What a joiner gets."""
+
+    node_id: str
+    nonce: bytes
+    engine: int
+    constitution_hash: bytes
+    #: PEM of the joiner's certificate and of the service's.
+    certificate: str
+    service: str
+    #: First seqno and sealed row of every ledger secret, and the sealed service key.
+    secrets: list[tuple[int, bytes]]
+    service_key: bytes
+    #: Where to begin: engine index and term, voters and learners, last entry, last signature entry at or below it.
+    index: int
+    term: int
+    view_offset: int
+    voters: list[int]
+    learners: list[int]
+    position: str
+    signed: str
+    time_ms: int
+
+
+class Waiting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="waiting"):
+    """Not yet: ask again, at ``primary`` if that is named. ``state`` says what for."""
+
+    state: str
+    primary: str = ""
+
+
+#: The answer to a joiner: the payload of a COSE message under the service's key (J3).
+JoinAnswer = Waiting | Welcome
+WELCOME_STATEMENT = "coco.welcome"
+
+
+class FetchRange(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Entries that a node lacks."""
+
+    first: int
+    last: int
+
+
+class Membership:
+    """Admits nodes, welcomes them, and keeps the configuration of consensus in step with the rows of the nodes."""
+
+    def __init__(
+        self,
+        *,
+        control: Control,
+        sequencer: Sequencer,
+        replica: Replica,
+        service: ServiceIdentity,
+        network: str,
+        constitution_hash: bytes,
+        accept_insecure_virtual: bool,
+        log: Callable[..., None],
+    ) -> None:
+        self._control, self._sequencer, self._replica, self._service = control, sequencer, replica, service
+        self._network, self._constitution_hash = network, constitution_hash
+        self._accept_insecure_virtual, self._log = accept_insecure_virtual, log
+        self._rows: dict[int, NodeRow] | None = None
+        self._admitting = asyncio.Lock()
+
+    # --- who is who ---
+
+    def changed(self) -> None:
+        """The rows of the nodes may have changed."""
+        self._rows = None
+
+    def rows(self) -> dict[int, NodeRow]:
+        """Every node of this life of the service, by engine id, as the newest entries have it."""
+        if self._rows is None:
+            self._rows = {row.engine: row for row in nodes.rows(self._sequencer.store.view()) if row.engine}
+        return self._rows
+
+    def address(self, engine: int) -> str | None:
+        """Where a trusted node listens for its peers."""
+        row = self.rows().get(engine)
+        return row.address if row is not None and row.status == nodes.TRUSTED else None
+
+    # --- questions of other nodes ---
+
+    async def serve(self, sender: int, certificate: bytes, kind: str, body: bytes) -> bytes:
+        """Answer a joiner, or a node that lacks entries.
+
+        Raises:
+            CocoError: refused, with a stable code.
+        """
+        if kind == JOIN:
+            return await self._join(certificate, decode(JoinRequest, body))
+        if kind != FETCH or self.address(sender) is None:
+            raise AccessError("only nodes of this network may ask this", code="peers.not_of_the_service")
+        return await self._fetch(decode(FetchRange, body))
+
+    async def _fetch(self, asked: FetchRange) -> bytes:
+        journal = self._sequencer.store.journal
+        last = min(asked.last, self._replica.anchor.position.seqno, asked.first + limits.READ_ENTRIES_MAX - 1)
+        if not 0 < asked.first <= last:
+            return msgspec.msgpack.encode([])
+        found = await self._control.read_some(asked.first, last)
+        for seqno, entry in enumerate(found, asked.first):
+            # L2: nothing that comes back from the host goes on unverified.
+            if Entry.parse(entry).leaf != journal.tree.leaf(seqno):
+                raise HostLiedError(f"the host gave another entry than {seqno}", code="channel.wrong_entry")
+        return msgspec.msgpack.encode(found)
+
+    async def _join(self, certificate: bytes, request: JoinRequest) -> bytes:
+        if not self._replica.may_execute:
+            primary = self.address(self._replica.primary) or ""
+            return self._answer(Waiting("no_primary" if not primary else "redirected", primary))
+        key = x509.load_der_x509_certificate(certificate).public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise AccessError("a node has a key on P-384", code="join.bad_key")
+        node_id = cose.key_id(key)
+        async with self._admitting:
+            row = next((row for row in self.rows().values() if row.node_id == node_id), None)
+            if row is None:
+                row = await self._admit(node_id, key, request)
+        if row.status == nodes.RETIRED:
+            raise AccessError("this node was retired", code="join.retired")
+        if row.status == nodes.PENDING:
+            return self._answer(Waiting("pending"))
+        anchor = self._replica.anchor
+        if row.engine not in anchor.members.all or anchor.members.outgoing:
+            return self._answer(Waiting("admitted"))
+        # J4: still the primary, the row is committed, and the evidence still satisfies what the network demands.
+        await self._replica.read_index()
+        committed = self._sequencer.store.view(self._replica.committed)
+        if committed.get(tables.NODES_INFO, node_id.encode()) is None:
+            return self._answer(Waiting("admitted"))
+        self._check(key, request)
+        return self._answer(self._welcome(row, request, self._replica.anchor))
+
+    def _answer(self, answer: JoinAnswer) -> bytes:
+        payload = msgspec.msgpack.encode(answer)
+        protected, signature = cose.sign(self._service.key, {MESSAGE_TYPE: WELCOME_STATEMENT}, payload)
+        return cose.encode(protected, signature, payload)
+
+    def _check(self, key: ec.EllipticCurvePublicKey, request: JoinRequest) -> str:
+        measurement = nodes.check_evidence(
+            request, key, self._service.spki, accept_insecure_virtual=self._accept_insecure_virtual
+        )
+        nodes.check_measurement(self._sequencer.store.view(), measurement)
+        return measurement
+
+    async def _admit(self, node_id: str, key: ec.EllipticCurvePublicKey, request: JoinRequest) -> NodeRow:
+        measurement = self._check(key, request)
+        view = self._sequencer.store.view()
+        others = list(self.rows().values())
+        if sum(row.status != nodes.RETIRED for row in others) >= limits.NODES_MAX:
+            raise BusyError("the network has as many nodes as it may have", code="join.too_many_nodes")
+        status, owner = nodes.PENDING, ""
+        if request.owner_statement:
+            expected = node_payload(
+                network=self._network,
+                service=cose.key_id(self._service.key.public_key()),
+                constitution=self._constitution_hash.hex(),
+                node_id=node_id,
+                address=request.address,
+                measurement=measurement,
+                expires_s=0,
+            )
+            time_s = self._sequencer.clock.now_ms // 1000
+            owner = nodes.check_owner(view, request.owner_statement, expected, time_s=time_s)
+            status = nodes.TRUSTED
+        heard = {node for node, _, active in self._replica.progress() if active} | {self._replica.node}
+        for row in others:
+            if row.address == request.address and row.status == nodes.TRUSTED and row.engine in heard:
+                raise BusyError("the node at this address is alive", code="join.address_in_use")
+        engine = nodes.next_engine(view)
+        seqno = self._sequencer.store.journal.last_seqno + 1
+        document = nodes.row_document(
+            engine=engine,
+            status=status,
+            address=request.address,
+            owner=owner,
+            evidence=request.evidence,
+            seqno=seqno,
+        )
+        rows: list[tuple[str, bytes, bytes | None]] = [(tables.NODES_INFO, node_id.encode(), _dump(document))]
+        if status == nodes.TRUSTED:
+            endorsed = self._service.endorse(key, engine, request.host_names, self._sequencer.clock.now_ms)
+            rows.append((tables.NODE_CERTIFICATES, node_id.encode(), pem(endorsed).encode()))
+        await self._sequencer.write_rows(rows)
+        self._log("join.admitted", {"engine": engine}, {"node": node_id, "status": status})
+        return NodeRow(node_id, engine, status, request.address, owner)
+
+    def _welcome(self, row: NodeRow, request: JoinRequest, anchor: Start) -> Welcome:
+        view = self._sequencer.store.view()
+        certificate = view.get(tables.NODE_CERTIFICATES, row.node_id.encode())
+        assert certificate is not None, "a trusted node has a certificate"
+        secrets = [
+            (first, wrapping.seal_for_node(secret, first, row.node_id, request.encryption_key, self._service.spki))
+            for first, secret in self._sequencer.store.journal.secrets
+        ]
+        return Welcome(
+            node_id=row.node_id,
+            nonce=request.nonce,
+            engine=row.engine,
+            constitution_hash=self._constitution_hash,
+            certificate=certificate.decode(),
+            service=pem(self._service.certificate),
+            secrets=secrets,
+            service_key=wrapping.seal_service_key(self._service.key, request.encryption_key),
+            index=anchor.index,
+            term=anchor.term,
+            view_offset=self._replica.view_offset,
+            voters=list(anchor.members.voters),
+            learners=list(anchor.members.learners),
+            position=str(anchor.position),
+            signed=str(anchor.signed),
+            time_ms=self._sequencer.clock.now_ms,
+        )
+
+    # --- duties of a primary ---
+
+    async def attend(self) -> None:
+        """While this node is primary, bring the configuration of consensus in step with the rows; for ever."""
+        while True:
+            await asyncio.sleep(_DUTY_S)
+            members = self._replica.members
+            if not self._replica.may_execute or members.outgoing:
+                continue
+            try:
+                await self._attend()
+            except ConsensusError:
+                continue  # a change is under way, or must wait for a majority; next time
+
+    async def _attend(self) -> None:
+        members = self._replica.members
+        trusted = {engine: row for engine, row in self.rows().items() if row.status == nodes.TRUSTED}
+        standing = {node: matched for node, matched, active in self._replica.progress() if active}
+        mine = standing.get(self._replica.node, 0)
+        for engine, row in sorted(trusted.items()):
+            newer = [n for n in trusted if n > engine and trusted[n].address == row.address]
+            if engine not in members.all:
+                if any(n in members.voters for n in newer):
+                    await self._retire(row)
+                elif not newer:
+                    self._replica.change_members([("learner", engine)])
+                else:
+                    continue
+                return
+            # One that has acknowledged nothing yet is counted as heard of, too: it may not even have been welcomed.
+            if engine in members.learners and not newer and standing.get(engine, 0) >= max(1, mine - _CAUGHT_UP):
+                replaced = [n for n in trusted if n < engine and trusted[n].address == row.address and n in members.all]
+                self._replica.change_members([("voter", engine), *(("removed", n) for n in replaced)])
+                return
+
+    async def _retire(self, row: NodeRow) -> None:
+        key = row.node_id.encode()
+        document = json.loads(self._sequencer.store.view().get(tables.NODES_INFO, key) or b"{}")
+        await self._sequencer.write_rows([(tables.NODES_INFO, key, _dump({**document, "status": nodes.RETIRED}))])
+        self._log("node.retired", {"engine": row.engine}, {"node": row.node_id})
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,324 @@
+"""Submitted transactions, from a client's connection until their fate is known.
+
+Rules:
+
+* What arrives close together is checked together, and enters the pool in the order in which it came.
+* Only the primary has a pool. A backup forwards what it was given, with the certificate that its client showed, and the
+  primary looks the caller up in its own configuration and checks everything again (G4).
+* The node that received a transaction holds it until it is committed, refused or expired, and sends it again to every
+  new primary; a primary runs nothing twice, because what every node has applied it knows by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from coco import limits
+from coco.enclave.adapters.base import AdapterError, Caller, CallerKind, Envelope
+from coco.enclave.links import Links, decode
+from coco.enclave.sequencer import AdapterRuntime, Sequencer
+from coco.errors import AccessError, BusyError, CocoError, RequestError
+
+Answer = Callable[[Envelope | CocoError], None]
+_Waiting = tuple[AdapterRuntime, bytes, Caller, Answer]
+
+#: Parts in which submissions that gathered are checked, and the least size of one. Few large parts cost less; many let
+#: the first be answered, and its client go on, while the others are checked.
+_PARTS, _PART_MIN = 4, 8
+#: Questions and messages between nodes.
+SUBMIT, PENDING, DROPPED = "submit", "pending", "dropped"
+_AGAIN_S = 0.5
+#: What says that there is no primary now, and how long until it is looked for again.
+_NO_PRIMARY, _NO_PRIMARY_S = ("node.no_primary", "peers.unreachable"), 0.05
+_FORWARD_MAX = 500
+
+
+class Forwarded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Transactions for the primary's pool."""
+
+    adapter: str
+    #: DER of what the client showed to the node that forwards.
+    certificate: bytes
+    #: They were sent before, and may be executed already.
+    again: bool
+    raw: list[bytes]
+
+
+class PendingLane(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Asks where a lane goes on in the primary's pool."""
+
+    adapter: str
+    lane: bytes
+
+
+class Dropped(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A transaction that was forwarded will never be executed."""
+
+    adapter: str
+    id: bytes
+    reason: str
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Held:
+    runtime: AdapterRuntime
+    envelope: Envelope
+    raw: bytes
+    caller: Caller
+    arrived_ms: int
+    #: View whose primary has it.
+    view: int
+
+
+class Submissions:
+    """Collects raw transactions, checks them, and sees to it that a primary gets them."""
+
+    def __init__(self, sequencer: Sequencer, links: Links, caller: Callable[[bytes | None], Caller]) -> None:
+        self._sequencer, self._links, self._caller = sequencer, links, caller
+        self._waiting: dict[tuple[int, int], list[_Waiting]] = {}
+        #: The newest check of each adapter and caller.
+        self._checks: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._count = 0
+        self._held: dict[bytes, _Held] = {}
+        #: Nodes that forwarded what is in the pool.
+        self._origins: dict[bytes, int] = {}
+        self._again: asyncio.Task[None] | None = None
+        sequencer.on_outcome = self._settled
+        sequencer.on_expire = self.expire
+
+    # --- from clients ---
+
+    def add(self, runtime: AdapterRuntime, raw: bytes, caller: Caller, answer: Answer) -> None:
+        """Queue one; ``answer`` gets its envelope once a primary has it in its pool, or the refusal."""
+        if caller.kind is not CallerKind.PARTICIPANT:
+            answer(AccessError("only participants may submit transactions", code="access.not_a_participant"))
+            return
+        if self._count >= limits.POOL_TRANSACTIONS_MAX or len(self._held) >= 2 * limits.POOL_TRANSACTIONS_MAX:
+            answer(BusyError("the node is full; try again later", code="pool.full"))
+            return
+        self._count += 1
+        key = id(runtime), id(caller)
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append((runtime, raw, caller, answer))
+        if len(waiting) == 1:
+            # After everything that has arrived by now has been read: so submissions gather without waiting.
+            asyncio.get_running_loop().call_soon(self._check, key)
+
+    def _check(self, key: tuple[int, int]) -> None:
+        waiting = self._waiting.pop(key)
+        size = max(_PART_MIN, len(waiting) // _PARTS)
+        for first in range(0, len(waiting), size):
+            batch = waiting[first : first + size]
+            task = asyncio.get_running_loop().create_task(self._admit(batch, self._checks.get(key)))
+            self._checks[key] = task
+            task.add_done_callback(partial(self._checked, key))
+
+    def _checked(self, key: tuple[int, int], task: asyncio.Task[None]) -> None:
+        if self._checks[key] is task:
+            del self._checks[key]
+
+    async def _admit(self, batch: list[_Waiting], before: asyncio.Task[None] | None) -> None:
+        runtime, _, caller, _ = batch[0]
+        raw = [one for _, one, _, _ in batch]
+        admitted = await _admitted(runtime, raw, caller)
+        if before is not None:
+            await before  # one client's transactions enter the pool in the order in which they came
+        good = [(one, data) for one, data in zip(admitted, raw, strict=True) if isinstance(one, Envelope)]
+        refusals = await self._submit(runtime, caller, good) if good else []
+        self._count -= len(batch)
+        following = iter(refusals)
+        for (_, _, _, answer), one in zip(batch, admitted, strict=True):
+            answer(one if isinstance(one, CocoError) else next(following) or one)
+
+    async def _submit(
+        self, runtime: AdapterRuntime, caller: Caller, good: list[tuple[Envelope, bytes]]
+    ) -> list[CocoError | None]:
+        replica, loop = self._sequencer.replica, asyncio.get_running_loop()
+        again, deadline = False, loop.time() + limits.PEER_SECONDS_MAX
+        while True:
+            if replica.is_primary:
+                refusals = self._accept(runtime, [envelope for envelope, _ in good], again=again)
+                break
+            try:
+                refusals = await self._forward(runtime, caller, [raw for _, raw in good], again=again)
+                break
+            except CocoError as error:
+                if error.code not in _NO_PRIMARY or loop.time() > deadline:
+                    refusals = [error] * len(good)
+                    break
+            # Whoever was asked may have taken them and died: from now on they may be known.
+            again = True
+            await asyncio.sleep(_NO_PRIMARY_S)
+        now, view = self._sequencer.clock.now_ms, replica.view
+        for (envelope, raw), refusal in zip(good, refusals, strict=True):
+            if refusal is None and envelope.id not in runtime.included:
+                self._held[envelope.id] = _Held(runtime, envelope, raw, caller, now, view)
+        return refusals
+
+    def _accept(self, runtime: AdapterRuntime, envelopes: Sequence[Envelope], *, again: bool) -> list[CocoError | None]:
+        """Put envelopes into the pool; those that were sent before may be known, which is as good."""
+        fresh = [one for one in envelopes if not (again and self._knows(runtime, one.id))]
+        refusals = dict(zip((one.id for one in fresh), self._sequencer.accept(runtime, fresh), strict=True))
+        return [refusals.get(one.id) for one in envelopes]
+
+    # --- to and from other nodes ---
+
+    async def _forward(
+        self, runtime: AdapterRuntime, caller: Caller, raw: list[bytes], *, again: bool
+    ) -> list[CocoError | None]:
+        link = self._links.to(self._sequencer.replica.primary)
+        if link is None:
+            raise BusyError("no primary can be reached now; try again", code="node.no_primary")
+        body = _encode(Forwarded(runtime.name, caller.certificate, again, raw))
+        answer = await link.ask(SUBMIT, body, timeout_s=limits.PEER_SECONDS_MAX)
+        verdicts = decode(list[tuple[str, str]], answer)
+        if len(verdicts) != len(raw):
+            raise BusyError("the primary answered something else", code="peers.malformed")
+        return [_refusal(code, text) if code else None for code, text in verdicts]
+
+    async def serve(self, sender: int, kind: str, body: bytes) -> bytes:
+        """Answer another node.
+
+        Raises:
+            CocoError: this node is not the primary, or the question is malformed.
+        """
+        if not self._sequencer.replica.is_primary:
+            raise BusyError("this node is not primary", code="node.no_primary")
+        if kind == PENDING:
+            asked = decode(PendingLane, body)
+            position = self._runtime(asked.adapter).pool.pending_position(asked.lane)
+            return _encode(-1 if position is None else position)
+        forwarded = decode(Forwarded, body)
+        runtime = self._runtime(forwarded.adapter)
+        caller = self._caller(forwarded.certificate)
+        if caller.kind is not CallerKind.PARTICIPANT:
+            raise AccessError("only participants may submit transactions", code="access.not_a_participant")
+        admitted = await _admitted(runtime, forwarded.raw, caller)
+        envelopes = [one for one in admitted if isinstance(one, Envelope)]
+        refusals = iter(self._accept(runtime, envelopes, again=forwarded.again))
+        verdicts: list[tuple[str, str]] = []
+        for one in admitted:
+            refusal = one if isinstance(one, CocoError) else next(refusals)
+            verdicts.append(("", "") if refusal is None else (refusal.code, str(refusal)))
+            if isinstance(one, Envelope) and refusal is None and one.id not in runtime.included:
+                self._origins[one.id] = sender
+        return _encode(verdicts)
+
+    def _knows(self, runtime: AdapterRuntime, identity: bytes) -> bool:
+        return identity in runtime.included or runtime.pool.get(identity) is not None
+
+    def _runtime(self, name: str) -> AdapterRuntime:
+        for runtime in self._sequencer.runtimes:
+            if runtime.name == name:
+                return runtime
+        raise RequestError("there is no such adapter", code="peers.malformed")
+
+    def dropped(self, body: bytes) -> None:
+        """The primary says that a transaction will never be executed."""
+        message = decode(Dropped, body)
+        self._sequencer.resolve(self._runtime(message.adapter), message.id, message.reason)
+
+    def _settled(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
+        self._held.pop(identity, None)
+        origin = self._origins.pop(identity, None)
+        if origin is not None and reason:
+            self._links.tell(origin, DROPPED, _encode(Dropped(runtime.name, identity, reason)))
+
+    # --- held ---
+
+    def view_changed(self) -> None:
+        """There may be another primary, who lacks what is held here."""
+        if self._held and (self._again is None or self._again.done()):
+            self._again = asyncio.get_running_loop().create_task(self._send_again())
+
+    async def _send_again(self) -> None:
+        replica = self._sequencer.replica
+        while late := [one for one in self._held.values() if one.view != replica.view]:
+            if replica.is_primary:
+                self._take_again(late)
+            elif replica.primary:
+                for part in _parts(late):
+                    view = replica.view
+                    try:
+                        refusals = await self._forward(
+                            part[0].runtime, part[0].caller, [one.raw for one in part], again=True
+                        )
+                    except CocoError:
+                        break  # not reachable yet, or deposed; again in a moment
+                    self._sent(part, refusals, view)
+            await asyncio.sleep(_AGAIN_S)
+
+    def _take_again(self, late: list[_Held]) -> None:
+        view = self._sequencer.replica.view
+        for part in _parts(late):
+            self._sent(part, self._accept(part[0].runtime, [one.envelope for one in part], again=True), view)
+
+    def _sent(self, part: list[_Held], refusals: Sequence[CocoError | None], view: int) -> None:
+        for one, refusal in zip(part, refusals, strict=True):
+            one.view = view
+            if refusal is not None and not isinstance(refusal, BusyError):
+                self._sequencer.resolve(one.runtime, one.envelope.id, refusal.code)
+
+    def expire(self, before_ms: int) -> None:
+        """Give up what arrived before ``before_ms``."""
+        for one in [one for one in self._held.values() if one.arrived_ms < before_ms]:
+            self._sequencer.resolve(one.runtime, one.envelope.id, "expired")
+
+    # --- what adapters ask ---
+
+    def pooled(self, runtime: AdapterRuntime, identity: bytes) -> Envelope | None:
+        """A transaction that waits, as far as this node knows."""
+        found = runtime.pool.get(identity)
+        if found is None and identity in self._held:
+            found = self._held[identity].envelope
+        return found
+
+    async def pending_position(self, runtime: AdapterRuntime, lane: Hashable) -> int | None:
+        """The first free position of a lane in the primary's pool; None when it is empty or cannot be asked."""
+        replica = self._sequencer.replica
+        if replica.is_primary:
+            return runtime.pool.pending_position(lane)
+        link = self._links.to(replica.primary)
+        if link is None or not isinstance(lane, bytes):
+            return None
+        try:
+            body = _encode(PendingLane(runtime.name, lane))
+            answer = await link.ask(PENDING, body, timeout_s=limits.PEER_SECONDS_MAX)
+            position = decode(int, answer)
+        except CocoError:
+            return None
+        return None if position < 0 else position
+
+
+async def _admitted(runtime: AdapterRuntime, raw: list[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+    try:
+        return await runtime.adapter.admit(raw, caller)
+    except Exception:  # noqa: BLE001 - an adapter's failure is this batch's refusal, not the node's end
+        return [AdapterError("the transaction could not be checked", code="adapter.failed")] * len(raw)
+
+
+def _parts(held: list[_Held]) -> Iterator[list[_Held]]:
+    """In order, as much at once as has one adapter and one caller."""
+    part: list[_Held] = []
+    for one in held:
+        same = part and (one.runtime, one.caller) == (part[0].runtime, part[0].caller)
+        if part and (not same or len(part) >= _FORWARD_MAX):
+            yield part
+            part = []
+        part.append(one)
+    if part:
+        yield part
+
+
+def _refusal(code: str, text: str) -> CocoError:
+    if code in ("pool.full", "pool.lane_full") or code.startswith("node."):
+        return BusyError(text, code=code)
+    return AdapterError(text, code=code)

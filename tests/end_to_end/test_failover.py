@@ -1,0 +1,164 @@
+"""Three nodes, real processes and real clients: the primary dies, and nobody loses anything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+from eth_account import Account
+from web3 import Web3
+
+from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS
+from conftest import SandboxProcess
+
+SENDER, KEY = WELL_KNOWN_ACCOUNTS[0]
+PATIENCE_S = 40
+
+
+def administration(sandbox: SandboxProcess, node: str, path: str) -> Any:
+    url = sandbox.summary["nodes"][node]["administration_url"]
+    return requests.get(url + path, verify=sandbox.summary["service_certificate"], timeout=10).json()
+
+
+def eventually(check: Callable[[], Any], what: str) -> Any:
+    """What ``check`` gives, once it gives something."""
+    deadline, last = time.monotonic() + PATIENCE_S, None
+    while time.monotonic() < deadline:
+        try:
+            if found := check():
+                return found
+        except requests.RequestException as error:
+            last = error
+        time.sleep(0.1)
+    raise AssertionError(f"{what}: {last}")
+
+
+def voters(sandbox: SandboxProcess, node: str) -> dict[str, Any]:
+    found = administration(sandbox, node, "/node/network")["nodes"]
+    return {name: row for name, row in found.items() if row["votes"]}
+
+
+def primary_of(sandbox: SandboxProcess) -> str:
+    """The name of the node that leads, as every node says."""
+
+    def agreed() -> str | None:
+        infos = {name: administration(sandbox, name, "/node/info") for name in sandbox.summary["nodes"]}
+        networks = [administration(sandbox, name, "/node/network")["nodes"] for name in infos]
+        leading = {node for network in networks for node, row in network.items() if row["primary"]}
+        named = {info["node_id"]: name for name, info in infos.items()}
+        return named.get(leading.pop()) if len(leading) == 1 else None
+
+    return eventually(agreed, "the nodes agree on a primary")
+
+
+class Payments:
+    """Payments of one account, one after the other, each until its receipt is there."""
+
+    def __init__(self, url: str) -> None:
+        self.web3 = Web3(Web3.HTTPProvider(url, request_kwargs={"timeout": 60}))
+        self.account = Account.from_key(KEY)
+        self.acknowledged: list[bytes] = []
+        self.refusals: list[str] = []
+
+    def pay(self) -> float:
+        """Send one; seconds until its receipt."""
+        began = time.monotonic()
+        signed = self.account.sign_transaction(
+            {
+                "nonce": len(self.acknowledged),
+                "gas": 21_000,
+                "to": SENDER,
+                "value": 1,
+                "chainId": self.web3.eth.chain_id,
+                "maxFeePerGas": 0,
+                "maxPriorityFeePerGas": 0,
+            }
+        )
+        self.web3.eth.send_raw_transaction(signed.raw_transaction)
+        receipt = self.web3.eth.wait_for_transaction_receipt(signed.hash, timeout=PATIENCE_S, poll_latency=0.05)
+        assert receipt["status"] == 1
+        self.acknowledged.append(bytes(signed.hash))
+        return time.monotonic() - began
+
+    def check(self) -> None:
+        """Everything acknowledged is there, once."""
+        assert self.web3.eth.get_transaction_count(SENDER) == len(self.acknowledged)
+        for identity in self.acknowledged:
+            assert self.web3.eth.get_transaction_receipt(identity)["status"] == 1
+
+
+@pytest.fixture
+def network(sandboxes):
+    made = sandboxes("network", "--nodes", "3")
+    made.start()
+    return made
+
+
+def test_the_primary_is_killed_and_replaced_without_a_person(network):
+    payments = Payments(network.url)
+    for _ in range(5):
+        payments.pay()
+    before = voters(network, "n0")
+    assert len(before) == 3
+    killed = primary_of(network)
+    os.kill(network.summary["nodes"][killed]["enclave_pid"], signal.SIGKILL)
+    # The unmodified client sees nothing but a slow payment.
+    assert payments.pay() < 15
+    for _ in range(5):
+        payments.pay()
+    # The sandbox is its supervisor: the same address joins again, under an identity of its own.
+    others = [name for name in network.summary["nodes"] if name != killed]
+
+    def replaced() -> bool:
+        now = voters(network, others[0])
+        return len(now) == 3 and len(set(now) - set(before)) == 1
+
+    eventually(replaced, "the dead node is replaced")
+    payments.pay()
+    payments.check()
+
+
+def test_clients_of_a_backup_read_and_write(network):
+    backup = next(name for name in network.summary["nodes"] if name != primary_of(network))
+    summary = network.summary
+    session = requests.Session()
+    ca = summary["service_certificate"]
+    session.cert = (summary["participant_certificate"], summary["participant_key"])
+
+    def call(method: str, *params: Any) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        answer = session.post(summary["nodes"][backup]["application_url"], json=body, verify=ca, timeout=30).json()
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    account = Account.from_key(KEY)
+    fees = {"gas": 21_000, "to": SENDER, "value": 1, "chainId": 2017, "maxFeePerGas": 0, "maxPriorityFeePerGas": 0}
+    for nonce in range(3):
+        signed = account.sign_transaction({"nonce": nonce, **fees})
+        receipt = call("eth_sendRawTransactionSync", "0x" + signed.raw_transaction.hex())
+        assert receipt["status"] == "0x1"
+    assert call("eth_getTransactionCount", SENDER, "latest") == "0x3"
+    # A gap waits in the primary's pool, and a backup knows of it.
+    signed = account.sign_transaction({"nonce": 3, **fees})
+    later = account.sign_transaction({"nonce": 4, **fees})
+    call("eth_sendRawTransaction", "0x" + later.raw_transaction.hex())
+    assert call("eth_getTransactionCount", SENDER, "pending") == "0x3"
+    call("eth_sendRawTransaction", "0x" + signed.raw_transaction.hex())
+    eventually(lambda: call("eth_getTransactionCount", SENDER, "latest") == "0x5", "both are executed")
+
+
+def test_a_network_of_three_recovers_from_the_ledger_that_goes_furthest(network):
+    payments = Payments(network.url)
+    for _ in range(3):
+        payments.pay()
+    network.stop()
+    network.start()
+    payments.web3 = Web3(Web3.HTTPProvider(network.url))
+    payments.check()
+    payments.pay()
+    assert len(voters(network, "n0")) == 3
