@@ -48,7 +48,7 @@ class TestNetwork:
             "extra_path": [str(ROOT / "examples"), str(ROOT / "tests/adapters")],
             **options,
         }
-        self.node = Node(NodeOptions(ledger=self.files.ledger, genesis=self.genesis, **chosen), self.log.append)
+        self.node = Node(NodeOptions(ledger=self.files.ledger(0), genesis=self.genesis, **chosen), self.log.append)
         ready = await self.node.start()
         self.service = ready.service.decode()
         return self.node

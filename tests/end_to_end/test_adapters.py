@@ -21,7 +21,7 @@ def network(tmp_path):
     made.genesis["adapters"] |= {"kv": {}, "sawtooth": {}}
     made.add_participant("other")
     yield made
-    verify_with_ccf(made.files.ledger, tmp_path / "chunks")
+    verify_with_ccf(made.files.ledger(0), tmp_path / "chunks")
 
 
 def batch(number, *transactions, depends_on=()):

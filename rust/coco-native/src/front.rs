@@ -37,7 +37,10 @@ fn tuple<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyTuple>> {
     let bytes = |data: &[u8]| PyBytes::new(py, data);
     match event {
         Event::Opened { id, peer, dial } => (OPENED, id, peer.as_deref().map(bytes), dial).into_pyobject(py),
-        Event::JsonRpc { id, body } => (JSON_RPC, id, bytes(&body)).into_pyobject(py),
+        Event::JsonRpc { id, body, freshness } => {
+            let floor = freshness.floor.as_deref().map(bytes);
+            (JSON_RPC, id, bytes(&body), floor, freshness.linearizable).into_pyobject(py)
+        }
         Event::Request { id, head, body } => {
             let headers = PyList::empty(py);
             for (name, value) in &head.headers {

@@ -22,7 +22,7 @@ from coco.cli import sandbox as sandboxes
 from coco.cli import simulate as simulations
 from coco.cli.output import console, fail, run, show, working
 from coco.client.connect import ConnectOptions, Connector
-from coco.client.http import HttpsClient
+from coco.client.http import FailoverClient, HttpsClient
 from coco.client.pin import Pin
 from coco.client.verify import service_context, verify_node
 from coco.errors import CocoError, ConfigurationError
@@ -113,7 +113,9 @@ async def _connect(
         await verify_node(*_address(admin), pin, accept_insecure_virtual=insecure)
     pin.save(pin_path)
     context = service_context(pin.service, str(cert), str(key) if key else "")
-    connector = Connector(options, HttpsClient(*_address(url), context), pin, pin_path)
+    connector = Connector(
+        options, FailoverClient([HttpsClient(*_address(url), context)], lambda: pin.position), pin, pin_path
+    )
     await connector.start()
     local = f"http://{options.host}:{connector.port}{options.secret_path}"
     if as_json:

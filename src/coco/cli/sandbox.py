@@ -434,7 +434,7 @@ async def _connect(files: SandboxFiles, sandbox: Sandbox, pin: Pin, port: int, o
     key = files.actor("participants", _PARTICIPANT, ".key.pem")
     context = service_context(sandbox.service, str(certificate), str(key))
     ports = [sandbox.application_port(number) for number in sandbox.nodes]
-    upstream = FailoverClient([HttpsClient(_HOST, port, context) for port in ports])
+    upstream = FailoverClient([HttpsClient(_HOST, port, context) for port in ports], lambda: pin.position)
     connector = Connector(ConnectOptions(port=port, origins=origins), upstream, pin, files.pin)
     await connector.start()
     return connector

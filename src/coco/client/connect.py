@@ -17,7 +17,7 @@ from typing import Any
 import httptools
 
 from coco import limits
-from coco.client.http import FailoverClient, HttpsClient
+from coco.client.http import FailoverClient
 from coco.client.pin import Pin
 from coco.errors import CocoError, ConfigurationError
 
@@ -40,9 +40,7 @@ class ConnectOptions:
 class Connector:
     """The local listener."""
 
-    def __init__(
-        self, options: ConnectOptions, upstream: HttpsClient | FailoverClient, pin: Pin, pin_path: Path | None
-    ) -> None:
+    def __init__(self, options: ConnectOptions, upstream: FailoverClient, pin: Pin, pin_path: Path | None) -> None:
         if not ipaddress.ip_address(options.host).is_loopback:
             raise ConfigurationError("coco connect serves on loopback only", code="connect.not_loopback")
         self.options, self.upstream, self.pin = options, upstream, pin

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,16 +83,18 @@ class HttpsClient:
         self._slots = asyncio.Semaphore(connections_max)
 
     async def request(
-        self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json"
+        self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json", floor: str = ""
     ) -> HttpReply:
-        """Send one request.
+        """Send one request; what answers it has committed the transaction ``floor``.
 
         Raises:
             HostError: the node cannot be reached (``client.unreachable``).
         """
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: {self.host}:{self.port}\r\n"
-            f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
+            f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n"
+            + (f"coco-min-transaction-id: {floor}\r\n" if floor else "")
+            + "\r\n"
         )
         async with self._slots:
             if self._idle:
@@ -159,11 +161,19 @@ class HttpsClient:
 
 
 class FailoverClient:
-    """Talks to one of several nodes of a network: to the same one until it cannot be reached, then to the next."""
+    """Talks to one of several nodes of a network: to the same one until it cannot be reached, then to the next.
 
-    def __init__(self, clients: Sequence[HttpsClient]) -> None:
-        self._clients = list(clients)
-        self._current = 0
+    What was seen once is seen again: the first requests to a node name the newest transaction known, which it must have
+    committed before it answers.
+
+    Args:
+        clients: one for each node.
+        floor: id of the newest transaction known.
+    """
+
+    def __init__(self, clients: Sequence[HttpsClient], floor: Callable[[], str] = str) -> None:
+        self._clients, self._floor = list(clients), floor
+        self._current, self._caught_up = 0, False
 
     async def request(
         self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json"
@@ -175,13 +185,19 @@ class FailoverClient:
         """
         for attempt in range(len(self._clients)):
             chosen = self._current
+            floor = "" if self._caught_up else self._floor()
             try:
-                return await self._clients[chosen].request(method, path, body, content_type=content_type)
+                reply = await self._clients[chosen].request(
+                    method, path, body, content_type=content_type, floor=floor if floor != "0.0" else ""
+                )
             except HostError as error:
                 if error.code != "client.unreachable" or attempt == len(self._clients) - 1:
                     raise
                 if self._current == chosen:
-                    self._current = (chosen + 1) % len(self._clients)
+                    self._current, self._caught_up = (chosen + 1) % len(self._clients), False
+                continue
+            self._caught_up |= self._current == chosen and reply.status == 200
+            return reply
         raise AssertionError("a network has at least one node")
 
     async def close(self) -> None:

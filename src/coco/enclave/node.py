@@ -16,6 +16,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -41,7 +42,7 @@ from coco.enclave.frontend.routes import administration_app, application_app
 from coco.enclave.frontend.service import Service
 from coco.enclave.frontend.streams import Streams
 from coco.enclave.joining import Joined, Joiner, fetch
-from coco.enclave.links import Links
+from coco.enclave.links import Links, decode
 from coco.enclave.membership import Membership
 from coco.enclave.pool import Pool
 from coco.enclave.recovery import PAGE, Recovery, read_former_life, recovery_members
@@ -54,6 +55,7 @@ from coco.errors import (
     BusyError,
     CocoError,
     ConfigurationError,
+    ConsensusError,
     LedgerError,
     NotFoundError,
     RequestError,
@@ -71,8 +73,17 @@ _FOUNDER = 1
 _QUERY_THREADS = 2
 _EXTERNAL_SECONDS = 10.0
 _FETCH_AGAIN_S = 0.05
+#: A question to the primary.
+_BIND = "bind"
 #: Application entries whose state stays readable after a recovery, which knows no times: 10 minutes at full pace.
 _HISTORY_AFTER_RECOVERY = 12_000
+
+
+class _Bind(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An account to bind, for the primary: what the client showed, and its request."""
+
+    certificate: bytes
+    body: bytes
 
 
 def _dump(value: object) -> bytes:
@@ -223,6 +234,11 @@ class EnclaveNode:
             if self.membership.address(sender) is None:
                 raise AccessError("only nodes of this network may ask this", code="peers.not_of_the_service")
             return await self.submissions.serve(sender, kind, body)
+        if kind == _BIND:
+            if self.membership.address(sender) is None or not self.replica.may_execute:
+                raise BusyError("this node is not primary", code="node.no_primary")
+            asked = decode(_Bind, body)
+            return _dump(await self.bind_account(asked.body, self.caller(asked.certificate)))
         return await self.membership.serve(sender, certificate, kind, body)
 
     def _followed(self, writes: _native.WriteSet) -> None:
@@ -692,8 +708,24 @@ class EnclaveNode:
             rpc=rpc.handle,
             position=self._position_header,
             websocket=streams.serve,
+            readable=self._readable,
         )
         self._listen(listener, ask_client=True)
+
+    async def _readable(self, floor: bytes | None, confirm: bool) -> None:
+        """Wait until this node may answer: a majority has confirmed what it shows, and ``floor`` is committed here."""
+        if confirm:
+            await self.replica.confirm()
+        if floor is None:
+            return
+        wanted = Position.parse(floor.decode("ascii", "replace"))
+        if wanted.seqno > self.replica.committed:
+            try:
+                await asyncio.wait_for(self.sequencer.committed(wanted.seqno), limits.READ_INDEX_SECONDS_MAX)
+            except (TimeoutError, ConsensusError) as error:
+                raise BusyError("this node does not have that transaction yet", code="node.behind") from error
+        if self.journal.position(wanted.seqno) != wanted:
+            raise RequestError(f"{wanted} is not in this ledger", code="node.other_history")
 
     def _position_header(self) -> bytes:
         committed = self.replica.committed
@@ -857,6 +889,13 @@ class EnclaveNode:
             raise AccessError("only a participant can bind an account", code="access.not_a_participant")
         if self.status != "Open":
             raise BusyError("the service is not open", code="node.not_open")
+        if not self.replica.is_primary:
+            link = self.links.to(self.replica.primary)
+            if link is None:
+                raise BusyError("no primary can be reached now; try again", code="node.no_primary")
+            asked = msgspec.msgpack.encode(_Bind(caller.certificate, body))
+            bound: dict[str, Any] = json.loads(await link.ask(_BIND, asked, timeout_s=limits.PEER_SECONDS_MAX))
+            return bound
         try:
             document = json.loads(body)
             account = bytes.fromhex(str(document["account"]).removeprefix("0x"))

@@ -84,6 +84,9 @@ class Replica:
         self._persisting: deque[tuple[int, int]] = deque()
         self._written = self._durable = start.position.seqno
         self._reads: dict[bytes, asyncio.Future[None]] = {}
+        #: The round of confirmation under way, and the one after it.
+        self._round: asyncio.Task[None] | None = None
+        self._following_round: asyncio.Task[None] | None = None
         self._offered: Start | None = None
         self._ticking: asyncio.TimerHandle | None = None
         # What the sequencer and the node do with it.
@@ -232,6 +235,25 @@ class Replica:
             raise BusyError("no majority of the nodes can be reached", code="consensus.no_majority") from error
         finally:
             del self._reads[context]
+
+    async def confirm(self) -> None:
+        """A round of :meth:`read_index` that begins from now on, shared by all who ask before it does.
+
+        Raises:
+            BusyError: as there.
+        """
+        if len(self.members.all) == 1:
+            return
+        if self._following_round is None:
+            self._following_round = self._loop.create_task(self._confirm_after(self._round))
+            self._following_round.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._following_round)
+
+    async def _confirm_after(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        self._round, self._following_round = self._following_round, None
+        await self.read_index()
 
     # --- the driver's actions ---
 

@@ -10,7 +10,7 @@ use rustls::pki_types::{IpAddr, Ipv4Addr, ServerName};
 use rustls::{ClientConnection, ServerConnection};
 
 use super::http::{Reader, Refusal, Request, Step};
-use super::{Event, Identity, Limits, Protocol};
+use super::{Event, Freshness, Identity, Limits, Protocol};
 
 const READ_BYTES: usize = 16 * 1024;
 /// Reads of one connection before others get their turn.
@@ -364,7 +364,8 @@ impl Connection {
         let Request { head, body } = request;
         let id = self.id;
         if limits.protocol == Protocol::JsonRpc && head.method == "POST" && head.target == b"/" && !head.upgrade {
-            return Event::JsonRpc { id, body };
+            let freshness = freshness(&head.headers);
+            return Event::JsonRpc { id, body, freshness };
         }
         Event::Request { id, head, body }
     }
@@ -432,6 +433,18 @@ impl Connection {
             Phase::Upgraded => false,
         }
     }
+}
+
+fn freshness(headers: &[(Vec<u8>, Vec<u8>)]) -> Freshness {
+    let mut found = Freshness::default();
+    for (name, value) in headers {
+        if name.eq_ignore_ascii_case(b"coco-min-transaction-id") {
+            found.floor = Some(value.clone());
+        } else if name.eq_ignore_ascii_case(b"coco-read") {
+            found.linearizable |= value.eq_ignore_ascii_case(b"linearizable");
+        }
+    }
+    found
 }
 
 fn refused(refusal: Refusal, limits: &Limits) -> Vec<u8> {

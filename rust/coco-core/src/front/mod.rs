@@ -79,6 +79,15 @@ pub struct Limits {
     pub protocol: Protocol,
 }
 
+/// How new an answer must be, as a client's headers say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Freshness {
+    /// `coco-min-transaction-id`: not before this transaction.
+    pub floor: Option<Vec<u8>>,
+    /// `coco-read: linearizable`: not before anything that is committed by now.
+    pub linearizable: bool,
+}
+
 /// What the owner hears. An id is never used again.
 #[derive(Debug)]
 pub enum Event {
@@ -97,6 +106,8 @@ pub enum Event {
         id: u64,
         /// Its body.
         body: Vec<u8>,
+        /// What it says of how new its answer must be.
+        freshness: Freshness,
     },
     /// Any other request.
     Request {

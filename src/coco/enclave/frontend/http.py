@@ -81,10 +81,15 @@ class Listener:
         rpc: RpcHandler | None = None,
         position: Callable[[], bytes] = bytes,
         websocket: Callable[[WebSocketSession], Awaitable[None]] | None = None,
+        readable: Callable[[bytes | None, bool], Awaitable[None]] | None = None,
     ) -> None:
         self._door, self._caller, self._app = door, caller, app
         self._on_error, self._on_failure = on_error, on_failure
         self._rpc, self._position, self._websocket = rpc, position, websocket
+        #: Waits until what is served is new enough: not before a transaction id, and confirmed by a majority.
+        self._readable = readable
+        #: Connections whose first read was confirmed (G5).
+        self._confirmed: set[int] = set()
         self._loop = asyncio.get_running_loop()
         #: DER of each connection's client certificate.
         self._peers: dict[int, bytes | None] = {}
@@ -110,16 +115,36 @@ class Listener:
         for event in self._door.take():
             try:
                 if event[0] == _JSON_RPC:
-                    assert self._rpc is not None
-                    _, connection, body = event
-                    caller = self._caller(self._peers[connection])
-                    self._rpc(body, caller, partial(self._respond_json, connection))
+                    _, connection, body, floor, linearizable = event
+                    if connection in self._confirmed and floor is None and not linearizable:
+                        self._call(connection, body)
+                    else:
+                        self._spawn(connection, self._call_when_readable(connection, body, floor, linearizable))
                 else:
                     self._handle(event)
             except Exception as error:  # noqa: BLE001 - no request may end the process; the text stays inside (H1)
                 self._on_error(error)
                 self._door.close(event[1])
                 self._flush_soon()
+
+    def _call(self, connection: int, body: bytes) -> None:
+        assert self._rpc is not None
+        caller = self._caller(self._peers[connection])
+        self._rpc(body, caller, partial(self._respond_json, connection))
+
+    async def _call_when_readable(self, connection: int, body: bytes, floor: bytes | None, linearizable: bool) -> None:
+        try:
+            await self._confirm(connection, floor, linearizable)
+        except CocoError as error:
+            self._respond(connection, error.http_status, [], _JSON, error_body(error))
+            return
+        self._call(connection, body)
+
+    async def _confirm(self, connection: int, floor: bytes | None, linearizable: bool) -> None:
+        if self._readable is not None and (linearizable or floor is not None or connection not in self._confirmed):
+            await self._readable(floor, linearizable or connection not in self._confirmed)
+        if connection in self._peers:
+            self._confirmed.add(connection)
 
     def _handle(self, event: tuple[Any, ...]) -> None:
         kind, connection, *rest = event
@@ -149,6 +174,7 @@ class Listener:
 
     def _forget(self, connection: int) -> None:
         self._peers.pop(connection, None)
+        self._confirmed.discard(connection)
         task = self._tasks.pop(connection, None)
         if task is not None:
             task.cancel()
@@ -194,7 +220,7 @@ class Listener:
 
     async def _serve(self, connection: int, method: str, target: bytes, headers: Headers, body: bytes) -> None:
         path, _, query = target.partition(b"?")
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
@@ -207,7 +233,6 @@ class Listener:
             "headers": headers,
             "client": None,
             "server": None,
-            "coco.caller": self._caller(self._peers[connection]),
         }
         status, sent_headers, sent_body = 500, Headers(), list[bytes]()
         given = False
@@ -227,9 +252,15 @@ class Listener:
                 sent_body.append(message.get("body", b""))
 
         try:
+            wanted = dict(headers)
+            linearizable = wanted.get(b"coco-read", b"").lower() == b"linearizable"
+            await self._confirm(connection, wanted.get(b"coco-min-transaction-id"), linearizable)
+            scope["coco.caller"] = self._caller(self._peers.get(connection))
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
             raise
+        except CocoError as error:
+            status, sent_headers, sent_body = error.http_status, [], [error_body(error)]
         except Exception as error:  # noqa: BLE001 - as above
             self._on_error(error)
             status, sent_headers = 500, []
@@ -256,11 +287,12 @@ class Listener:
         session.caller = lambda: self._caller(self._peers.get(connection))
         self._sessions[connection] = session, drained
         self._door.upgrade(connection)
-        self._spawn(connection, self._run_websocket(session))
+        self._spawn(connection, self._run_websocket(connection, session))
 
-    async def _run_websocket(self, session: WebSocketSession) -> None:
+    async def _run_websocket(self, connection: int, session: WebSocketSession) -> None:
         assert self._websocket is not None
         try:
+            await self._confirm(connection, None, False)
             await self._websocket(session)
         except asyncio.CancelledError:
             raise
