@@ -106,7 +106,7 @@ class Coco(System):
     )
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0"]
+        command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0", "--nodes", "1"]
         command += ["--dir", str(self.directory), "--chain-id", str(CHAIN_ID)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.summary = summary = json.loads(self.process.stdout.readline())

@@ -30,7 +30,7 @@ class SandboxProcess:
     summary: dict[str, Any] = field(default_factory=dict)
 
     def start(self, *extra: str, timeout_s: float = 60) -> dict[str, Any]:
-        command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0"]
+        command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0", "--nodes", "1"]
         command += ["--dir", str(self.directory), *self.arguments, *extra]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -162,3 +162,38 @@ def test_a_network_of_three_recovers_from_the_ledger_that_goes_furthest(network)
     payments.check()
     payments.pay()
     assert len(voters(network, "n0")) == 3
+
+
+def test_a_node_that_is_cut_off_answers_no_fresh_client(network):
+    # G5: what it knows may be old; whoever asks for the first time must not be told so as if it were the present.
+    payments = Payments(network.url)
+    payments.pay()
+    left = next(name for name in network.summary["nodes"] if name != primary_of(network))
+    others = [row["enclave_pid"] for name, row in network.summary["nodes"].items() if name != left]
+    summary, balance = network.summary, {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": []}
+    url, ca = summary["nodes"][left]["application_url"], summary["service_certificate"]
+    client = (summary["participant_certificate"], summary["participant_key"])
+    with requests.Session() as known:
+        known.cert = client
+        assert known.post(url, json=balance, verify=ca, timeout=10).json()["result"] == "0x1"
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            fresh = requests.post(url, json=balance, verify=ca, cert=client, timeout=20)
+            assert (fresh.status_code, fresh.json()["error"]["code"]) == (503, "consensus.no_majority")
+            strict = known.post(url, json=balance, verify=ca, headers={"coco-read": "linearizable"}, timeout=20)
+            assert (strict.status_code, strict.json()["error"]["code"]) == (503, "consensus.no_majority")
+            # Serializable reads of a session that was confirmed go on.
+            assert known.post(url, json=balance, verify=ca, timeout=10).json()["result"] == "0x1"
+        finally:
+            for pid in others:
+                os.kill(pid, signal.SIGCONT)
+        eventually(
+            lambda: requests.post(url, json=balance, verify=ca, cert=client, timeout=20).status_code == 200,
+            "the majority is back",
+        )
+        floor = {"coco-min-transaction-id": "2.100000"}
+        behind = known.post(url, json=balance, verify=ca, headers=floor, timeout=20)
+        assert (behind.status_code, behind.json()["error"]["code"]) == (503, "node.behind")
+    payments.pay()
+    payments.check()

@@ -18,6 +18,7 @@ from coco import limits
 from coco.cli import account as accounts
 from coco.cli import doctor as examination
 from coco.cli import ledger as ledgers
+from coco.cli import node as nodes
 from coco.cli import sandbox as sandboxes
 from coco.cli import simulate as simulations
 from coco.cli.output import console, fail, run, show, working
@@ -30,8 +31,10 @@ from coco.errors import CocoError, ConfigurationError
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=coco.__doc__)
 ledger_app = typer.Typer(no_args_is_help=True, help="Export and read a ledger.")
 account_app = typer.Typer(no_args_is_help=True, help="Prove which accounts are yours.")
+node_app = typer.Typer(no_args_is_help=True, help="One validating node, and the nodes of a network.")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(account_app, name="account")
+app.add_typer(node_app, name="node")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Directory = Annotated[Path, typer.Option("--dir", help="Folder of the sandbox.")]
@@ -43,7 +46,7 @@ def sandbox(
     port: Annotated[int, typer.Option(help="Port of plain JSON-RPC on loopback; 0 chooses one.")] = 8545,
     node_port: Annotated[int, typer.Option(help="Port of the node's application listener (TLS).")] = 0,
     admin_port: Annotated[int, typer.Option(help="Port of the node's administration listener (TLS).")] = 0,
-    nodes: Annotated[int, typer.Option(help="Validating nodes.", min=1, max=limits.NODES_MAX)] = 1,
+    count: Annotated[int, typer.Option("--nodes", help="Validating nodes.", min=1, max=limits.NODES_MAX)] = 3,
     fresh: Annotated[bool, typer.Option("--fresh", help="Erase the folder first.")] = False,
     expect: Annotated[str, typer.Option(help="Refuse a ledger that does not contain this view.seqno.")] = "",
     fees: Annotated[str, typer.Option(help="free or eip1559; only for a new sandbox.")] = "free",
@@ -75,7 +78,7 @@ def sandbox(
         port=port,
         node_port=node_port,
         admin_port=admin_port,
-        nodes=nodes,
+        nodes=count,
         expect=expect,
         fees=fees,
         fork=fork,
@@ -266,6 +269,83 @@ def account_bind(
                 f"{done['text']}\nsign this with personal_sign, then add --nonce {done['nonce']} --signature 0x…"
             ),
         )
+
+
+NodeDirectory = Annotated[Path, typer.Option("--dir", help="Folder of the node.")]
+Listen = Annotated[str, typer.Option(help="IP address to listen on, where the other nodes reach it, too.")]
+ApplicationPort = Annotated[int, typer.Option(help="Port of the application listener (TLS); 0 chooses one.")]
+AdministrationPort = Annotated[int, typer.Option(help="Port of the administration listener (TLS).")]
+PeerPort = Annotated[int, typer.Option(help="Port for the other nodes (TLS).")]
+GenesisFile = Annotated[Path, typer.Option(help="Genesis document, JSON.", exists=True)]
+
+
+@node_app.command("start")
+def node_start(
+    directory: NodeDirectory,
+    genesis: GenesisFile,
+    service: Annotated[Path | None, typer.Option(help="Service certificate to recover, PEM.", exists=True)] = None,
+    listen: Listen = "127.0.0.1",
+    application_port: ApplicationPort = 0,
+    administration_port: AdministrationPort = 0,
+    peer_port: PeerPort = 0,
+    as_json: Json = False,
+) -> None:
+    """Found a network with its first node; or recover it from this node's ledger, when all nodes are lost."""
+    files = nodes.NodeFiles(directory, genesis=genesis, service=service)
+    ports = (application_port, administration_port, peer_port)
+    try:
+        chosen = nodes.options(files, join=[], listen=listen, ports=ports)
+    except CocoError as error:
+        fail(error, as_json)
+    run(nodes.serve(chosen, as_json=as_json), as_json)
+
+
+@node_app.command("join")
+def node_join(
+    directory: NodeDirectory,
+    peer: Annotated[list[str], typer.Option(help="host:port where a node listens for its peers; repeatable.")],
+    genesis: GenesisFile,
+    service: Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)],
+    operator: Annotated[Path | None, typer.Option(help="Certificate of the operator, PEM.", exists=True)] = None,
+    operator_key: Annotated[Path | None, typer.Option(help="Its key; by default beside it.", exists=True)] = None,
+    listen: Listen = "127.0.0.1",
+    application_port: ApplicationPort = 0,
+    administration_port: AdministrationPort = 0,
+    peer_port: PeerPort = 0,
+    as_json: Json = False,
+) -> None:
+    """Join a network as a new node; at the address of a dead one, replace it. A restart is a join."""
+    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key)
+    ports = (application_port, administration_port, peer_port)
+    try:
+        chosen = nodes.options(files, join=peer, listen=listen, ports=ports)
+    except CocoError as error:
+        fail(error, as_json)
+    run(nodes.serve(chosen, as_json=as_json), as_json)
+
+
+@node_app.command("status")
+def node_status(
+    admin: Annotated[str, typer.Argument(help="Administration listener of a node, https://host:port.")],
+    service: Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)],
+    as_json: Json = False,
+) -> None:
+    """What a node says of itself and of its network."""
+
+    async def work() -> dict[str, Any]:
+        return await nodes.status(*_address(admin), service)
+
+    found = run(work(), as_json)
+
+    def text() -> None:
+        node, network = found["node"], found["network"]
+        console.print(f"{network['network']}: {network['status']}, view {network['view']}, {network['committed']}")
+        for name, row in network["nodes"].items():
+            role = "primary" if row["primary"] else "votes" if row["votes"] else ""
+            here = "  (this one)" if name == node["node_id"] else ""
+            console.print(f"{row['engine']:>4}  {row['status']:<8} {role:<8} {row['address']:<21} {name[:16]}{here}")
+
+    show(found, as_json, text)
 
 
 @app.command()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
-import hashlib
 import json
 import os
 import secrets
@@ -26,13 +25,12 @@ from coco.cli.output import console, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.members import Member, recover
+from coco.client.operators import Owner, nobody, owner
 from coco.client.pin import Pin
 from coco.client.verify import service_context, unverified_context, verify_node
 from coco.errors import ConfigurationError, HostError
 from coco.host.node import Node, NodeOptions, stop_signal
 from coco.host.persistence import last_signed
-from coco.ledger.cose import key_id
-from coco.ledger.statements import NODE_STATEMENT, node_payload, sign_as_member
 
 #: The ten accounts that every development tool knows; their keys are public.
 WELL_KNOWN_ACCOUNTS = (
@@ -82,7 +80,6 @@ _MEMBER, _PARTICIPANT, _OPERATOR = "alice", "dapp", "operator"
 _HOST = "127.0.0.1"
 _RESTART_SECONDS = 0.5
 _JOIN_SECONDS, _POLL_SECONDS = 60.0, 0.05
-_STATEMENT_SECONDS = 24 * 3600
 _CERTIFICATE_DAYS = 3650
 
 
@@ -189,32 +186,14 @@ def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) ->
     return genesis
 
 
-def make_owner(files: SandboxFiles, service: str) -> Callable[[str, str, str], bytes]:
+def make_owner(files: SandboxFiles, service: str) -> Owner:
     """The sandbox's operator: signs for whatever node starts here (J2)."""
     genesis = json.loads(files.genesis.read_text())
-    paths = [files.actor("operators", _OPERATOR, suffix) for suffix in (".pem", ".key.pem")]
-    if not paths[0].exists():
-        return lambda node_id, measurement, address: b""  # a sandbox of an earlier version: governance decides
-    certificate = x509.load_pem_x509_certificate(paths[0].read_bytes())
-    key = serialization.load_pem_private_key(paths[1].read_bytes(), None)
-    service_key = x509.load_pem_x509_certificate(service.encode()).public_key()
-    assert isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(service_key, ec.EllipticCurvePublicKey)
-    constitution = hashlib.sha256(genesis.get("constitution", "").encode()).hexdigest()
-
-    def sign(node_id: str, measurement: str, address: str) -> bytes:
-        now_s = int(time.time())
-        payload = node_payload(
-            network=genesis["network"],
-            service=key_id(service_key),
-            constitution=constitution,
-            node_id=node_id,
-            address=address,
-            measurement=measurement,
-            expires_s=now_s + _STATEMENT_SECONDS,
-        )
-        return sign_as_member(key, certificate, NODE_STATEMENT, payload, created_at_s=now_s)
-
-    return sign
+    certificate, key = (files.actor("operators", _OPERATOR, suffix) for suffix in (".pem", ".key.pem"))
+    if not certificate.exists():
+        return nobody  # a sandbox of an earlier version
+    network, constitution = genesis["network"], genesis.get("constitution", "")
+    return owner(certificate, key, network=network, service=service, constitution=constitution)
 
 
 async def _votes(client: HttpsClient, node_id: str) -> bool:

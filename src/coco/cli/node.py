@@ -1,0 +1,131 @@
+"""``coco node``: one validating node as its operator runs it, and what a network says of its nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coco.client.http import HttpsClient
+from coco.client.operators import Owner, nobody, owner
+from coco.client.verify import service_context
+from coco.errors import ConfigurationError, HostError
+from coco.host.node import Node, NodeOptions, run_until, stop_signal
+
+
+@dataclass(frozen=True)
+class NodeFiles:
+    """What an operator gives to one node."""
+
+    directory: Path
+    genesis: Path | None = None
+    service: Path | None = None
+    operator: Path | None = None
+    operator_key: Path | None = None
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read the {what} {path}: {error}", code="node.bad_file") from error
+
+
+def options(files: NodeFiles, *, join: list[str], listen: str, ports: tuple[int, int, int]) -> NodeOptions:
+    """The options of a node.
+
+    Raises:
+        ConfigurationError: a file is missing or is something else.
+    """
+    genesis: Any = None
+    if files.genesis is not None:
+        try:
+            genesis = json.loads(_read(files.genesis, "genesis"))
+        except ValueError as error:
+            raise ConfigurationError(f"{files.genesis} is no JSON", code="node.bad_file") from error
+    service = _read(files.service, "service certificate") if files.service is not None else ""
+    if join and (not service or not isinstance(genesis, dict)):
+        raise ConfigurationError(
+            "a joiner must know the network and the service",
+            code="join.no_service",
+            hint="give --genesis and --service",
+        )
+    sign: Owner = nobody
+    if join and files.operator is not None:
+        key = files.operator_key or files.operator.with_name(files.operator.stem + ".key.pem")
+        sign = owner(
+            files.operator,
+            key,
+            network=str(genesis.get("network", "")),
+            service=service,
+            constitution=str(genesis.get("constitution", "")),
+        )
+    application, administration, peers = ports
+    return NodeOptions(
+        ledger=files.directory / "ledger.db",
+        genesis=genesis,
+        application=(listen, application),
+        administration=(listen, administration),
+        peers=(listen, peers),
+        join=join,
+        owner=sign,
+        expected_service=service.encode(),
+        host_names=list(dict.fromkeys([listen, "localhost", "127.0.0.1"])),
+    )
+
+
+async def serve(chosen: NodeOptions, *, as_json: bool) -> None:
+    """Run a node until a signal.
+
+    Raises:
+        HostError: the enclave ended by itself, with its reason.
+    """
+    stopped = stop_signal()
+    node = Node(chosen)
+    try:
+        starting = asyncio.ensure_future(node.start())
+        first: set[asyncio.Future[Any]] = {starting, stopped}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+            return
+        ready = starting.result()
+        (chosen.ledger.parent / "service.pem").write_bytes(ready.service)
+        urls = {name: f"https://{chosen.peers[0]}:{relay.port}" for name, relay in node.relays.items()}
+        summary = {
+            "node_id": ready.node_id,
+            "status": ready.status,
+            "application_url": urls["application"],
+            "administration_url": urls["administration"],
+            "peer_address": urls["peers"].removeprefix("https://"),
+            "service_certificate": str(chosen.ledger.parent / "service.pem"),
+            "enclave_pid": node.enclave_pid,
+        }
+        if as_json:
+            print(json.dumps(summary), flush=True)
+        else:
+            for name, value in summary.items():
+                print(f"{name:20} {value}", flush=True)
+        reason = await run_until(node, stopped)
+        if node.ended.done():
+            raise HostError(reason, code="node.ended", hint="start it again: it joins its network as a new node")
+    finally:
+        await node.stop()
+
+
+async def status(host: str, port: int, service: Path) -> dict[str, Any]:
+    """What a node says of its network, over TLS under the service's certificate.
+
+    Raises:
+        CocoError: the node cannot be reached, or is another service's.
+    """
+    client = HttpsClient(host, port, service_context(_read(service, "service certificate"), "", ""))
+    try:
+        info = (await client.request("GET", "/node/info")).json()
+        network = (await client.request("GET", "/node/network")).json()
+    finally:
+        await client.close()
+    return {"node": info, "network": network}

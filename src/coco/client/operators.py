@@ -1,0 +1,65 @@
+"""An operator's part: saying which processes are its nodes, so that a restart needs no other person."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coco.errors import ConfigurationError
+from coco.ledger.cose import key_id
+from coco.ledger.statements import NODE_STATEMENT, node_payload, sign_as_member
+
+_STATEMENT_SECONDS = 24 * 3600
+
+#: Signs for a node: id, measurement and address in, COSE Sign1 out.
+Owner = Callable[[str, str, str], bytes]
+
+
+def owner(certificate: Path, key: Path, *, network: str, service: str, constitution: str = "") -> Owner:
+    """Sign, with an operator's key, for whatever node asks.
+
+    Args:
+        certificate: PEM of the operator's certificate, which the constitution lists with the addresses it may use.
+        key: PEM of its key.
+        network: name of the network.
+        service: PEM of the service's certificate.
+        constitution: text of the constitution.
+
+    Raises:
+        ConfigurationError: a file is no such thing (``operator.bad_key``).
+    """
+    try:
+        signer = serialization.load_pem_private_key(key.read_bytes(), None)
+        shown = x509.load_pem_x509_certificate(certificate.read_bytes())
+        service_key = x509.load_pem_x509_certificate(service.encode()).public_key()
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"cannot read the operator's key: {error}", code="operator.bad_key") from error
+    if not isinstance(signer, ec.EllipticCurvePrivateKey) or not isinstance(service_key, ec.EllipticCurvePublicKey):
+        raise ConfigurationError("an operator signs with a key on P-384", code="operator.bad_key")
+    name = key_id(service_key)
+
+    def sign(node_id: str, measurement: str, address: str) -> bytes:
+        now_s = int(time.time())
+        payload = node_payload(
+            network=network,
+            service=name,
+            constitution=hashlib.sha256(constitution.encode()).hexdigest(),
+            node_id=node_id,
+            address=address,
+            measurement=measurement,
+            expires_s=now_s + _STATEMENT_SECONDS,
+        )
+        return sign_as_member(signer, shown, NODE_STATEMENT, payload, created_at_s=now_s)
+
+    return sign
+
+
+def nobody(node_id: str, measurement: str, address: str) -> bytes:
+    """No operator: governance decides about the node."""
+    return b""
