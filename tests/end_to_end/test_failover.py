@@ -132,7 +132,9 @@ def test_clients_of_a_backup_read_and_write(network):
 
     def call(method: str, *params: Any) -> Any:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-        answer = session.post(summary["nodes"][backup]["application_url"], json=body, verify=ca, timeout=30).json()
+        reply = session.post(summary["nodes"][backup]["application_url"], json=body, verify=ca, timeout=30)
+        assert reply.headers["coco-primary"] == "1"
+        answer = reply.json()
         assert "error" not in answer, answer
         return answer["result"]
 

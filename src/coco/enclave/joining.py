@@ -34,6 +34,7 @@ from coco.ledger.position import Position
 from coco.ledger.statements import MESSAGE_TYPE
 
 _AGAIN_S = 0.2
+_FETCH_S = 30.0
 _RSA_BITS = 2048
 _NONCE_BYTES = 32
 #: Refusals after which asking again is of no use.
@@ -86,7 +87,11 @@ class Joiner:
             ) from error
         if not isinstance(service, ec.EllipticCurvePublicKey):
             raise ConfigurationError("the service has no elliptic-curve key", code="join.no_service")
+        if not start.peers:
+            raise ConfigurationError("a joiner must know a node to ask", code="join.no_peers")
         self._control, self._links, self._start = control, links, start
+        self._addresses = list(start.peers)
+        self._source: Link | None = None
         self._service, self._measurement, self._configuration = service, measurement, configuration
         self._key = ec.generate_private_key(ec.SECP384R1())
         self._certificate = self_signed(self._key)
@@ -129,17 +134,17 @@ class Joiner:
             owner_statement=statement,
         )
         body = msgspec.msgpack.encode(request)
-        addresses, said = list(self._start.peers), ""
+        said = ""
         while True:
-            for address in addresses:
+            for address in list(self._addresses):
                 answer = await self._ask(address, body)
                 if isinstance(answer, Welcome):
                     return self._accept(answer, request)
                 if answer is not None and answer.state != said:
                     said = answer.state
                     self._control.log(f"join.{said}")
-                if answer is not None and answer.primary and answer.primary not in addresses:
-                    addresses.append(answer.primary)
+                if answer is not None and answer.primary and answer.primary not in self._addresses:
+                    self._addresses.append(answer.primary)
             await asyncio.sleep(_AGAIN_S)
 
     async def _ask(self, address: str, body: bytes) -> JoinAnswer | None:
@@ -200,18 +205,30 @@ class Joiner:
             welcome.time_ms,
         )
 
-    async def source(self) -> Link:
-        """A link to a node that gives entries, as a node of the network.
+    async def fetch(self, first: int, last: int) -> list[bytes]:
+        """Some of the entries ``first`` to ``last``, from whichever node has them.
 
         Raises:
-            BusyError: none can be reached (``peers.unreachable``).
+            CocoError: none gave them in time.
         """
-        for address in self._start.peers:
+        deadline = asyncio.get_running_loop().time() + _FETCH_S
+        while True:
             try:
-                return await self._links.open(address, timeout_s=limits.PEER_SECONDS_MAX)
+                if self._source is None:
+                    self._source = await self._open_source()
+                return await fetch(self._source, first, last)
             except CocoError:
-                continue
-        raise BusyError("no node can be reached", code="peers.unreachable")
+                # It died, or is behind the node that said where to begin.
+                if self._source is not None:
+                    self._source.close()
+                    self._source = None
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _open_source(self) -> Link:
+        self._addresses.append(self._addresses.pop(0))
+        return await self._links.open(self._addresses[0], timeout_s=limits.PEER_SECONDS_MAX)
 
 
 async def fetch(link: Link, first: int, last: int) -> list[bytes]:

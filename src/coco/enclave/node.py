@@ -388,6 +388,11 @@ class EnclaveNode:
         self._listen_application()
         self._announce()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the service is open and somebody leads, as far as this node knows."""
+        return self.status == "Open" and self.replica.primary != 0
+
     def _announce(self) -> None:
         discarded = self._recovery.former.discarded if self._recovery else 0
         self._control.send(
@@ -419,16 +424,14 @@ class EnclaveNode:
             self.journal.hold(first, secret)
         if start.last_seqno:
             await self._control.truncate(0)
-        link = await joiner.source()
-        await self._read_network_ledger(link, joined)
-        link.close()
+        await self._read_network_ledger(joiner, joined)
         self.sequencer.start()
         self._serve()
 
-    async def _read_network_ledger(self, link: Any, joined: Joined) -> None:
+    async def _read_network_ledger(self, joiner: Joiner, joined: Joined) -> None:
         """Take the whole ledger up to where this node begins to follow, checked entry by entry and as a whole."""
         end, signed = joined.start.position.seqno, joined.start.signed
-        page = await fetch(link, 1, min(PAGE, end))
+        page = await joiner.fetch(1, min(PAGE, end))
         first_rows = _native.Entry.parse(page[0]).public_writes()
         self.genesis = Genesis.parse(dict(first_rows.rows(tables.GENESIS)).get(tables.SINGLETON) or b"")
         self._check_platform()
@@ -459,7 +462,7 @@ class EnclaveNode:
             await self._control.room()
             if last == end:
                 break
-            page = await fetch(link, last + 1, min(last + PAGE, end))
+            page = await joiner.fetch(last + 1, min(last + PAGE, end))
         if last_signature is None or self.journal.position(last_signature[0]) != signed:
             raise LedgerError("the ledger lacks the signature that it should end with", code="join.other_ledger")
         rows = (dict(last_signature[1].rows(t)) for t in (tables.SIGNATURES, tables.COSE_SIGNATURES))
@@ -731,6 +734,9 @@ class EnclaveNode:
         committed = self.replica.committed
         if self._position[0] != committed:
             self._position = (committed, str(self.committed_position()).encode())
+        if not self.replica.is_primary:
+            # A backup says to whom it forwards.
+            return self._position[1] + b"\r\ncoco-primary: %d" % self.replica.primary
         return self._position[1]
 
     def caller(self, certificate: bytes | None) -> Caller:

@@ -85,8 +85,7 @@ async def _info(node: EnclaveNode, request: HttpRequest) -> Any:
 
 
 async def _health(node: EnclaveNode, request: HttpRequest) -> Any:
-    status = 200 if node.status == "Open" else 503
-    return json_response({"status": node.status}, status)
+    return json_response({"status": node.status, "ready": node.is_ready}, 200 if node.is_ready else 503)
 
 
 async def _attestation(node: EnclaveNode, request: HttpRequest) -> Any:
