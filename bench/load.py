@@ -67,6 +67,13 @@ class Connection:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
+    def get(self, path: str):
+        """The JSON of a route."""
+        self._socket.sendall(b"GET %b HTTP/1.1\r\nhost: localhost\r\n\r\n" % path.encode())
+        while (body := self.receive()) is None:
+            pass
+        return json.loads(body)
+
     def close(self) -> None:
         self._socket.close()
 

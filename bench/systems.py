@@ -101,14 +101,16 @@ class System:
 
 class Coco(System):
     name = "coco"
+    nodes = 1
     settings = (
         "one node, TLS 1.3 with client certificate, sealed entries, signed ledger, fsync before commit, lock-down on"
     )
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0", "--nodes", "1"]
-        command += ["--dir", str(self.directory), "--chain-id", str(CHAIN_ID)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0"]
+        command += ["--nodes", str(self.nodes), "--dir", str(self.directory), "--chain-id", str(CHAIN_ID)]
+        errors = None if self.nodes == 1 else subprocess.PIPE
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         self.summary = summary = json.loads(self.process.stdout.readline())
         context = ssl.create_default_context(cafile=summary["service_certificate"])
         context.load_cert_chain(summary["participant_certificate"], summary["participant_key"])

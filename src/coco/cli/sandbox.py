@@ -297,7 +297,8 @@ class Sandbox:
                     await self._launch(number, options)
                 except HostError as error:
                     self._tell({"event": "sandbox.node_not_joined", "node": f"n{number}", "reason": str(error)})
-            self._tell({"event": "sandbox.node_joined", "node": f"n{number}"})
+            pid = self.nodes[number].enclave_pid
+            self._tell({"event": "sandbox.node_joined", "node": f"n{number}", "enclave_pid": pid})
 
     def _tell(self, line: dict[str, Any]) -> None:
         if self._log is not None:

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from coco._native import LedgerSecret, Share, WrappingKey, wipe
-from coco.errors import LedgerError
+from coco.errors import LedgerError, RequestError
 from coco.ledger.statements import SHARE_PADDING, decrypt_share
 
 _LABEL = b"coco wrapped ledger secret v1"
@@ -129,8 +129,11 @@ def open_for_node(row: bytes, node_id: str, key: rsa.RSAPrivateKey, node_key: st
     Raises:
         LedgerError: it is for another node or service (``ledger.shares_refused``).
     """
-    encrypted = base64.b64decode(json.loads(row)["encrypted_shares"][node_id])
-    share = Share.adopt(decrypt_share(encrypted, key))
+    try:
+        encrypted = base64.b64decode(json.loads(row)["encrypted_shares"][node_id])
+        share = Share.adopt(decrypt_share(encrypted, key))
+    except (ValueError, KeyError, TypeError, RequestError) as error:
+        raise LedgerError("the secret is sealed to another node", code="ledger.shares_refused") from error
     _, secret = unwrap(row, [share], service_key=service_key, members={node_id: node_key.encode()})
     return secret
 

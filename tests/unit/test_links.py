@@ -1,0 +1,290 @@
+"""Links between enclaves over real TLS, with a test in the place of both hosts: who is believed, and who is not (J5)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coco.enclave.core.identity import ServiceIdentity, self_signed
+from coco.enclave.frontend.http import open_door
+from coco.enclave.links import Answer, Ask, Frames, Hello, Links, Tell, endorsed_engine_id, frame
+from coco.errors import AttestationError, CocoError, RequestError
+from coco.ledger import cose
+
+TIME_MS = 1_800_000_000_000
+SERVICE, OTHER = ServiceIdentity.generate(TIME_MS), ServiceIdentity.generate(TIME_MS)
+Story = Callable[["Hosts"], Awaitable[None]]
+
+
+def identity(engine: int, service: ServiceIdentity | None = SERVICE) -> tuple[list[bytes], bytes]:
+    """Certificate chain and key of a node; without a service, a stranger's."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    if service is None:
+        certificate = self_signed(key, TIME_MS)
+    else:
+        certificate = service.endorse(key.public_key(), engine, ["localhost"], TIME_MS)
+    private = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return [certificate.public_bytes(Encoding.DER)], private
+
+
+class Hosts:
+    """Every host of the network: connects what the enclaves ask for, or something else."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.made: list[Links] = []
+        self.heard: list[tuple[int, int, str, bytes]] = []
+        self.logged: list[str] = []
+        #: Where an address really leads; for hosts that cross connections.
+        self.really: dict[str, str] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def node(
+        self,
+        engine: int,
+        *,
+        service: ServiceIdentity | None = SERVICE,
+        pinned: ServiceIdentity = SERVICE,
+        certified: int | None = None,
+    ) -> Links:
+        """A node whose peers listen at the address ``n<engine>``; ``certified`` is the id in its certificate."""
+        name = f"n{engine}"
+        doors = {}
+        for kind, protocol in (("peers", "peer"), ("dialled", "dialled")):
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(self._directory / f"{name}-{kind}"))
+            listener.listen()
+            doors[kind] = open_door(listener, protocol=protocol)
+        links = Links(
+            doors["peers"],
+            doors["dialled"],
+            dial=lambda dial, address: self._dial(links, name, dial, address),
+            failed=lambda error: None,
+            log=lambda code, *rest: self.logged.append(code),
+        )
+        chain, key = identity(certified or engine, service)
+        links.dial_as(chain, key, pinned.key.public_key())
+        links.accept_as(engine, chain, key)
+        links.address = lambda other: f"n{other}"
+        links.on_tell = lambda sender, kind, body: self.heard.append((engine, sender, kind, body))
+
+        async def serve(sender: int, certificate: bytes, kind: str, body: bytes) -> bytes:
+            if kind == "refuse":
+                raise RequestError("no", code="test.no")
+            return b"%d:%d:" % (engine, sender) + body
+
+        links.serve = serve
+        self.made.append(links)
+        return links
+
+    def _dial(self, links: Links, name: str, dial: int, address: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._connect(links, name, dial, address))
+        self.tasks.add(task)
+
+    async def _connect(self, links: Links, name: str, dial: int, address: str) -> None:
+        try:
+            target = self.really.get(address, address)
+            far = await asyncio.open_unix_connection(str(self._directory / f"{target}-peers"))
+        except OSError:
+            links.dial_failed(dial)
+            return
+        near = await asyncio.open_unix_connection(str(self._directory / f"{name}-dialled"))
+        near[1].write(dial.to_bytes(8, "big"))
+
+        async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65536):
+                    writer.write(data)
+                writer.write_eof()
+
+        try:
+            await asyncio.gather(pump(near[0], far[1]), pump(far[0], near[1]))
+        finally:
+            for _, writer in (near, far):
+                writer.close()
+
+    async def until(self, check: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(10):
+            while not (found := check()):
+                await asyncio.sleep(0.01)
+        return found
+
+
+@pytest.fixture
+def network(tmp_path):
+    def run(story: Story) -> None:
+        async def told() -> None:
+            hosts = Hosts(tmp_path)
+            try:
+                await story(hosts)
+            finally:
+                for links in hosts.made:
+                    links.close()
+                for task in hosts.tasks:
+                    task.cancel()
+                await asyncio.gather(*hosts.tasks, return_exceptions=True)
+                await asyncio.sleep(0.01)  # transports close in the next turn
+
+        asyncio.run(told())
+
+    return run
+
+
+def test_nodes_tell_and_ask_under_the_ids_that_the_service_gave_them(network):
+    async def story(hosts: Hosts) -> None:
+        one, two = hosts.node(1), hosts.node(2)
+        link = await hosts.until(lambda: one.to(2))
+        assert one.tell(2, "engine", b"hello")
+        assert await link.ask("question", b"x" * 500_000, timeout_s=10) == b"2:1:" + b"x" * 500_000
+        await hosts.until(lambda: hosts.heard)
+        assert hosts.heard == [(2, 1, "engine", b"hello")]
+        with pytest.raises(CocoError) as refused:
+            await link.ask("refuse", b"", timeout_s=10)
+        assert refused.value.code == "test.no"
+        # The other way has a link of its own.
+        back = await hosts.until(lambda: two.to(1))
+        assert await back.ask("question", b"y", timeout_s=10) == b"1:2:y"
+
+    network(story)
+
+
+def test_J5_a_host_that_crosses_connections_is_noticed(network):
+    async def story(hosts: Hosts) -> None:
+        one, *_ = hosts.node(1), hosts.node(2), hosts.node(3)
+        hosts.really = {"n2": "n3"}
+        for _ in range(5):
+            assert one.to(2) is None
+            await asyncio.sleep(0.1)
+        hosts.really = {"n2": "n1"}  # a reflection
+        for _ in range(10):
+            assert one.to(2) is None
+            await asyncio.sleep(0.1)
+        assert set(hosts.logged) == {"link.refused"}, "whoever dials looks first"
+        hosts.really = {}
+        await hosts.until(lambda: one.to(2))
+        assert not hosts.heard
+
+    network(story)
+
+
+def test_J5_another_service_is_no_peer(network):
+    async def story(hosts: Hosts) -> None:
+        one = hosts.node(1)
+        hosts.node(2, service=OTHER, pinned=OTHER)
+        with pytest.raises(AttestationError) as refused:
+            await one.open("n2", timeout_s=10)
+        assert refused.value.code == "peers.not_of_the_service"
+        # And towards it: its greeting names another service.
+        theirs = hosts.made[1]
+        with pytest.raises(AttestationError):
+            await theirs.open("n1", timeout_s=10)
+
+    network(story)
+
+
+@pytest.mark.parametrize("wrong", ["service", "receiver"])
+def test_J5_who_is_dialled_looks_too(network, monkeypatch, wrong):
+    async def story(hosts: Hosts) -> None:
+        one, _ = hosts.node(1), hosts.node(2)
+        greeting = Hello("ab", 0) if wrong == "service" else Hello(cose.key_id(SERVICE.key.public_key()), 3)
+        monkeypatch.setattr("coco.enclave.links.frame", lambda said: frame(greeting if type(said) is Hello else said))
+        await one.open("n2", timeout_s=10)
+        await hosts.until(lambda: "link.cut" in hosts.logged)
+
+    network(story)
+
+
+def test_J5_nobody_else_comes_under_ones_own_id(network):
+    async def story(hosts: Hosts) -> None:
+        hosts.node(1)
+        twin = hosts.node(5, certified=1)
+        twin._node = 5
+        await twin.open("n1", timeout_s=10)
+        await hosts.until(lambda: "link.cut" in hosts.logged)
+
+    network(story)
+
+
+def test_a_stranger_may_ask_and_nothing_else(network):
+    async def story(hosts: Hosts) -> None:
+        hosts.node(1)
+        joiner = hosts.node(9, service=None)
+        link = await joiner.open("n1", timeout_s=10)
+        assert await link.ask("join", b"x", timeout_s=10) == b"1:0:x", "its sender is nobody"
+        link.send(Tell("engine", b"vote"))
+        await hosts.until(lambda: link.connection is None)
+        assert not hosts.heard
+
+    network(story)
+
+
+def test_a_node_that_the_configuration_no_longer_has_is_cut(network):
+    async def story(hosts: Hosts) -> None:
+        one, two = hosts.node(1), hosts.node(2)
+        link = await hosts.until(lambda: one.to(2))
+        two.address = lambda other: None
+        one.tell(2, "engine", b"late")
+        await hosts.until(lambda: link.connection is None)
+        assert not hosts.heard
+
+    network(story)
+
+
+def test_who_asks_hears_that_a_link_is_gone(network):
+    async def story(hosts: Hosts) -> None:
+        one, two = hosts.node(1), hosts.node(2)
+        link = await hosts.until(lambda: one.to(2))
+        two.serve = lambda *asked: asyncio.sleep(60)
+        asked = asyncio.ensure_future(link.ask("question", b"", timeout_s=30))
+        await asyncio.sleep(0.1)
+        two.close()
+        hosts.made.remove(two)
+        with pytest.raises(CocoError) as gone:
+            await asked
+        assert gone.value.code == "peers.unreachable"
+        with pytest.raises(CocoError):
+            await one.open("n7", timeout_s=10)
+
+    network(story)
+
+
+def test_J5_only_the_services_signature_gives_an_engine_id():
+    public = SERVICE.key.public_key()
+    (certificate,), _ = identity(7)
+    assert endorsed_engine_id(certificate, public) == 7
+    for service in (OTHER, None):
+        (foreign,), _ = identity(7, service)
+        assert endorsed_engine_id(foreign, public) == 0
+    assert endorsed_engine_id(None, public) == endorsed_engine_id(b"garbage", public) == 0
+    own = SERVICE.certificate.public_bytes(Encoding.DER)
+    assert endorsed_engine_id(own, public) == 0, "the service itself is no node"
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=50), max_size=10), st.integers(1, 60))
+def test_frames_come_back_however_they_are_cut(bodies, size):
+    sent = [Hello("ab", 3), *(Tell("kind", body) for body in bodies), Ask(4, "kind", b"x"), Answer(4, "", b"y")]
+    stream = b"".join(frame(message) for message in sent)
+    frames, found = Frames(), []
+    for at in range(0, len(stream), size):
+        found += frames.feed(stream[at : at + size])
+    assert found == sent
+
+
+@given(st.binary(min_size=1, max_size=60))
+def test_garbage_is_no_frame(data):
+    for stream in (data, len(data).to_bytes(4, "big") + data):
+        try:
+            Frames().feed(stream)
+        except AttestationError as error:
+            assert error.code == "peers.malformed"
