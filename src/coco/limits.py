@@ -88,8 +88,13 @@ READ_INDEX_SECONDS_MAX: Final = 5
 PEER_SECONDS_MAX: Final = 5
 #: Bytes that wait for a peer before its link is cut; the engine sends again.
 PEER_UNSENT_BYTES_MAX: Final = 128 * MIB
-#: Links of a node, from peers and from strangers that ask to join.
+#: Links of a node, from peers and from strangers that ask to join; and questions of one that wait for their answer.
 PEER_LINKS_MAX: Final = 256
+PEER_QUESTIONS_MAX: Final = 256
+#: Time that a stranger may keep a link.
+STRANGER_SECONDS_MAX: Final = 30
+#: Joiners whom governance has not decided about.
+PENDING_NODES_MAX: Final = 16
 #: Ids of transactions that are remembered, so that what is sent again after a failover runs once.
 INCLUDED_IDS_MAX: Final = 200_000
 #: Time that a request may wait for commit.

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from eth_account import Account
 from web3 import Web3
+from web3.exceptions import TimeExhausted, Web3RPCError
 
 from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS
 from conftest import SandboxProcess
@@ -59,9 +63,9 @@ def primary_of(sandbox: SandboxProcess) -> str:
 class Payments:
     """Payments of one account, one after the other, each until its receipt is there."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, account: int = 0) -> None:
         self.web3 = Web3(Web3.HTTPProvider(url, request_kwargs={"timeout": 60}))
-        self.account = Account.from_key(KEY)
+        self.account = Account.from_key(WELL_KNOWN_ACCOUNTS[account][1])
         self.acknowledged: list[bytes] = []
         self.refusals: list[str] = []
 
@@ -79,15 +83,33 @@ class Payments:
                 "maxPriorityFeePerGas": 0,
             }
         )
-        self.web3.eth.send_raw_transaction(signed.raw_transaction)
-        receipt = self.web3.eth.wait_for_transaction_receipt(signed.hash, timeout=PATIENCE_S, poll_latency=0.05)
+        receipt = None
+        while receipt is None:
+            assert time.monotonic() - began < PATIENCE_S, "no receipt"
+            receipt = self._try(signed)
         assert receipt["status"] == 1
         self.acknowledged.append(bytes(signed.hash))
         return time.monotonic() - began
 
+    def _try(self, signed: Any) -> Any:
+        """Send, and wait a little for the receipt.
+
+        The node that took it may have died with it before it was committed: then it is sent again, as wallets do.
+        """
+        try:
+            self.web3.eth.send_raw_transaction(signed.raw_transaction)
+        except Web3RPCError as error:
+            known = ("already known", "nonce too low", "no primary", "another node", "failed to reach")
+            assert any(text in str(error) for text in known), error
+            self.refusals.append(str(error))
+        try:
+            return self.web3.eth.wait_for_transaction_receipt(signed.hash, timeout=3, poll_latency=0.05)
+        except TimeExhausted:
+            return None
+
     def check(self) -> None:
         """Everything acknowledged is there, once."""
-        assert self.web3.eth.get_transaction_count(SENDER) == len(self.acknowledged)
+        assert self.web3.eth.get_transaction_count(self.account.address) == len(self.acknowledged)
         for identity in self.acknowledged:
             assert self.web3.eth.get_transaction_receipt(identity)["status"] == 1
 
@@ -199,3 +221,61 @@ def test_a_node_that_is_cut_off_answers_no_fresh_client(network):
         assert (behind.status_code, behind.json()["error"]["code"]) == (503, "node.behind")
     payments.pay()
     payments.check()
+
+
+def enclaves(sandbox: SandboxProcess) -> list[int]:
+    """Process ids of the enclaves that run now."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            command = (path.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == sandbox.summary["host_pid"] and b"boot.py" in command:
+            found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def test_nodes_die_at_random_under_load_and_nothing_is_lost_or_done_twice(network):
+    chance = random.Random(20)
+    clients = [Payments(network.url, account) for account in range(4)]
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def work(client: Payments) -> None:
+        while not stop.is_set():
+            try:
+                client.pay()
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    threads = [threading.Thread(target=work, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        eventually(lambda: len(enclaves(network)) == 3, "three enclaves run")
+        eventually(lambda: len(voters(network, "n0")) == 3, "three nodes vote")
+        time.sleep(chance.uniform(0, 1))
+        os.kill(chance.choice(enclaves(network)), signal.SIGKILL)
+        time.sleep(2)
+    eventually(lambda: len(voters(network, "n0")) == 3, "three nodes vote")
+    stop.set()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not failures, failures
+    for client in clients:
+        assert len(client.acknowledged) > 20
+        client.check()
+    # Every node has come to the same chain.
+    ca = network.summary["service_certificate"]
+    pair = tuple(network.summary[f"participant_{part}"] for part in ("certificate", "key"))
+    call = {"jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByNumber", "params": ["latest", False]}
+
+    def agreed() -> bool:
+        urls = [row["application_url"] for row in network.summary["nodes"].values()]
+        blocks = [requests.post(url, json=call, verify=ca, cert=pair, timeout=20).json()["result"] for url in urls]
+        return len({(block["hash"], block["stateRoot"]) for block in blocks}) == 1
+
+    eventually(agreed, "the nodes agree on the chain")

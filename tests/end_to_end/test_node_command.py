@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from coco.cli.sandbox import SandboxFiles, make_genesis
 from conftest import verify_with_ccf
@@ -95,8 +96,14 @@ def operator(tmp_path):
 def test_a_network_of_processes_and_a_host_that_dies(operator):
     assert operator.run("n0", "start")["status"] == "Open"
     operator.join("n1")
-    operator.join("n2", by="n1")
+    operator.join("n2", "--metrics-port", "0", by="n1")
     before = operator.voters("n0", 3)
+    text = requests.get(operator.running["n2"][1]["metrics_url"], timeout=10).text
+    deadline = time.monotonic() + PATIENCE_S
+    while "coco_voters 3" not in text and time.monotonic() < deadline:
+        text = requests.get(operator.running["n2"][1]["metrics_url"], timeout=10).text
+    assert {"coco_leads 0", "coco_primary_known 1", "coco_voters 3"} <= set(text.splitlines())
+    assert 'coco_relay_open{listener="peers"}' in text and "# TYPE coco_transactions_total counter" in text
     dead = operator.kill("n0")
     # The host is gone with its enclave; the operator, or a supervisor, starts a process at the same address.
     operator.join("n0", "--peer-port", dead["peer_address"].rpartition(":")[2], by="n1")

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coco import limits
 from coco.enclave.core.identity import ServiceIdentity, self_signed
 from coco.enclave.frontend.http import open_door
 from coco.enclave.links import Answer, Ask, Frames, Hello, Links, Tell, endorsed_engine_id, frame
@@ -224,6 +225,34 @@ def test_a_stranger_may_ask_and_nothing_else(network):
         link.send(Tell("engine", b"vote"))
         await hosts.until(lambda: link.connection is None)
         assert not hosts.heard
+
+    network(story)
+
+
+def test_a_stranger_does_not_keep_a_link(network, monkeypatch):
+    monkeypatch.setattr(limits, "STRANGER_SECONDS_MAX", 0.3)
+
+    async def story(hosts: Hosts) -> None:
+        one, joiner = hosts.node(1), hosts.node(9, service=None)
+        hosts.node(2)
+        link = await joiner.open("n2", timeout_s=10)
+        peer = await hosts.until(lambda: one.to(2))
+        await hosts.until(lambda: link.connection is None)
+        assert peer.connection is not None
+
+    network(story)
+
+
+def test_a_peer_that_asks_too_much_at_once_is_cut(network, monkeypatch):
+    monkeypatch.setattr(limits, "PEER_QUESTIONS_MAX", 3)
+
+    async def story(hosts: Hosts) -> None:
+        one, two = hosts.node(1), hosts.node(2)
+        link = await hosts.until(lambda: one.to(2))
+        two.serve = lambda *asked: asyncio.sleep(60)
+        for number in range(5):
+            link.send(Ask(number, "question", b""))
+        await hosts.until(lambda: link.connection is None)
 
     network(story)
 

@@ -195,6 +195,12 @@ class Log(_Message, frozen=True, tag="log"):
     ids: Annotated[dict[Code, PublicId], Meta(max_length=16)]
 
 
+class Metrics(_Message, frozen=True, tag="metrics"):
+    """Numbers for the host's monitoring, after every :class:`Tick`."""
+
+    numbers: Annotated[dict[Code, int], Meta(max_length=64)]
+
+
 class Exit(_Message, frozen=True, tag="exit"):
     """The last message: why the enclave ends."""
 
@@ -207,7 +213,19 @@ ToEnclave = (
     Start | Appended | Entries | Truncated | IndexBlock | Tick | ExternalReply | OwnerStatement | DialFailed | Stop
 )
 ToHost = (
-    Ready | Identity | Dial | Append | Read | Truncate | WriteIndex | ReadIndex | DropIndex | ExternalCall | Log | Exit
+    Ready
+    | Identity
+    | Dial
+    | Append
+    | Read
+    | Truncate
+    | WriteIndex
+    | ReadIndex
+    | DropIndex
+    | ExternalCall
+    | Log
+    | Metrics
+    | Exit
 )
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -275,6 +275,7 @@ NodeDirectory = Annotated[Path, typer.Option("--dir", help="Folder of the node."
 Listen = Annotated[str, typer.Option(help="IP address to listen on, where the other nodes reach it, too.")]
 ApplicationPort = Annotated[int, typer.Option(help="Port of the application listener (TLS); 0 chooses one.")]
 AdministrationPort = Annotated[int, typer.Option(help="Port of the administration listener (TLS).")]
+MetricsPort = Annotated[int | None, typer.Option(help="Port of GET /metrics on loopback (plain HTTP).")]
 PeerPort = Annotated[int, typer.Option(help="Port for the other nodes (TLS).")]
 GenesisFile = Annotated[Path, typer.Option(help="Genesis document, JSON.", exists=True)]
 
@@ -288,13 +289,14 @@ def node_start(
     application_port: ApplicationPort = 0,
     administration_port: AdministrationPort = 0,
     peer_port: PeerPort = 0,
+    metrics_port: MetricsPort = None,
     as_json: Json = False,
 ) -> None:
     """Found a network with its first node; or recover it from this node's ledger, when all nodes are lost."""
     files = nodes.NodeFiles(directory, genesis=genesis, service=service)
     ports = (application_port, administration_port, peer_port)
     try:
-        chosen = nodes.options(files, join=[], listen=listen, ports=ports)
+        chosen = nodes.options(files, join=[], listen=listen, ports=ports, metrics_port=metrics_port)
     except CocoError as error:
         fail(error, as_json)
     run(nodes.serve(chosen, as_json=as_json), as_json)
@@ -312,13 +314,14 @@ def node_join(
     application_port: ApplicationPort = 0,
     administration_port: AdministrationPort = 0,
     peer_port: PeerPort = 0,
+    metrics_port: MetricsPort = None,
     as_json: Json = False,
 ) -> None:
     """Join a network as a new node; at the address of a dead one, replace it. A restart is a join."""
     files = nodes.NodeFiles(directory, genesis, service, operator, operator_key)
     ports = (application_port, administration_port, peer_port)
     try:
-        chosen = nodes.options(files, join=peer, listen=listen, ports=ports)
+        chosen = nodes.options(files, join=peer, listen=listen, ports=ports, metrics_port=metrics_port)
     except CocoError as error:
         fail(error, as_json)
     run(nodes.serve(chosen, as_json=as_json), as_json)

@@ -33,7 +33,9 @@ def _read(path: Path, what: str) -> str:
         raise ConfigurationError(f"cannot read the {what} {path}: {error}", code="node.bad_file") from error
 
 
-def options(files: NodeFiles, *, join: list[str], listen: str, ports: tuple[int, int, int]) -> NodeOptions:
+def options(
+    files: NodeFiles, *, join: list[str], listen: str, ports: tuple[int, int, int], metrics_port: int | None = None
+) -> NodeOptions:
     """The options of a node.
 
     Raises:
@@ -69,6 +71,7 @@ def options(files: NodeFiles, *, join: list[str], listen: str, ports: tuple[int,
         application=(listen, application),
         administration=(listen, administration),
         peers=(listen, peers),
+        metrics=("127.0.0.1", metrics_port) if metrics_port is not None else None,
         join=join,
         owner=sign,
         expected_service=service.encode(),
@@ -104,6 +107,8 @@ async def serve(chosen: NodeOptions, *, as_json: bool) -> None:
             "service_certificate": str(chosen.ledger.parent / "service.pem"),
             "enclave_pid": node.enclave_pid,
         }
+        if node.metrics is not None:
+            summary["metrics_url"] = f"http://127.0.0.1:{node.metrics.port}/metrics"
         if as_json:
             print(json.dumps(summary), flush=True)
         else:

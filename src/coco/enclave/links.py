@@ -196,6 +196,7 @@ class _Inbound:
         self.certificate = certificate
         self.sender: int | None = None
         self.frames = Frames()
+        self.questions = 0
 
 
 #: Serves a question: sender (0: a stranger), its certificate, kind, body.
@@ -403,6 +404,7 @@ class Links:
         for kind, connection, *rest in self._inbound.take():
             if kind == _OPENED:
                 self._accepted[connection] = _Inbound(rest[0])
+                self._loop.call_later(limits.STRANGER_SECONDS_MAX, self._end_stranger, connection)
             elif kind == _DATA:
                 try:
                     self._hear(connection, self._accepted[connection], rest[0])
@@ -416,6 +418,12 @@ class Links:
             elif kind == _FAILED:
                 self._failed(native_error("front.failed", "the door of the peers failed"))
 
+    def _end_stranger(self, connection: int) -> None:
+        inbound = self._accepted.get(connection)
+        if inbound is not None and not inbound.sender:
+            self._inbound.close(connection)
+            self._flush(self._inbound)
+
     def _hear(self, connection: int, inbound: _Inbound, data: bytes) -> None:
         for message in inbound.frames.feed(data):
             if inbound.sender is None:
@@ -425,6 +433,9 @@ class Links:
                     raise AttestationError("a stranger may only ask", code="peers.not_of_the_service")
                 self.on_tell(inbound.sender, message.kind, message.body)
             elif isinstance(message, Ask):
+                inbound.questions += 1
+                if inbound.questions > limits.PEER_QUESTIONS_MAX:
+                    raise AttestationError("a peer asks too much at once", code="peers.malformed")
                 task = self._loop.create_task(self._answer(connection, inbound, message))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -447,6 +458,7 @@ class Links:
             answer = Answer(message.number, "", body)
         except CocoError as error:
             answer = Answer(message.number, error.code, str(error).encode())
+        inbound.questions -= 1
         if connection in self._accepted:
             self._inbound.write(connection, frame(answer))
             self._flush(self._inbound)

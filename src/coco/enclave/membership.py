@@ -187,8 +187,6 @@ class Membership:
         measurement = self._check(key, request)
         view = self._sequencer.store.view()
         others = list(self.rows().values())
-        if sum(row.status != nodes.RETIRED for row in others) >= limits.NODES_MAX:
-            raise BusyError("the network has as many nodes as it may have", code="join.too_many_nodes")
         status, owner = nodes.PENDING, ""
         if request.owner_statement:
             expected = node_payload(
@@ -203,6 +201,9 @@ class Membership:
             time_s = self._sequencer.clock.now_ms // 1000
             owner = nodes.check_owner(view, request.owner_statement, expected, time_s=time_s)
             status = nodes.TRUSTED
+        most = limits.NODES_MAX if status == nodes.TRUSTED else limits.PENDING_NODES_MAX
+        if sum(row.status == status for row in others) >= most:
+            raise BusyError("the network has as many nodes as it may have", code="join.too_many_nodes")
         heard = {node for node, _, active in self._replica.progress() if active} | {self._replica.node}
         for row in others:
             if row.address == request.address and row.status == nodes.TRUSTED and row.engine in heard:

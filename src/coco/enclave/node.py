@@ -111,6 +111,8 @@ class EnclaveNode:
         self._loop = asyncio.get_running_loop()
         self._background = Background(background)
         self._callers: dict[bytes | None, KnownCaller] = {}
+        #: Last entry that changed who is who; 0 once that is committed and the callers were forgotten.
+        self._callers_old_at = 0
         self._listeners: list[Listener] = []
         self._recovery: Recovery | None = None
         self._adapters_by_name: dict[str, LedgerAdapter] = {}
@@ -245,12 +247,14 @@ class EnclaveNode:
         """Whatever is remembered of callers and nodes may be old."""
         if not tables.ACTOR_TABLES.isdisjoint(writes.tables()):
             self._callers.clear()
+            self._callers_old_at = self.journal.last_seqno
             self.membership.changed()
 
     def _view_changed(self) -> None:
         now = (self.replica.view, self.replica.primary, self.replica.members)
         if now != self._logged:
             self._logged = now
+            self.membership.changed()  # rows may have been rolled back
             view, primary, members = now
             numbers = {"view": view, "primary": primary, "voters": len(members.voters), "nodes": len(members.all)}
             self._control.log("consensus.changed", {"node": self.replica.node, **numbers})
@@ -744,6 +748,10 @@ class EnclaveNode:
 
         The answer is kept only until the next change of the configuration tables, or the end of the certificate.
         """
+        if 0 < self._callers_old_at <= self.replica.committed:
+            # Who asked between an entry and its commit was answered from what was committed then.
+            self._callers.clear()
+            self._callers_old_at = 0
         found = self._callers.get(certificate)
         if found is None or found.until_ms < self.clock.now_ms:
             view = self.store.view(self.replica.committed)
@@ -755,6 +763,24 @@ class EnclaveNode:
 
     def _tick(self, time_ms: int) -> None:
         self.clock.tick(time_ms)
+        if self.status == "Open":
+            self._control.send(messages.Metrics(self._numbers()))
+
+    def _numbers(self) -> dict[str, int]:
+        replica, counters = self.replica, self.sequencer.counters
+        return {
+            **counters,
+            "view": replica.view,
+            "committed": replica.committed,
+            "last": self.journal.last_seqno,
+            "leads": int(replica.is_primary),
+            "primary_known": int(replica.primary != 0),
+            "voters": len(replica.members.voters),
+            "pooled": sum(len(runtime.pool) for runtime in self.sequencer.runtimes),
+            "held": self.submissions.held,
+            "unexpected": self._failures,
+            "clipped_time_steps": self.clock.clipped,
+        }
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)

@@ -94,6 +94,11 @@ class Submissions:
         sequencer.on_outcome = self._settled
         sequencer.on_expire = self.expire
 
+    @property
+    def held(self) -> int:
+        """Transactions that came to this node and whose fate is not known yet."""
+        return len(self._held)
+
     # --- from clients ---
 
     def add(self, runtime: AdapterRuntime, raw: bytes, caller: Caller, answer: Answer) -> None:

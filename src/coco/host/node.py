@@ -24,11 +24,13 @@ from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
 from coco.errors import CocoError, HostError
 from coco.host.launcher import EnclaveProcess, launch_virtual
+from coco.host.metrics import MetricsServer
 from coco.host.persistence import LedgerFile
 
 TICK_SECONDS = 1.0
 STOP_SECONDS = 10.0
 DIAL_SECONDS = 3.0
+_RELAY_NUMBERS = ("accepted", "refused", "open", "bytes_in", "bytes_out")
 
 External = Callable[[bytes], Awaitable[bytes]]
 
@@ -56,6 +58,8 @@ class NodeOptions:
     )
     extra_path: list[str] = field(default_factory=list)
     connections_max: int = limits.CONNECTIONS_MAX
+    #: Where ``GET /metrics`` is served; None: nowhere.
+    metrics: tuple[str, int] | None = None
     #: Hears how far the enclave has read the ledger: the entry, and the last one.
     replaying: Callable[[int, int], None] = lambda entry, last: None
 
@@ -76,6 +80,8 @@ class Node:
         self._ledger: LedgerFile | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._exit: messages.Exit | None = None
+        self._numbers: dict[str, int] = {}
+        self.metrics: MetricsServer | None = None
         self._address = ""
         self._stopping = False
 
@@ -130,7 +136,21 @@ class Node:
             raise HostError(self.ended.result(), code=self._exit.code if self._exit else "host.enclave_ended")
         self._listen("application", options.application)
         self._listen("administration", options.administration)
+        if options.metrics is not None:
+            self.metrics = MetricsServer(self.numbers)
+            try:
+                await self.metrics.start(*options.metrics)
+            except OSError as error:
+                raise HostError(f"cannot serve metrics: {error}", code="host.cannot_listen") from error
         return self.ready.result()
+
+    def numbers(self) -> dict[str, dict[str, int]]:
+        """What monitoring may see: each number's values by listener ("" for the node itself)."""
+        found = {name: {"": value} for name, value in self._numbers.items()}
+        for listener, relay in self.relays.items():
+            for name, value in zip(_RELAY_NUMBERS, relay.counters(), strict=True):
+                found.setdefault(f"relay.{name}", {})[listener] = value
+        return found
 
     def _listen(self, name: str, address: tuple[str, int]) -> None:
         assert self._enclave is not None
@@ -158,8 +178,11 @@ class Node:
 
     async def stop(self) -> None:
         """Ask the enclave to end, wait for it, close everything."""
-        for relay in self.relays.values():
-            relay.stop()
+        for name, relay in self.relays.items():
+            if name != "peers":  # over which leadership is handed over
+                relay.stop()
+        if self.metrics is not None:
+            self.metrics.stop()
         self._stopping = True
         if not self.ended.done():
             self.send(messages.Stop())
@@ -167,6 +190,8 @@ class Node:
                 await asyncio.wait_for(asyncio.shield(self.ended), STOP_SECONDS)
         for task in self._tasks:
             task.cancel()
+        if "peers" in self.relays:
+            self.relays["peers"].stop()
         if self._transport is not None:
             self._transport.close()
         if self._enclave is not None:
@@ -209,6 +234,8 @@ class Node:
                 self.send(messages.OwnerStatement(statement))
             case messages.ExternalCall(request, name, body):
                 self._spawn(self._call_external(request, name, body))
+            case messages.Metrics(numbers):
+                self._numbers = numbers
             case messages.Log(code, numbers, ids):
                 self._log({"event": code, **numbers, **ids})
             case messages.Ready():

@@ -39,14 +39,16 @@ Headers = list[tuple[bytes, bytes]]
 
 def open_door(listener: socket.socket, *, protocol: str) -> Front:
     """Make the front door of an inherited socket; it makes its descriptors now, before lock-down, and starts later."""
+    of_peers = protocol in ("peer", "dialled")
     return Front(
         listener.detach(),
         head_bytes=limits.HEAD_BYTES_MAX,
         body_bytes=limits.BODY_BYTES_MAX,
         bodies_bytes=limits.BODIES_BYTES_MAX,
-        connections=limits.CONNECTIONS_MAX,
-        unsent_bytes=limits.REPLY_BYTES_MAX,
-        pressure_bytes=limits.REPLY_BYTES_SOFT,
+        connections=limits.PEER_LINKS_MAX if of_peers else limits.CONNECTIONS_MAX,
+        unsent_bytes=limits.PEER_UNSENT_BYTES_MAX if of_peers else limits.REPLY_BYTES_MAX,
+        # A link whose other side reads slowly must still be heard: it is cut at the limit, not held back before.
+        pressure_bytes=limits.PEER_UNSENT_BYTES_MAX if of_peers else limits.REPLY_BYTES_SOFT,
         handshake_s=limits.HANDSHAKE_SECONDS_MAX,
         request_s=limits.REQUEST_SECONDS_MAX,
         idle_s=limits.IDLE_SECONDS_MAX,
