@@ -32,18 +32,25 @@ class SandboxProcess:
     def start(self, *extra: str, timeout_s: float = 60) -> dict[str, Any]:
         command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0", "--nodes", "1"]
         command += ["--dir", str(self.directory), *self.arguments, *extra]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        with self.log.open("ab") as log:  # not a pipe, which would fill up and stop the host
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise AssertionError(f"the sandbox did not start: {self.process.communicate(timeout=timeout_s)}")
+            self.process.wait(timeout=timeout_s)
+            raise AssertionError(f"the sandbox did not start: {self.log.read_text()[-5000:]}")
         self.summary = json.loads(line)
         if "error" in self.summary:
             self.process.wait(timeout=timeout_s)
             self._close()
         return self.summary
+
+    @property
+    def log(self) -> Path:
+        """What the sandbox says on its standard error."""
+        return self.directory.with_name(f"{self.directory.name}.log")
 
     @property
     def url(self) -> str:
@@ -58,6 +65,7 @@ class SandboxProcess:
             if self.process is not None and self.process.poll() is None:
                 self.process.send_signal(signal.SIGINT)
                 assert self.process.wait(timeout=30) == 0
+                assert "Traceback" not in self.log.read_text()
         finally:
             self._close()
 

@@ -22,6 +22,7 @@ from coco.client.pin import Pin
 from coco.errors import CocoError, ConfigurationError
 
 _SAVE_SECONDS = 1.0
+_END_SECONDS = 1.0
 _READ_BYTES = 256 * 1024
 
 
@@ -48,6 +49,7 @@ class Connector:
         self._dirty = False
         self._server: asyncio.Server | None = None
         self._saver: asyncio.Task[None] | None = None
+        self._open: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
 
     @property
     def port(self) -> int:
@@ -78,6 +80,11 @@ class Connector:
             self._server.close()
         if self._saver is not None:
             self._saver.cancel()
+        ending = list(self._open.values())
+        for writer in list(self._open):
+            writer.close()
+        if ending:
+            await asyncio.wait(ending, timeout=_END_SECONDS)
         self._save()
         await self.upstream.close()
 
@@ -93,6 +100,9 @@ class Connector:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = _LocalRequest()
+        task = asyncio.current_task()
+        assert task is not None
+        self._open[writer] = task
         try:
             while data := await reader.read(_READ_BYTES):
                 request.feed(data)
@@ -108,6 +118,7 @@ class Connector:
         except (OSError, httptools.HttpParserError, CocoError):
             pass  # the local peer is gone or speaks no HTTP: its connection ends, nothing else
         finally:
+            del self._open[writer]
             with contextlib.suppress(OSError):
                 writer.close()
 
