@@ -80,14 +80,15 @@ class Network:
             connection.close()
 
     def settled(self) -> dict[str, bool]:
-        """Once every node votes as every node says: for each, whether it leads."""
+        """Once every node that runs votes, as every node says, and nobody else: for each, whether it leads."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
                 seen = {name: self.state(name) for name in self.nodes}
-                voting = [sum(row["votes"] for row in rows.values()) for rows in seen.values()]
-                if all(count == len(self.nodes) for count in voting):
-                    return {name: rows[self.id_of(name)]["primary"] for name, rows in seen.items()}
+                running = {name: self.id_of(name) for name in self.nodes}
+                voting = [{node for node, row in rows.items() if row["votes"]} for rows in seen.values()]
+                if all(voters == set(running.values()) for voters in voting):
+                    return {name: rows[running[name]]["primary"] for name, rows in seen.items()}
             except (OSError, KeyError, RuntimeError):
                 pass
             time.sleep(0.2)
