@@ -156,28 +156,32 @@ def check_balances(system: System, prepared: dict, sets: list[str]) -> None:
     client.close()
 
 
-def measure(kind: type[System], prepared: dict) -> dict:
+def load(system: System, prepared: dict) -> dict:
+    """Set a running system up, give it single requests and then batches, and check the balances."""
     figures: dict = {}
+    set_up(system, prepared)
+    for name, batch in (("single", 1), ("batch", BATCH)):
+        before = cpu_seconds(system.process.pid)
+        result = run(system.target, prepared[name], connections=CONNECTIONS, batch=batch)
+        figures[name] = {
+            "tx_per_s": round(result.tx_per_s, 1),
+            "p50_ms": round(result.percentile(0.5), 1),
+            "p99_ms": round(result.percentile(0.99), 1),
+            "system_cpu_us_per_tx": round((cpu_seconds(system.process.pid) - before) / result.transactions * 1e6, 1),
+            "generator_cpu_us_per_tx": round(result.generator_cpu_s / result.transactions * 1e6, 1),
+        }
+        print(f"  {system.name:<7} {name:<7} {figures[name]}", flush=True)
+    figures["rss_mb"] = round(rss_mb(system.process.pid), 1)
+    check_balances(system, prepared, ["single", "batch"])
+    return figures
+
+
+def measure(kind: type[System], prepared: dict) -> dict:
     with running(kind) as system:
-        set_up(system, prepared)
-        figures["version"], figures["settings"] = system.version, system.settings
         before_disk = disk_bytes(system.directory)
-        for name, batch in (("single", 1), ("batch", BATCH)):
-            before = cpu_seconds(system.process.pid)
-            result = run(system.target, prepared[name], connections=CONNECTIONS, batch=batch)
-            figures[name] = {
-                "tx_per_s": round(result.tx_per_s, 1),
-                "p50_ms": round(result.percentile(0.5), 1),
-                "p99_ms": round(result.percentile(0.99), 1),
-                "system_cpu_us_per_tx": round(
-                    (cpu_seconds(system.process.pid) - before) / result.transactions * 1e6, 1
-                ),
-                "generator_cpu_us_per_tx": round(result.generator_cpu_s / result.transactions * 1e6, 1),
-            }
-            print(f"  {kind.name:<6} {name:<7} {figures[name]}", flush=True)
-        figures["rss_mb"] = round(rss_mb(system.process.pid), 1)
-        check_balances(system, prepared, ["single", "batch"])
-        total = len(prepared["single"]) + len(prepared["batch"])
+        figures = load(system, prepared)
+        figures["version"], figures["settings"] = system.version, system.settings
+        total = len(prepared["setup"]) + len(prepared["single"]) + len(prepared["batch"])
         figures["disk_bytes_per_tx"] = round((disk_bytes(system.directory) - before_disk) / total, 1)
     return figures
 

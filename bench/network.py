@@ -21,9 +21,9 @@ from pathlib import Path
 
 from eth_account import Account
 
-from ethereum import BATCH, CONNECTIONS, OUT, check_balances, prepare, set_up, sign
-from load import Connection, run
-from systems import CHAIN_ID, FUNDER, FUNDER_KEY, Coco, Target, cpu_seconds, rss_mb, running
+from ethereum import OUT, load, prepare, sign
+from load import Connection
+from systems import CHAIN_ID, FUNDER, FUNDER_KEY, Coco, Target, running
 
 ELECTION_TIMEOUT_S = 0.75
 PATIENCE_S = 60
@@ -34,24 +34,10 @@ def network(nodes: int) -> type[Coco]:
 
 
 def throughput(nodes: int, prepared: dict) -> dict:
-    figures: dict = {}
     with running(network(nodes)) as system:
         if nodes > 1:
             Network(system).settled()
-        set_up(system, prepared)
-        for name, batch in (("single", 1), ("batch", BATCH)):
-            before = cpu_seconds(system.process.pid)
-            result = run(system.target, prepared[name], connections=CONNECTIONS, batch=batch)
-            figures[name] = {
-                "tx_per_s": round(result.tx_per_s, 1),
-                "p50_ms": round(result.percentile(0.5), 1),
-                "p99_ms": round(result.percentile(0.99), 1),
-                "cpu_us_per_tx": round((cpu_seconds(system.process.pid) - before) / result.transactions * 1e6, 1),
-            }
-            print(f"  {nodes} nodes  {name:<7} {figures[name]}", flush=True)
-        figures["rss_mb"] = round(rss_mb(system.process.pid), 1)
-        check_balances(system, prepared, ["single", "batch"])
-    return figures
+        return load(system, prepared)
 
 
 class Network:
@@ -71,11 +57,12 @@ class Network:
     def target(self, name: str) -> Target:
         return Target("localhost", int(self.nodes[name]["application_url"].rpartition(":")[2]), self._tls)
 
-    def state(self, name: str) -> dict:
+    def ask(self, name: str, path: str) -> dict:
+        """A route of a node's administration listener."""
         port = int(self.nodes[name]["administration_url"].rpartition(":")[2])
         connection = Connection("localhost", port, self._tls)
         try:
-            return connection.get("/node/network")["nodes"]
+            return connection.get(path)
         finally:
             connection.close()
 
@@ -84,8 +71,8 @@ class Network:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
-                seen = {name: self.state(name) for name in self.nodes}
-                running = {name: self.id_of(name) for name in self.nodes}
+                seen = {name: self.ask(name, "/node/network")["nodes"] for name in self.nodes}
+                running = {name: self.ask(name, "/node/info")["node_id"] for name in self.nodes}
                 voting = [{node for node, row in rows.items() if row["votes"]} for rows in seen.values()]
                 if all(voters == set(running.values()) for voters in voting):
                     return {name: rows[running[name]]["primary"] for name, rows in seen.items()}
@@ -93,14 +80,6 @@ class Network:
                 pass
             time.sleep(0.2)
         raise RuntimeError("the network does not settle")
-
-    def id_of(self, name: str) -> str:
-        port = int(self.nodes[name]["administration_url"].rpartition(":")[2])
-        connection = Connection("localhost", port, self._tls)
-        try:
-            return connection.get("/node/info")["node_id"]
-        finally:
-            connection.close()
 
 
 def failovers(kills: int) -> dict:

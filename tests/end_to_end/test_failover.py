@@ -75,20 +75,16 @@ class Payments:
         self.acknowledged: list[bytes] = []
         self.refusals: list[str] = []
 
+    def sign(self) -> Any:
+        """The next payment."""
+        fees = {"maxFeePerGas": 0, "maxPriorityFeePerGas": 0, "gas": 21_000}
+        nonce = len(self.acknowledged)
+        return self.account.sign_transaction({"nonce": nonce, "to": SENDER, "value": 1, "chainId": 2017, **fees})
+
     def pay(self) -> float:
         """Send one; seconds until its receipt."""
         began = time.monotonic()
-        signed = self.account.sign_transaction(
-            {
-                "nonce": len(self.acknowledged),
-                "gas": 21_000,
-                "to": SENDER,
-                "value": 1,
-                "chainId": self.web3.eth.chain_id,
-                "maxFeePerGas": 0,
-                "maxPriorityFeePerGas": 0,
-            }
-        )
+        signed = self.sign()
         receipt = None
         while receipt is None:
             assert time.monotonic() - began < PATIENCE_S, "no receipt"
@@ -192,6 +188,27 @@ def test_a_network_of_three_recovers_from_the_ledger_that_goes_furthest(network)
     payments.check()
     payments.pay()
     assert len(voters(network, "n0")) == 3
+
+
+def test_a_majority_lost_is_said_and_recovered_without_a_fork(network):
+    payments = Payments(network.url)
+    for _ in range(5):
+        payments.pay()
+    eventually(lambda: whole(network), "three nodes vote")
+    for name in ("n1", "n2"):
+        os.kill(network.summary["nodes"][name]["enclave_pid"], signal.SIGKILL)
+    eventually(lambda: "sandbox.majority_lost" in network.log.read_text(), "it is said")
+    eventually(lambda: not administration(network, "n0", "/node/health")["ready"], "nobody leads")
+    with pytest.raises(Web3RPCError) as refused:
+        payments.web3.eth.send_raw_transaction(payments.sign().raw_transaction)
+    assert "no primary" in str(refused.value)
+    network.stop()
+    network.start()
+    payments.web3 = Web3(Web3.HTTPProvider(network.url))
+    payments.check()
+    payments.pay()
+    payments.check()
+    eventually(lambda: whole(network), "three nodes vote")
 
 
 def test_a_node_that_is_cut_off_answers_no_fresh_client(network):

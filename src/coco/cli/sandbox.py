@@ -283,6 +283,8 @@ class Sandbox:
                     self.lost.set_result(reason)
                 return
             self._tell({"event": "sandbox.node_ended", "node": f"n{number}", "reason": reason})
+            if len(self.nodes) <= len(self._watching) // 2:
+                self._tell({"event": "sandbox.majority_lost", "hint": "stop it and start it again: it recovers"})
             options = NodeOptions(
                 ledger=self.files.ledger(number),
                 application=ports.get("application", (_HOST, 0)),
@@ -310,6 +312,7 @@ class Sandbox:
         """End in good order."""
         for task in self._watching:
             task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
         if self.connector is not None:
             await self.connector.stop()
         await asyncio.gather(*(node.stop() for node in self.nodes.values()))

@@ -134,6 +134,7 @@ class EnclaveNode:
 
     async def run(self) -> None:
         """Start as the host asks; serves until the control channel ends."""
+        self._control.on_stop = lambda: self._spawn(self._stop())
         start = await self._control.started
         self.clock = Clock(start.time_ms)
         self._configuration_hash = sha256(messages.encode(start)).digest()
@@ -155,7 +156,6 @@ class EnclaveNode:
         else:
             await self._join(start)
         self._control.on_tick = self._tick
-        self._control.on_stop = lambda: self._spawn(self._stop())
 
     def _make_store(self) -> Store:
         store = Store(self.journal)
