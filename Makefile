@@ -77,7 +77,7 @@ bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built b
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/workload.py
 	$(BIN)/python bench/idle.py
-	$(BIN)/python bench/network.py
+	$(BIN)/python bench/nodes.py
 	$(BIN)/python bench/ethereum.py $(ARGS)
 
 wheel: build ## Byte-identical wheel in dist/

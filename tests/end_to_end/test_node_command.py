@@ -116,6 +116,35 @@ def test_a_network_of_processes_and_a_host_that_dies(operator):
     assert rows[dead["node_id"]]["status"] == "Retired"
 
 
+def test_nodes_leave_as_their_operator_says(operator, tmp_path):
+    operator.run("n0", "start")
+    operator.join("n1")
+    operator.join("n2")
+    nodes = operator.voters("n0", 3)
+    stranger = Operator(tmp_path / "stranger")
+
+    def retire(node_id: str, by: Operator = operator) -> Any:
+        admin = operator.running["n1"][1]["administration_url"]
+        command = [*COMMAND, "retire", admin, node_id, "--service", operator.service, "--json"]
+        done = subprocess.run([*command, "--operator", str(by.certificate)], capture_output=True, text=True, timeout=60)
+        return json.loads(done.stdout)
+
+    first = operator.running["n0"][1]["node_id"]
+    assert retire(first, stranger)["error"]["code"] == "join.not_the_owner"
+    assert retire("ab")["error"]["code"] == "node.unknown"
+    # It founded the network and leads it: it hands over, and leaves.
+    assert retire(first) == {"retired": first}
+    process, _ = operator.running.pop("n0")
+    said, _ = process.communicate(timeout=40)
+    assert json.loads(said)["error"]["code"] == "node.ended" and "node.retired" in said
+    left = operator.voters("n1", 2)
+    assert set(left) == set(nodes) - {first}
+    assert retire(operator.running["n2"][1]["node_id"])
+    operator.running.pop("n2")[0].communicate(timeout=40)
+    last = operator.voters("n1", 1)
+    assert retire(next(iter(last)))["error"]["code"] == "node.last"
+
+
 def test_who_may_not_join_does_not(operator, tmp_path):
     operator.run("n0", "start")
     # Another service's certificate: the joiner itself refuses, and no node is asked for secrets.

@@ -59,7 +59,7 @@ def test_errors_have_codes_hints_and_exit_codes(tmp_path):
     "command",
     [
         *("sandbox", "connect", "account bind", "ledger export", "ledger show", "doctor", "version"),
-        *("node start", "node join", "node status"),
+        *("node start", "node join", "node retire", "node status"),
     ],
 )
 def test_every_command_of_the_documentation_exists_and_is_documented(command):

@@ -20,7 +20,7 @@ from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.errors import AccessError, AttestationError, LedgerError
 from coco.ledger import cose, tables
-from coco.ledger.statements import fingerprint, node_payload
+from coco.ledger.statements import NODE_STATEMENT, RETIRE_STATEMENT, fingerprint, node_payload
 
 SERVICE = ServiceIdentity.generate(1_800_000_000_000)
 NODE = ec.generate_private_key(ec.SECP384R1()).public_key()
@@ -62,25 +62,33 @@ def operator(tmp_path_factory):
     return sign, View({(tables.OPERATORS, key): row})
 
 
+def check(
+    view: View, statement: bytes, expected: dict[str, Any], *, kind: str = NODE_STATEMENT, time_s: int = 0
+) -> str:
+    return nodes.check_owner(view, statement, expected, kind=kind, address=expected["address"], time_s=time_s)
+
+
 def test_J2_an_owner_signs_for_one_node_of_one_network(operator):
     sign, view = operator
     statement = sign(WANTED["node_id"], "m", WANTED["address"])
     expected = node_payload(**WANTED, expires_s=0)
-    assert len(nodes.check_owner(view, statement, expected, time_s=0)) == 64
+    assert len(check(view, statement, expected)) == 64
     for name in WANTED:
         with pytest.raises(AccessError) as refused:
-            nodes.check_owner(view, statement, {**expected, name: "another"}, time_s=0)
+            check(view, statement, {**expected, name: "another"})
         assert refused.value.code == "join.not_the_owner"
     with pytest.raises(AccessError) as late:
-        nodes.check_owner(view, statement, expected, time_s=1 << 40)
+        check(view, statement, expected, time_s=1 << 40)
     assert late.value.code == "join.statement_expired"
+    with pytest.raises(AccessError):
+        check(view, statement, expected, kind=RETIRE_STATEMENT)
     for stranger in (View({}), View({(tables.OPERATORS, b"x"): b"{}"})):
         with pytest.raises(AccessError) as unknown:
-            nodes.check_owner(stranger, statement, expected, time_s=0)
+            check(stranger, statement, expected)
         assert unknown.value.code == "join.not_the_owner"
     for broken in (b"", b"\xff", statement[:-1] + bytes([statement[-1] ^ 1])):
         with pytest.raises(AccessError):
-            nodes.check_owner(view, broken, expected, time_s=0)
+            check(view, broken, expected)
 
 
 @pytest.mark.parametrize(
@@ -92,10 +100,10 @@ def test_J2_an_operator_has_its_addresses(operator, address, allowed):
     expected = node_payload(**{**WANTED, "address": address}, expires_s=0)
     statement = sign(WANTED["node_id"], "m", address)
     if allowed:
-        nodes.check_owner(view, statement, expected, time_s=0)
+        check(view, statement, expected)
     else:
         with pytest.raises(AccessError):
-            nodes.check_owner(view, statement, expected, time_s=0)
+            check(view, statement, expected)
 
 
 def test_J1_a_joiners_evidence_is_for_its_keys_its_service_and_its_start():

@@ -327,6 +327,24 @@ def node_join(
     run(nodes.serve(chosen, as_json=as_json), as_json)
 
 
+@node_app.command("retire")
+def node_retire(
+    admin: Annotated[str, typer.Argument(help="Administration listener of a node, https://host:port.")],
+    node_id: Annotated[str, typer.Argument(help="Id of the node that is to leave.")],
+    service: Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)],
+    operator: Annotated[Path, typer.Option(help="Certificate of its operator, PEM.", exists=True)],
+    operator_key: Annotated[Path | None, typer.Option(help="Its key; by default beside it.", exists=True)] = None,
+    as_json: Json = False,
+) -> None:
+    """Have a node leave its network, as its operator; a primary hands over first."""
+
+    async def work() -> Any:
+        return await nodes.retire(*_address(admin), service, operator, operator_key, node_id)
+
+    done = run(work(), as_json)
+    show(done, as_json, lambda: console.print(f"{done['retired']} has left"))
+
+
 @node_app.command("status")
 def node_status(
     admin: Annotated[str, typer.Argument(help="Administration listener of a node, https://host:port.")],

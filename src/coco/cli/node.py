@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coco.client.http import HttpsClient
-from coco.client.operators import Owner, nobody, owner
+from coco.client.http import HttpsClient, RemoteError
+from coco.client.operators import Owner, nobody, owner, retirement
 from coco.client.verify import service_context
 from coco.errors import ConfigurationError, HostError
 from coco.host.node import Node, NodeOptions, run_until, stop_signal
+
+#: One for each second; a primary that is to leave hands over first.
+_RETIRE_ATTEMPTS = 15
 
 
 @dataclass(frozen=True)
@@ -127,10 +130,38 @@ async def status(host: str, port: int, service: Path) -> dict[str, Any]:
     Raises:
         CocoError: the node cannot be reached, or is another service's.
     """
-    client = HttpsClient(host, port, service_context(_read(service, "service certificate"), "", ""))
+    client = HttpsClient(host, port, service_context(_read(service, "service certificate")))
     try:
         info = (await client.request("GET", "/node/info")).json()
         network = (await client.request("GET", "/node/network")).json()
     finally:
         await client.close()
     return {"node": info, "network": network}
+
+
+async def retire(host: str, port: int, service: Path, operator: Path, operator_key: Path | None, node_id: str) -> Any:
+    """Have a node leave its network.
+
+    Raises:
+        CocoError: refused, or no primary was there in time.
+    """
+    certificate = _read(service, "service certificate")
+    client = HttpsClient(host, port, service_context(certificate))
+    try:
+        network = (await client.request("GET", "/node/network")).json()["network"]
+        statement = retirement(
+            operator,
+            operator_key or operator.with_name(operator.stem + ".key.pem"),
+            network=network,
+            service=certificate,
+            node_id=node_id,
+        )
+        for attempt in range(_RETIRE_ATTEMPTS):
+            try:
+                return (await client.request("POST", "/node/retire", statement)).json()
+            except RemoteError as error:
+                if error.code != "node.no_primary" or attempt == _RETIRE_ATTEMPTS - 1:
+                    raise
+            await asyncio.sleep(1)
+    finally:
+        await client.close()

@@ -13,12 +13,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco.errors import ConfigurationError
 from coco.ledger.cose import key_id
-from coco.ledger.statements import NODE_STATEMENT, node_payload, sign_as_member
+from coco.ledger.statements import NODE_STATEMENT, RETIRE_STATEMENT, node_payload, retire_payload, sign_as_member
 
 _STATEMENT_SECONDS = 24 * 3600
 
 #: Signs for a node: id, measurement and address in, COSE Sign1 out.
 Owner = Callable[[str, str, str], bytes]
+
+
+def _load(certificate: Path, key: Path, service: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate, str]:
+    try:
+        signer = serialization.load_pem_private_key(key.read_bytes(), None)
+        shown = x509.load_pem_x509_certificate(certificate.read_bytes())
+        service_key = x509.load_pem_x509_certificate(service.encode()).public_key()
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"cannot read the operator's key: {error}", code="operator.bad_key") from error
+    if not isinstance(signer, ec.EllipticCurvePrivateKey) or not isinstance(service_key, ec.EllipticCurvePublicKey):
+        raise ConfigurationError("an operator signs with a key on P-384", code="operator.bad_key")
+    return signer, shown, key_id(service_key)
 
 
 def owner(certificate: Path, key: Path, *, network: str, service: str, constitution: str = "") -> Owner:
@@ -34,15 +46,7 @@ def owner(certificate: Path, key: Path, *, network: str, service: str, constitut
     Raises:
         ConfigurationError: a file is no such thing (``operator.bad_key``).
     """
-    try:
-        signer = serialization.load_pem_private_key(key.read_bytes(), None)
-        shown = x509.load_pem_x509_certificate(certificate.read_bytes())
-        service_key = x509.load_pem_x509_certificate(service.encode()).public_key()
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigurationError(f"cannot read the operator's key: {error}", code="operator.bad_key") from error
-    if not isinstance(signer, ec.EllipticCurvePrivateKey) or not isinstance(service_key, ec.EllipticCurvePublicKey):
-        raise ConfigurationError("an operator signs with a key on P-384", code="operator.bad_key")
-    name = key_id(service_key)
+    signer, shown, name = _load(certificate, key, service)
 
     def sign(node_id: str, measurement: str, address: str) -> bytes:
         now_s = int(time.time())
@@ -58,6 +62,14 @@ def owner(certificate: Path, key: Path, *, network: str, service: str, constitut
         return sign_as_member(signer, shown, NODE_STATEMENT, payload, created_at_s=now_s)
 
     return sign
+
+
+def retirement(certificate: Path, key: Path, *, network: str, service: str, node_id: str) -> bytes:
+    """The statement with which an operator has a node leave; see :func:`owner`."""
+    signer, shown, name = _load(certificate, key, service)
+    now_s = int(time.time())
+    payload = retire_payload(network=network, service=name, node_id=node_id, expires_s=now_s + _STATEMENT_SECONDS)
+    return sign_as_member(signer, shown, RETIRE_STATEMENT, payload, created_at_s=now_s)
 
 
 def nobody(node_id: str, measurement: str, address: str) -> bytes:

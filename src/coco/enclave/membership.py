@@ -27,11 +27,11 @@ from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.enclave.links import decode
 from coco.enclave.replica import Replica
 from coco.enclave.sequencer import Sequencer
-from coco.errors import AccessError, BusyError, ConsensusError, HostLiedError
+from coco.errors import AccessError, BusyError, ConsensusError, HostLiedError, NotFoundError, RequestError
 from coco.ledger import cose, tables
-from coco.ledger.statements import MESSAGE_TYPE, node_payload
+from coco.ledger.statements import MESSAGE_TYPE, NODE_STATEMENT, RETIRE_STATEMENT, node_payload, retire_payload
 
-JOIN, FETCH = "join", "fetch"
+JOIN, FETCH, RETIRE = "join", "fetch", "retire"
 _DUTY_S = 0.1
 #: A learner that lacks no more entries of the engine's log than this is made a voter.
 _CAUGHT_UP = 20
@@ -128,8 +128,10 @@ class Membership:
         """
         if kind == JOIN:
             return await self._join(certificate, decode(JoinRequest, body))
-        if kind != FETCH or self.address(sender) is None:
+        if kind not in (FETCH, RETIRE) or self.address(sender) is None:
             raise AccessError("only nodes of this network may ask this", code="peers.not_of_the_service")
+        if kind == RETIRE:
+            return (await self.retire(body)).encode()
         return await self._fetch(decode(FetchRange, body))
 
     async def _fetch(self, asked: FetchRange) -> bytes:
@@ -199,7 +201,14 @@ class Membership:
                 expires_s=0,
             )
             time_s = self._sequencer.clock.now_ms // 1000
-            owner = nodes.check_owner(view, request.owner_statement, expected, time_s=time_s)
+            owner = nodes.check_owner(
+                view,
+                request.owner_statement,
+                expected,
+                kind=NODE_STATEMENT,
+                address=request.address,
+                time_s=time_s,
+            )
             status = nodes.TRUSTED
         most = limits.NODES_MAX if status == nodes.TRUSTED else limits.PENDING_NODES_MAX
         if sum(row.status == status for row in others) >= most:
@@ -225,6 +234,40 @@ class Membership:
         await self._sequencer.write_rows(rows)
         self._log("join.admitted", {"engine": engine}, {"node": node_id, "status": status})
         return NodeRow(node_id, engine, status, request.address, owner)
+
+    async def retire(self, statement: bytes) -> str:
+        """Have a node leave, as its operator says; its id. A primary that is to leave lets another lead first.
+
+        Raises:
+            CocoError: refused; ``node.no_primary`` is worth trying again.
+        """
+        if not self._replica.may_execute:
+            raise BusyError("this node is not primary", code="node.no_primary")
+        try:
+            node_id = str(json.loads(cose.parse(statement).payload or b"")["node_id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError("not a statement about a node", code="node.malformed") from error
+        row = next((row for row in self.rows().values() if row.node_id == node_id), None)
+        if row is None:
+            raise NotFoundError("there is no such node", code="node.unknown")
+        expected = retire_payload(
+            network=self._network,
+            service=cose.key_id(self._service.key.public_key()),
+            node_id=node_id,
+            expires_s=0,
+        )
+        view, time_s = self._sequencer.store.view(), self._sequencer.clock.now_ms // 1000
+        nodes.check_owner(view, statement, expected, kind=RETIRE_STATEMENT, address=row.address, time_s=time_s)
+        if row.status == nodes.RETIRED:
+            return node_id
+        voters = set(self._replica.members.voters)
+        if row.engine in voters and len(voters) == 1:
+            raise RequestError("the last node cannot leave", code="node.last")
+        if row.engine == self._replica.node:
+            await self._replica.hand_over()
+            raise BusyError("the primary hands over first; try again", code="node.no_primary")
+        await self._retire(row)
+        return node_id
 
     def _welcome(self, row: NodeRow, request: JoinRequest, anchor: Start) -> Welcome:
         view = self._sequencer.store.view()
@@ -269,6 +312,11 @@ class Membership:
 
     async def _attend(self) -> None:
         members = self._replica.members
+        for engine in sorted(members.all - {self._replica.node}):
+            row = self.rows().get(engine)
+            if row is not None and row.status == nodes.RETIRED:
+                self._replica.change_members([("removed", engine)])
+                return
         trusted = {engine: row for engine, row in self.rows().items() if row.status == nodes.TRUSTED}
         standing = {node: matched for node, matched, active in self._replica.progress() if active}
         mine = standing.get(self._replica.node, 0)

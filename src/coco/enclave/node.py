@@ -43,7 +43,7 @@ from coco.enclave.frontend.service import Service
 from coco.enclave.frontend.streams import Streams
 from coco.enclave.joining import Joined, Joiner, fetch
 from coco.enclave.links import Links, decode
-from coco.enclave.membership import Membership
+from coco.enclave.membership import RETIRE, Membership
 from coco.enclave.pool import Pool
 from coco.enclave.recovery import PAGE, Recovery, read_former_life, recovery_members
 from coco.enclave.replica import ENGINE, Replica
@@ -249,6 +249,9 @@ class EnclaveNode:
             self._callers.clear()
             self._callers_old_at = self.journal.last_seqno
             self.membership.changed()
+            own = self.membership.rows().get(self.replica.node)
+            if own is not None and own.status == nodes.RETIRED:
+                self._ended(AccessError("this node was retired", code="node.retired"))
 
     def _view_changed(self) -> None:
         now = (self.replica.view, self.replica.primary, self.replica.members)
@@ -912,6 +915,18 @@ class EnclaveNode:
             "counters": self.sequencer.counters,
             "pools": {r.adapter.manifest().name: len(r.pool) for r in self.sequencer.runtimes},
         }
+
+    async def retire(self, statement: bytes) -> dict[str, Any]:
+        """Have a node leave the network, as its operator says."""
+        if self.status != "Open":
+            raise BusyError("the service is not open", code="node.not_open")
+        if self.replica.is_primary:
+            return {"retired": await self.membership.retire(statement)}
+        link = self.links.to(self.replica.primary)
+        if link is None:
+            raise BusyError("no primary can be reached now; try again", code="node.no_primary")
+        answer = await link.ask(RETIRE, statement, timeout_s=limits.PEER_SECONDS_MAX)
+        return {"retired": answer.decode()}
 
     # --- accounts ---
 

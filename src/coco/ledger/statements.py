@@ -19,6 +19,7 @@ MESSAGE_TYPE: Final = "ccf.gov.msg.type"
 CREATED_AT: Final = "ccf.gov.msg.created_at"
 IDENTITY_STATEMENT: Final = "coco.identity_statement"
 NODE_STATEMENT: Final = "coco.node_statement"
+RETIRE_STATEMENT: Final = "coco.retire_statement"
 RECOVERY_SHARE: Final = "recovery_share"
 
 #: Encryption of recovery shares: RSA-OAEP with SHA-256, as the format's tools expect.
@@ -97,3 +98,8 @@ def node_payload(
         "measurement": measurement,
         "expires_s": expires_s,
     }
+
+
+def retire_payload(*, network: str, service: str, node_id: str, expires_s: int) -> dict[str, Any]:
+    """What an operator signs to have a node of its addresses leave the network."""
+    return {"network": network, "service": service, "node_id": node_id, "expires_s": expires_s}

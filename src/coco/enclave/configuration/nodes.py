@@ -21,7 +21,7 @@ from coco.attestation.evidence import Evidence, report_data, verify
 from coco.enclave.store import StoreView
 from coco.errors import AccessError, CocoError, RequestError
 from coco.ledger import cose, tables
-from coco.ledger.statements import MESSAGE_TYPE, NODE_STATEMENT, fingerprint
+from coco.ledger.statements import MESSAGE_TYPE, fingerprint
 
 PENDING, TRUSTED, RETIRED = "Pending", "Trusted", "Retired"
 ALLOWED = b'"AllowedToJoin"'
@@ -123,8 +123,10 @@ def check_measurement(view: StoreView, measurement: str) -> None:
         raise AccessError("the code of this node is not allowed to join", code="join.code_not_allowed")
 
 
-def check_owner(view: StoreView, statement: bytes, expected: Mapping[str, Any], *, time_s: int) -> str:
-    """Check an owner's statement; the fingerprint of the operator's certificate.
+def check_owner(
+    view: StoreView, statement: bytes, expected: Mapping[str, Any], *, kind: str, address: str, time_s: int
+) -> str:
+    """Check an operator's statement of a kind about a node at an address; the fingerprint of its certificate.
 
     Raises:
         AccessError: nobody who may says so (``join.not_the_owner``), or no longer (``join.statement_expired``).
@@ -137,7 +139,7 @@ def check_owner(view: StoreView, statement: bytes, expected: Mapping[str, Any], 
         row = json.loads(view.get(tables.OPERATORS, operator.encode()) or b"{}")
         certificate = x509.load_pem_x509_certificate(str(row.get("cert", "")).encode())
         key = certificate.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey) or message.headers.get(MESSAGE_TYPE) != NODE_STATEMENT:
+        if not isinstance(key, ec.EllipticCurvePublicKey) or message.headers.get(MESSAGE_TYPE) != kind:
             raise RequestError("not a node statement", code="join.not_the_owner")
         cose.verify(message, key)
     except (ValueError, CocoError) as error:
@@ -147,7 +149,6 @@ def check_owner(view: StoreView, statement: bytes, expected: Mapping[str, Any], 
         raise AccessError("the operator signed for another node", code="join.not_the_owner")
     if expires_s < time_s:
         raise AccessError("the operator's signature has expired", code="join.statement_expired")
-    host = str(expected["address"]).rpartition(":")[0]
-    if not {host, expected["address"]} & set(row.get("addresses", [])):
+    if not {address.rpartition(":")[0], address} & set(row.get("addresses", [])):
         raise AccessError("the operator may not run a node at this address", code="join.not_the_owner")
     return fingerprint(certificate)

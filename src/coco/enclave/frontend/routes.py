@@ -102,6 +102,10 @@ async def _network(node: EnclaveNode, request: HttpRequest) -> Any:
     return node.network()
 
 
+async def _retire(node: EnclaveNode, request: HttpRequest) -> Any:
+    return await node.retire(await _body(request))
+
+
 async def _commit(node: EnclaveNode, request: HttpRequest) -> Any:
     return {"transaction_id": str(node.committed_position())}
 
@@ -152,6 +156,7 @@ def administration_app(node: EnclaveNode) -> Starlette:
         "/gov/recovery/encrypted-shares/{member}": _encrypted_share,
     }
     post: dict[str, Handler] = {
+        "/node/retire": _retire,
         "/gov/recovery/statements": _statement,
         "/gov/recovery/members/{member}:recover": _recover,
     }

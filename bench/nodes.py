@@ -1,6 +1,6 @@
 """What several nodes cost and how fast they fail over, in one run on one machine; adds to bench/out/summary.json.
 
-    python bench/network.py [--transactions 20000] [--kills 10] [--nodes 1,3,5]
+    python bench/nodes.py [--transactions 20000] [--kills 10] [--nodes 1,3,5]
 
 The load is the one of bench/ethereum.py, given to the primary. All nodes share the machine's cores: a network of real
 machines has more of them, and slower links. A failover is measured by a client of a backup that sends one payment after
