@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from coco.channel.messages import Ready
-from coco.cli.output import console, working
+from coco.cli.output import console, progress, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.members import Member, recover
@@ -472,6 +472,26 @@ def summary(sandbox: Sandbox) -> dict[str, Any]:
     }
 
 
+def _log_for_a_person(files: SandboxFiles) -> Callable[[dict[str, Any]], None]:
+    """Keep every line of the nodes in ``sandbox.log``; show what concerns whoever is looking."""
+    files.directory.mkdir(parents=True, exist_ok=True)
+    log = (files.directory / "sandbox.log").open("a", buffering=1)
+
+    def write(line: dict[str, Any]) -> None:
+        log.write(json.dumps(line) + "\n")
+        event, node = line.get("event"), line.get("node")
+        said = {
+            "sandbox.node_ended": f"{node} ended: {line.get('reason')}; starting it as a new node",
+            "sandbox.node_joined": f"{node} has joined again",
+            "sandbox.node_not_joined": f"{node} could not join: {line.get('reason')}",
+            "sandbox.majority_lost": f"the majority of the nodes is lost; {line.get('hint')}",
+        }.get(str(event))
+        if said is not None:
+            progress.print(said)
+
+    return write
+
+
 async def serve(files: SandboxFiles, *, as_json: bool, **options: Any) -> None:
     """Run a sandbox until a signal.
 
@@ -481,7 +501,8 @@ async def serve(files: SandboxFiles, *, as_json: bool, **options: Any) -> None:
     began = time.monotonic()
     stopped = stop_signal()
     with working("starting the enclave") as say:
-        starting = asyncio.ensure_future(start(files, say=say, **options))
+        log = None if as_json else _log_for_a_person(files)
+        starting = asyncio.ensure_future(start(files, say=say, log=log, **options))
         first: set[asyncio.Future[Any]] = {starting, stopped}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
@@ -510,6 +531,6 @@ def erase(files: SandboxFiles) -> None:
     """
     if not files.directory.exists():
         return
-    if any(files.directory.iterdir()) and not files.genesis.exists():
+    if any(one.name != "sandbox.log" for one in files.directory.iterdir()) and not files.genesis.exists():
         raise ConfigurationError(f"{files.directory} is not a sandbox", code="sandbox.not_a_sandbox")
     shutil.rmtree(files.directory)
