@@ -75,7 +75,7 @@ _EXTERNAL_SECONDS = 10.0
 _FETCH_AGAIN_S = 0.05
 #: A question to the primary.
 _BIND = "bind"
-#: Application entries whose state stays readable after a recovery, which knows no times: 10 minutes at full pace.
+#: Entries whose state stays readable after a recovery or a join, which know no times: 10 minutes at full pace.
 _HISTORY_AFTER_RECOVERY = 12_000
 
 
@@ -463,7 +463,10 @@ class EnclaveNode:
                 if writes.rows(tables.SIGNATURES):
                     last_signature = seqno, writes
             last = self.journal.last_seqno
-            self.store.native.commit(min(last, signed.seqno))
+            committed = min(last, signed.seqno)
+            self.store.native.commit(committed)
+            if committed > _HISTORY_AFTER_RECOVERY:
+                self.store.native.prune(committed - _HISTORY_AFTER_RECOVERY)
             assert self.store.index is not None
             await self.store.index.relieve_now()
             await self._control.room()
