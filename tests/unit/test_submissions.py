@@ -37,7 +37,7 @@ class Node:
         self.answers: dict[bytes, Any] = {}
         self.outcomes: dict[bytes, str] = {}
         self.adapter = Adapter()
-        self.replica = SimpleNamespace(is_primary=primary, view=2, primary=1)
+        self.replica = SimpleNamespace(is_primary=primary, view=2, primary=1, ask_primary=self._ask_primary)
         pool = SimpleNamespace(get=lambda identity: identity if identity in self.pooled else None)
         self.runtime: Any = SimpleNamespace(name="test", adapter=self.adapter, pool=pool, included={})
         sequencer: Any = SimpleNamespace(
@@ -47,9 +47,9 @@ class Node:
             clock=SimpleNamespace(now_ms=0),
             runtimes=[self.runtime],
         )
-        #: The node that this one takes for the primary; None: it cannot be reached.
+        #: The node that this one takes for the primary.
         self.peer: Node | None = None
-        links: Any = SimpleNamespace(to=lambda node: self._link(), tell=lambda *message: None)
+        links: Any = SimpleNamespace(tell=lambda *message: None)
         self.submissions = Submissions(sequencer, links, lambda certificate: CALLERS[certificate or b""])
         self._sequencer = sequencer
 
@@ -61,16 +61,9 @@ class Node:
         self.outcomes[identity] = reason
         self._sequencer.on_outcome(runtime, identity, reason)
 
-    def _link(self) -> Any:
-        peer = self.peer
-        if peer is None:
-            return None
-
-        async def ask(kind: str, body: bytes, *, timeout_s: float) -> bytes:
-            assert kind == SUBMIT
-            return await peer.submissions.serve(7, kind, body)
-
-        return SimpleNamespace(ask=ask)
+    async def _ask_primary(self, kind: str, body: bytes) -> bytes:
+        assert kind == SUBMIT and self.peer is not None
+        return await self.peer.submissions.serve(7, kind, body)
 
     def submit(self, *raw: bytes, caller: Caller = PARTICIPANT) -> None:
         for one in raw:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets as randomness
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coco import _native, limits
 from coco.attestation.evidence import VIRTUAL, Evidence, report_data
@@ -25,7 +23,7 @@ from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.nodes import JoinRequest
 from coco.enclave.consensus import Members, Start
 from coco.enclave.core.control import Control
-from coco.enclave.core.identity import NodeIdentity, ServiceIdentity
+from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, private_der, self_signed
 from coco.enclave.links import Link, Links, decode
 from coco.enclave.membership import FETCH, JOIN, WELCOME_STATEMENT, FetchRange, JoinAnswer, Welcome
 from coco.errors import AttestationError, BusyError, CocoError, ConfigurationError, LedgerError
@@ -65,7 +63,7 @@ class Joiner:
         start: how the host began this process.
         measurement: of this enclave's code.
         configuration: hash of ``start``.
-        self_signed: makes a certificate of a key for the time before the service's.
+        time_ms: for the certificate that this node shows before the service's.
     """
 
     def __init__(
@@ -76,7 +74,7 @@ class Joiner:
         *,
         measurement: str,
         configuration: bytes,
-        self_signed: Callable[[ec.EllipticCurvePrivateKey], x509.Certificate],
+        time_ms: int,
     ) -> None:
         try:
             certificate = x509.load_pem_x509_certificate(start.expected_service)
@@ -94,14 +92,11 @@ class Joiner:
         self._source: Link | None = None
         self._service, self._measurement, self._configuration = service, measurement, configuration
         self._key = ec.generate_private_key(ec.SECP384R1())
-        self._certificate = self_signed(self._key)
+        self._certificate = self_signed(self._key, time_ms)
         self._node_id = cose.key_id(self._key.public_key())
         self._encryption = rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS)
         public = self._encryption.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         self._encryption_key = public.decode()
-
-    def _private_key(self) -> bytes:
-        return self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
     async def join(self) -> Joined:
         """Ask until this node is welcome.
@@ -111,9 +106,8 @@ class Joiner:
         """
         self._control.send(messages.Identity(self._node_id, self._measurement))
         statement = await self._control.owner_statement
-        private = self._private_key()
-        self._links.dial_as([self._certificate.public_bytes(Encoding.DER)], private, self._service)
-        _native.wipe(private)
+        with private_der(self._key) as private:
+            self._links.dial_as([self._certificate.public_bytes(Encoding.DER)], private, self._service)
         evidence = Evidence(
             VIRTUAL,
             self._measurement,
@@ -189,13 +183,8 @@ class Joiner:
         start = Start(
             members, welcome.index, welcome.term, Position.parse(welcome.position), Position.parse(welcome.signed)
         )
-        identity = NodeIdentity(self._key, certificate)
-        private = self._private_key()
-        chain = [one.public_bytes(Encoding.DER) for one in (certificate, service.certificate)]
-        self._links.dial_as(chain, private, self._service)
-        _native.wipe(private)
         return Joined(
-            identity,
+            NodeIdentity(self._key, certificate),
             service,
             welcome.engine,
             welcome.view_offset,
@@ -238,7 +227,7 @@ async def fetch(link: Link, first: int, last: int) -> list[bytes]:
         CocoError: the node does not answer, or has none of them (``ledger.no_entry``).
     """
     body = msgspec.msgpack.encode(FetchRange(first, last))
-    found: Any = decode(list[bytes], await link.ask(FETCH, body, timeout_s=2 * limits.PEER_SECONDS_MAX))
+    found = decode(list[bytes], await link.ask(FETCH, body, timeout_s=2 * limits.PEER_SECONDS_MAX))
     if not found or len(found) > last - first + 1:
         raise LedgerError(f"another node has no entry {first}", code="ledger.no_entry")
-    return list(found)
+    return found

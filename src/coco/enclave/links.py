@@ -149,7 +149,7 @@ class Link:
     def __init__(self, links: Links, number: int, receiver: int) -> None:
         self._links, self.number, self.receiver = links, number, receiver
         self.connection: int | None = None
-        self.opened: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.asked: dict[int, asyncio.Future[bytes]] = {}
         self.frames = Frames()
 
@@ -185,7 +185,8 @@ class Link:
         """The link is gone."""
         self.connection = None
         gone = BusyError("another node cannot be reached", code="peers.unreachable")
-        for future in [self.opened, *self.asked.values()]:
+        waiting: list[asyncio.Future[Any]] = [self.opened, *self.asked.values()]
+        for future in waiting:
             if not future.done():
                 future.set_exception(gone)
                 future.exception()  # nobody may be waiting for it
@@ -366,7 +367,7 @@ class Links:
         self._open[connection] = link
         link.send(Hello(self._service_name, link.receiver))
         if not link.opened.done():
-            link.opened.set_result(certificate or b"")
+            link.opened.set_result(None)
 
     def _hear_answers(self, link: Link, data: bytes) -> None:
         try:

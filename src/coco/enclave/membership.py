@@ -96,43 +96,57 @@ class Membership:
         log: Callable[..., None],
     ) -> None:
         self._control, self._sequencer, self._replica, self._service = control, sequencer, replica, service
+        self._service_name = cose.key_id(service.key.public_key())
         self._network, self._constitution_hash = network, constitution_hash
         self._accept_insecure_virtual, self._log = accept_insecure_virtual, log
         self._rows: dict[int, NodeRow] | None = None
+        #: Last entry that changed a row; 0 once that is committed and seen.
+        self._old_at = 0
         self._admitting = asyncio.Lock()
 
     # --- who is who ---
 
-    def changed(self) -> None:
-        """The rows of the nodes may have changed."""
-        self._rows = None
+    def changed(self, seqno: int) -> None:
+        """The entry ``seqno`` changes rows of nodes; it counts once it is committed (J5)."""
+        self._old_at = seqno
 
     def rows(self) -> dict[int, NodeRow]:
-        """Every node of this life of the service, by engine id, as the newest entries have it."""
+        """Every node of this life of the service, by engine id, as it is committed."""
+        if 0 < self._old_at <= self._replica.committed:
+            self._rows, self._old_at = None, 0
         if self._rows is None:
-            self._rows = {row.engine: row for row in nodes.rows(self._sequencer.store.view()) if row.engine}
+            view = self._sequencer.store.view(self._replica.committed)
+            self._rows = {row.engine: row for row in nodes.rows(view) if row.engine}
         return self._rows
 
     def address(self, engine: int) -> str | None:
-        """Where a trusted node listens for its peers."""
+        """Where a node listens for its peers: a trusted one, and one that leaves until consensus does without it."""
         row = self.rows().get(engine)
-        return row.address if row is not None and row.status == nodes.TRUSTED else None
+        counts = row is not None and (row.status == nodes.TRUSTED or engine in self._replica.members.all)
+        return row.address if row is not None and counts else None
+
+    def _newest(self) -> list[NodeRow]:
+        """Every row, those that are not committed yet too: nobody is admitted twice."""
+        return nodes.rows(self._sequencer.store.view())
+
+    def _row_of(self, node_id: str) -> NodeRow | None:
+        return next((row for row in self._newest() if row.node_id == node_id), None)
 
     # --- questions of other nodes ---
 
-    async def serve(self, sender: int, certificate: bytes, kind: str, body: bytes) -> bytes:
-        """Answer a joiner, or a node that lacks entries.
+    async def serve(self, certificate: bytes, kind: str, body: bytes) -> bytes:
+        """Answer a joiner; or a node, that lacks entries or forwards an operator's word.
 
         Raises:
             CocoError: refused, with a stable code.
         """
         if kind == JOIN:
             return await self._join(certificate, decode(JoinRequest, body))
-        if kind not in (FETCH, RETIRE) or self.address(sender) is None:
-            raise AccessError("only nodes of this network may ask this", code="peers.not_of_the_service")
         if kind == RETIRE:
             return (await self.retire(body)).encode()
-        return await self._fetch(decode(FetchRange, body))
+        if kind == FETCH:
+            return await self._fetch(decode(FetchRange, body))
+        raise RequestError("no node answers this", code="peers.malformed")
 
     async def _fetch(self, asked: FetchRange) -> bytes:
         journal = self._sequencer.store.journal
@@ -155,7 +169,7 @@ class Membership:
             raise AccessError("a node has a key on P-384", code="join.bad_key")
         node_id = cose.key_id(key)
         async with self._admitting:
-            row = next((row for row in self.rows().values() if row.node_id == node_id), None)
+            row = self._row_of(node_id)
             if row is None:
                 row = await self._admit(node_id, key, request)
         if row.status == nodes.RETIRED:
@@ -188,12 +202,12 @@ class Membership:
     async def _admit(self, node_id: str, key: ec.EllipticCurvePublicKey, request: JoinRequest) -> NodeRow:
         measurement = self._check(key, request)
         view = self._sequencer.store.view()
-        others = list(self.rows().values())
+        others = self._newest()
         status, owner = nodes.PENDING, ""
         if request.owner_statement:
             expected = node_payload(
                 network=self._network,
-                service=cose.key_id(self._service.key.public_key()),
+                service=self._service_name,
                 constitution=self._constitution_hash.hex(),
                 node_id=node_id,
                 address=request.address,
@@ -227,7 +241,7 @@ class Membership:
             evidence=request.evidence,
             seqno=seqno,
         )
-        rows: list[tuple[str, bytes, bytes | None]] = [(tables.NODES_INFO, node_id.encode(), _dump(document))]
+        rows: list[tuple[str, bytes, bytes | None]] = [(tables.NODES_INFO, node_id.encode(), tables.row(document))]
         if status == nodes.TRUSTED:
             endorsed = self._service.endorse(key, engine, request.host_names, self._sequencer.clock.now_ms)
             rows.append((tables.NODE_CERTIFICATES, node_id.encode(), pem(endorsed).encode()))
@@ -247,12 +261,12 @@ class Membership:
             node_id = str(json.loads(cose.parse(statement).payload or b"")["node_id"])
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError("not a statement about a node", code="node.malformed") from error
-        row = next((row for row in self.rows().values() if row.node_id == node_id), None)
+        row = self._row_of(node_id)
         if row is None:
             raise NotFoundError("there is no such node", code="node.unknown")
         expected = retire_payload(
             network=self._network,
-            service=cose.key_id(self._service.key.public_key()),
+            service=self._service_name,
             node_id=node_id,
             expires_s=0,
         )
@@ -266,7 +280,7 @@ class Membership:
         if row.engine == self._replica.node:
             await self._replica.hand_over()
             raise BusyError("the primary hands over first; try again", code="node.no_primary")
-        await self._retire(row)
+        await self._sequencer.committed(await self._retire(row))
         return node_id
 
     def _welcome(self, row: NodeRow, request: JoinRequest, anchor: Start) -> Welcome:
@@ -336,12 +350,10 @@ class Membership:
                 self._replica.change_members([("voter", engine), *(("removed", n) for n in replaced)])
                 return
 
-    async def _retire(self, row: NodeRow) -> None:
+    async def _retire(self, row: NodeRow) -> int:
         key = row.node_id.encode()
         document = json.loads(self._sequencer.store.view().get(tables.NODES_INFO, key) or b"{}")
-        await self._sequencer.write_rows([(tables.NODES_INFO, key, _dump({**document, "status": nodes.RETIRED}))])
+        retired = tables.row({**document, "status": nodes.RETIRED})
+        seqno = await self._sequencer.write_rows([(tables.NODES_INFO, key, retired)])
         self._log("node.retired", {"engine": row.engine}, {"node": row.node_id})
-
-
-def _dump(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+        return seqno

@@ -19,7 +19,6 @@ from typing import Any
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from coco import _native, limits
 from coco._native import Front
@@ -30,12 +29,12 @@ from coco.enclave.configuration import nodes
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
 from coco.enclave.configuration.genesis import Genesis
-from coco.enclave.consensus import LedgerEntry, Members, Start
+from coco.enclave.consensus import Members, Start
 from coco.enclave.core.background import Background
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.control import Control
 from coco.enclave.core.faults import place_of
-from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem, self_signed
+from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem, private_der
 from coco.enclave.frontend.http import Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
 from coco.enclave.frontend.routes import administration_app, application_app
@@ -43,7 +42,7 @@ from coco.enclave.frontend.service import Service
 from coco.enclave.frontend.streams import Streams
 from coco.enclave.joining import Joined, Joiner, fetch
 from coco.enclave.links import Links, decode
-from coco.enclave.membership import RETIRE, Membership
+from coco.enclave.membership import JOIN, RETIRE, Membership
 from coco.enclave.pool import Pool
 from coco.enclave.recovery import PAGE, Recovery, read_former_life, recovery_members
 from coco.enclave.replica import ENGINE, Replica
@@ -73,6 +72,8 @@ _FOUNDER = 1
 _QUERY_THREADS = 2
 _EXTERNAL_SECONDS = 10.0
 _FETCH_AGAIN_S = 0.05
+#: A retired node that hears of no other for so long has been let go.
+_QUIET_S = 4
 #: A question to the primary.
 _BIND = "bind"
 #: Entries whose state stays readable after a recovery or a join, which know no times: 10 minutes at full pace.
@@ -84,10 +85,6 @@ class _Bind(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
     certificate: bytes
     body: bytes
-
-
-def _dump(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 class EnclaveNode:
@@ -212,18 +209,29 @@ class EnclaveNode:
         )
         await self.replica.found()
 
+    def _dial_as_a_node(self) -> None:
+        with private_der(self.identity.key) as key:
+            self.links.dial_as(self.identity.chain(self.service), key, _public(self.service.certificate))
+
     def _meet_peers(self) -> None:
         """Be a node among others from now on."""
         self.links.address = self.membership.address
         self.links.on_tell = self._told
         self.links.serve = self._serve_peer
-        chain = [one.public_bytes(Encoding.DER) for one in (self.identity.certificate, self.service.certificate)]
-        key = self.identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        self.links.dial_as(chain, key, _public(self.service.certificate))
-        self.links.accept_as(self.replica.node, chain, key)
-        _native.wipe(key)
+        with private_der(self.identity.key) as key:
+            self.links.accept_as(self.replica.node, self.identity.chain(self.service), key)
         self.replica.follow()
         self._spawn(self.membership.attend())
+        self._spawn(self._leave_when_retired())
+
+    async def _leave_when_retired(self) -> None:
+        """End once this node is retired and no node talks to it any more; until then its vote may be needed."""
+        retired = False
+        while not retired or self.replica.quiet_s < _QUIET_S:
+            await asyncio.sleep(1)
+            own = self.membership.rows().get(self.replica.node)
+            retired = own is not None and own.status == nodes.RETIRED
+        self._ended(AccessError("this node was retired", code="node.retired"))
 
     def _told(self, sender: int, kind: str, body: bytes) -> None:
         if kind == ENGINE:
@@ -232,32 +240,28 @@ class EnclaveNode:
             self.submissions.dropped(body)
 
     async def _serve_peer(self, sender: int, certificate: bytes, kind: str, body: bytes) -> bytes:
+        if kind != JOIN and self.membership.address(sender) is None:
+            raise AccessError("only nodes of this network may ask this", code="peers.not_of_the_service")
         if kind in (SUBMIT, PENDING):
-            if self.membership.address(sender) is None:
-                raise AccessError("only nodes of this network may ask this", code="peers.not_of_the_service")
             return await self.submissions.serve(sender, kind, body)
         if kind == _BIND:
-            if self.membership.address(sender) is None or not self.replica.may_execute:
+            if not self.replica.may_execute:
                 raise BusyError("this node is not primary", code="node.no_primary")
             asked = decode(_Bind, body)
-            return _dump(await self.bind_account(asked.body, self.caller(asked.certificate)))
-        return await self.membership.serve(sender, certificate, kind, body)
+            return tables.row(await self.bind_account(asked.body, self.caller(asked.certificate)))
+        return await self.membership.serve(certificate, kind, body)
 
     def _followed(self, writes: _native.WriteSet) -> None:
         """Whatever is remembered of callers and nodes may be old."""
         if not tables.ACTOR_TABLES.isdisjoint(writes.tables()):
             self._callers.clear()
             self._callers_old_at = self.journal.last_seqno
-            self.membership.changed()
-            own = self.membership.rows().get(self.replica.node)
-            if own is not None and own.status == nodes.RETIRED:
-                self._ended(AccessError("this node was retired", code="node.retired"))
+            self.membership.changed(self.journal.last_seqno)
 
     def _view_changed(self) -> None:
         now = (self.replica.view, self.replica.primary, self.replica.members)
         if now != self._logged:
             self._logged = now
-            self.membership.changed()  # rows may have been rolled back
             view, primary, members = now
             numbers = {"view": view, "primary": primary, "voters": len(members.voters), "nodes": len(members.all)}
             self._control.log("consensus.changed", {"node": self.replica.node, **numbers})
@@ -364,7 +368,7 @@ class EnclaveNode:
             seqno=self.journal.last_seqno + 1,
         )
         return [
-            (tables.NODES_INFO, node_id, _dump(info)),
+            (tables.NODES_INFO, node_id, tables.row(info)),
             (tables.NODE_CERTIFICATES, node_id, pem(self.identity.certificate).encode()),
             (tables.NODE_MEASUREMENTS, self._measurement.encode(), nodes.ALLOWED),
         ]
@@ -377,7 +381,7 @@ class EnclaveNode:
         }
         if previous:
             info["previous_service_identity"] = previous
-        return _dump(info)
+        return tables.row(info)
 
     async def _open(self, recovery_count: int, previous: str = "") -> None:
         seqno = await self.sequencer.write_rows(
@@ -385,6 +389,7 @@ class EnclaveNode:
         )
         self.sequencer.start()
         await self.sequencer.committed(seqno)
+        self._dial_as_a_node()
         self._serve()
 
     def _serve(self) -> None:
@@ -422,10 +427,11 @@ class EnclaveNode:
             start,
             measurement=self._measurement,
             configuration=self._configuration_hash,
-            self_signed=lambda key: self_signed(key, self.clock.now_ms),
+            time_ms=self.clock.now_ms,
         )
         joined = await joiner.join()
         self.identity, self.service = joined.identity, joined.service
+        self._dial_as_a_node()
         self.clock = Clock(start.time_ms, joined.time_ms)
         for first, secret in joined.secrets:
             self.journal.hold(first, secret)
@@ -486,7 +492,6 @@ class EnclaveNode:
     async def _install(self, wanted: int) -> tuple[Position, Position]:
         """This node was away for long: take what it lacks from whoever has it, up to ``wanted`` or further."""
         self._control.cut(self.store.latest)
-        signed = self.replica.committed
         while self.store.latest < wanted:
             for engine in sorted(self.replica.members.all - {self.replica.node}):
                 link = self.links.to(engine)
@@ -500,13 +505,10 @@ class EnclaveNode:
                     seqno = self.store.latest + 1
                     parsed = _native.Entry.parse(data)
                     self._control.append(seqno, data)
-                    entry = LedgerEntry(Position(parsed.view, seqno), data, is_signature=False)
-                    self.sequencer.apply(entry)
-                    if parsed.public_writes().rows(tables.SIGNATURES):
-                        signed = seqno
+                    self.sequencer.apply(Position(parsed.view, seqno), data)
                 await self._control.room()
             await asyncio.sleep(_FETCH_AGAIN_S)
-        return self.journal.position(self.store.latest), self.journal.position(signed)
+        return self.journal.position(self.store.latest), self.journal.position(self.journal.last_signature)
 
     # --- recover ---
 
@@ -530,7 +532,7 @@ class EnclaveNode:
         rows = self._node_rows()
         for node_id in former.node_ids:
             info = json.loads(public.get(tables.NODES_INFO, node_id.encode()) or b"{}")
-            rows.append((tables.NODES_INFO, node_id.encode(), _dump({**info, "status": "Retired"})))
+            rows.append((tables.NODES_INFO, node_id.encode(), tables.row({**info, "status": "Retired"})))
         rows.append((tables.SERVICE_INFO, tables.SINGLETON, self._recovering_info("Recovering")))
         await self.sequencer.write_rows(rows)
         await self.sequencer.committed(await self.sequencer.sign())
@@ -689,13 +691,8 @@ class EnclaveNode:
     # --- serving ---
 
     def _listen(self, listener: Listener, *, ask_client: bool) -> None:
-        chain = [
-            certificate.public_bytes(Encoding.DER)
-            for certificate in (self.identity.certificate, self.service.certificate)
-        ]
-        key = self.identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        listener.start(chain, key, ask_client=ask_client)
-        _native.wipe(key)
+        with private_der(self.identity.key) as key:
+            listener.start(self.identity.chain(self.service), key, ask_client=ask_client)
         self._listeners.append(listener)
 
     def _listen_administration(self) -> None:
@@ -925,11 +922,7 @@ class EnclaveNode:
             raise BusyError("the service is not open", code="node.not_open")
         if self.replica.is_primary:
             return {"retired": await self.membership.retire(statement)}
-        link = self.links.to(self.replica.primary)
-        if link is None:
-            raise BusyError("no primary can be reached now; try again", code="node.no_primary")
-        answer = await link.ask(RETIRE, statement, timeout_s=limits.PEER_SECONDS_MAX)
-        return {"retired": answer.decode()}
+        return {"retired": (await self.replica.ask_primary(RETIRE, statement)).decode()}
 
     # --- accounts ---
 
@@ -940,11 +933,8 @@ class EnclaveNode:
         if self.status != "Open":
             raise BusyError("the service is not open", code="node.not_open")
         if not self.replica.is_primary:
-            link = self.links.to(self.replica.primary)
-            if link is None:
-                raise BusyError("no primary can be reached now; try again", code="node.no_primary")
             asked = msgspec.msgpack.encode(_Bind(caller.certificate, body))
-            bound: dict[str, Any] = json.loads(await link.ask(_BIND, asked, timeout_s=limits.PEER_SECONDS_MAX))
+            bound: dict[str, Any] = json.loads(await self.replica.ask_primary(_BIND, asked))
             return bound
         try:
             document = json.loads(body)
@@ -959,7 +949,7 @@ class EnclaveNode:
         digest = _native.keccak256(b"\x19Ethereum Signed Message:\n" + str(len(text)).encode() + text)
         if _native.recover_signer(digest, signature) != account:
             raise AccessError("the account did not sign this statement", code="account.bad_signature")
-        row = _dump({"nonce": nonce, "signature": signature.hex()})
+        row = tables.row({"nonce": nonce, "signature": signature.hex()})
         seqno = await self.sequencer.write_rows([(tables.ACCOUNTS, account_row(caller.actor, account), row)])
         await self.sequencer.committed(seqno)
         self._callers.clear()

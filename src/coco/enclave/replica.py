@@ -83,6 +83,7 @@ class Replica:
         #: Work under way to the disk: the number to report, and the seqno that must be durable first.
         self._persisting: deque[tuple[int, int]] = deque()
         self._written = self._durable = start.position.seqno
+        self._heard_at = self._loop.time()
         self._reads: dict[bytes, asyncio.Future[None]] = {}
         #: The round of confirmation under way, and the one after it.
         self._round: asyncio.Task[None] | None = None
@@ -90,7 +91,7 @@ class Replica:
         self._offered: Start | None = None
         self._ticking: asyncio.TimerHandle | None = None
         # What the sequencer and the node do with it.
-        self.on_apply: Callable[[LedgerEntry], None] = lambda entry: None
+        self.on_apply: Callable[[Position, bytes], None] = lambda position, data: None
         self.on_roll_back: Callable[[int], None] = lambda seqno: None
         self.on_promoted: Callable[[int], None] = lambda view: None
         self.on_opening: Callable[[], Awaitable[object]] | None = None
@@ -130,14 +131,14 @@ class Replica:
         return self._driver.founds
 
     @property
+    def quiet_s(self) -> float:
+        """Seconds since another node said anything."""
+        return self._loop.time() - self._heard_at
+
+    @property
     def anchor(self) -> Start:
         """Where a joiner can begin to follow."""
         return self._driver.anchor
-
-    @property
-    def last(self) -> Position:
-        """Last entry of the log, committed or not."""
-        return self._driver.last
 
     def progress(self) -> list[tuple[int, int, bool]]:
         """As primary, of each node: id, index that it holds durably, and whether it is heard of."""
@@ -172,6 +173,7 @@ class Replica:
         Raises:
             AttestationError: it is none (``peers.malformed``); the link is to be closed.
         """
+        self._heard_at = self._loop.time()
         try:
             actions = self._driver.receive(sender, message)
         except ConsensusError as error:
@@ -216,6 +218,18 @@ class Replica:
                 return True
         self._guarded(self._driver.hand_over_failed)
         return False
+
+    async def ask_primary(self, kind: str, body: bytes) -> bytes:
+        """The primary's answer to a question of this node.
+
+        Raises:
+            BusyError: it cannot be reached now (``node.no_primary``, ``peers.unreachable``).
+            CocoError: it refused.
+        """
+        link = self._links.to(self.primary)
+        if link is None:
+            raise BusyError("no primary can be reached now; try again", code="node.no_primary")
+        return await link.ask(kind, body, timeout_s=limits.PEER_SECONDS_MAX)
 
     async def read_index(self) -> None:
         """Wait until this node has applied everything that was committed when it was asked.
@@ -300,10 +314,7 @@ class Replica:
 
     def _appended(self, seqno: int) -> None:
         self._durable = seqno
-        try:
-            self._report_persisted()
-        except Exception as error:  # noqa: BLE001 - nobody above can do anything about a broken engine
-            self._fatal(error)
+        self._guarded(tuple)  # no actions, but some may be durable now
 
     def _report_persisted(self) -> None:
         number = None
@@ -331,12 +342,12 @@ class Replica:
         match action:
             case Apply(entries):
                 for entry in entries:
-                    self.on_apply(entry)
+                    self.on_apply(entry.position, entry.data)
             case RollBack(seqno):
                 self.on_roll_back(seqno)
             case Promoted(view, entries):
                 for entry in entries:
-                    self.on_apply(entry)
+                    self.on_apply(entry.position, entry.data)
                 self.on_promoted(view)
                 return True
             case Committed(position):

@@ -19,7 +19,6 @@ from typing import Any
 from coco import limits
 from coco._native import WriteSet
 from coco.enclave.adapters.base import BlockContext, Envelope, LedgerAdapter, Outcome, Verdict
-from coco.enclave.consensus import LedgerEntry
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem
 from coco.enclave.pool import Pool
@@ -243,13 +242,13 @@ class Sequencer:
 
     # --- what consensus says; ``writer`` and ``order`` are held ---
 
-    def apply(self, entry: LedgerEntry) -> None:
+    def apply(self, position: Position, data: bytes) -> None:
         """Apply an entry that another node wrote, or a former life of this one's leadership."""
-        writes = self.store.accept(entry.data)
+        writes = self.store.accept(data)
         for runtime in self.runtimes:
-            included = runtime.adapter.applied(entry.position, writes)
+            included = runtime.adapter.applied(position, writes)
             if included:
-                self._remember(entry.position.seqno, runtime, included)
+                self._remember(position.seqno, runtime, included)
         self.on_followed(writes)
 
     def _roll_back(self, seqno: int) -> None:

@@ -179,12 +179,8 @@ class Submissions:
     async def _forward(
         self, runtime: AdapterRuntime, caller: Caller, raw: list[bytes], *, again: bool
     ) -> list[CocoError | None]:
-        link = self._links.to(self._sequencer.replica.primary)
-        if link is None:
-            raise BusyError("no primary can be reached now; try again", code="node.no_primary")
         body = _encode(Forwarded(runtime.name, caller.certificate, again, raw))
-        answer = await link.ask(SUBMIT, body, timeout_s=limits.PEER_SECONDS_MAX)
-        verdicts = decode(list[tuple[str, str]], answer)
+        verdicts = decode(list[tuple[str, str]], await self._sequencer.replica.ask_primary(SUBMIT, body))
         if len(verdicts) != len(raw):
             raise BusyError("the primary answered something else", code="peers.malformed")
         return [_refusal(code, text) if code else None for code, text in verdicts]
@@ -291,13 +287,10 @@ class Submissions:
         replica = self._sequencer.replica
         if replica.is_primary:
             return runtime.pool.pending_position(lane)
-        link = self._links.to(replica.primary)
-        if link is None or not isinstance(lane, bytes):
+        if not isinstance(lane, bytes):
             return None
         try:
-            body = _encode(PendingLane(runtime.name, lane))
-            answer = await link.ask(PENDING, body, timeout_s=limits.PEER_SECONDS_MAX)
-            position = decode(int, answer)
+            position = decode(int, await replica.ask_primary(PENDING, _encode(PendingLane(runtime.name, lane))))
         except CocoError:
             return None
         return None if position < 0 else position

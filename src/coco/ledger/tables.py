@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 #: Key of the row of a one-row table.
@@ -67,3 +68,8 @@ LOG_TABLES: Final = (CLAIMS,)
 ACTOR_TABLES: Final = frozenset(
     {NODES_INFO, MEMBERS_INFO, MEMBERS_CERTS, USERS_INFO, USERS_CERTS, ACCOUNTS, OPERATORS, NODE_MEASUREMENTS}
 )
+
+
+def row(document: object) -> bytes:
+    """Value of a row that is a JSON document: the same bytes for the same document."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()

@@ -5,7 +5,6 @@ The document is data of the operator. Whatever is wrong in it raises :class:`Con
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import msgspec
@@ -112,29 +111,26 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
     def rows(self, document: bytes) -> list[tuple[str, bytes, bytes]]:
         """The first rows of the administrative ledger."""
 
-        def dump(value: object) -> bytes:
-            return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
         rows = [
             (tables.GENESIS, tables.SINGLETON, document),
-            (tables.CONSTITUTION, tables.SINGLETON, dump(self.constitution)),
+            (tables.CONSTITUTION, tables.SINGLETON, tables.row(self.constitution)),
             (
                 tables.SERVICE_CONFIG,
                 tables.SINGLETON,
-                dump({"recovery_threshold": self.recovery_threshold, "recent_cose_proposals_window_size": 100}),
+                tables.row({"recovery_threshold": self.recovery_threshold, "recent_cose_proposals_window_size": 100}),
             ),
         ]
         for member in self.members:
             key = fingerprint(x509.load_pem_x509_certificate(member.cert.encode())).encode()
             rows.append((tables.MEMBERS_CERTS, key, member.cert.encode()))
-            rows.append((tables.MEMBERS_INFO, key, dump({"status": "Active", "member_data": member.member_data})))
+            rows.append((tables.MEMBERS_INFO, key, tables.row({"status": "Active", "member_data": member.member_data})))
             if member.encryption_public_key:
                 rows.append((tables.MEMBERS_ENCRYPTION, key, member.encryption_public_key.encode()))
         for participant in self.participants:
             key = fingerprint(x509.load_pem_x509_certificate(participant.cert.encode())).encode()
             rows.append((tables.USERS_CERTS, key, participant.cert.encode()))
-            rows.append((tables.USERS_INFO, key, dump({"user_data": participant.user_data})))
+            rows.append((tables.USERS_INFO, key, tables.row({"user_data": participant.user_data})))
         for operator in self.operators:
             key = fingerprint(x509.load_pem_x509_certificate(operator.cert.encode())).encode()
-            rows.append((tables.OPERATORS, key, dump({"cert": operator.cert, "addresses": operator.addresses})))
+            rows.append((tables.OPERATORS, key, tables.row({"cert": operator.cert, "addresses": operator.addresses})))
         return rows

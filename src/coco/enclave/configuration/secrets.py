@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from coco._native import LedgerSecret, Share, WrappingKey, wipe
 from coco.errors import LedgerError, RequestError
+from coco.ledger import tables
 from coco.ledger.statements import SHARE_PADDING, decrypt_share
 
 _LABEL = b"coco wrapped ledger secret v1"
@@ -74,7 +75,7 @@ def wrap(
         "wrapped_secret": base64.b64encode(secret.wrap(key, aad)).decode(),
         "encrypted_shares": encrypted,
     }
-    return json.dumps(row, sort_keys=True, separators=(",", ":")).encode()
+    return tables.row(row)
 
 
 def unwrap(

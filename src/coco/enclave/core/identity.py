@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from coco._native import wipe
 from coco.ledger import cose
 
 #: Endorsed certificates live at most this long (J9 gives governance a shorter default later).
@@ -69,6 +71,16 @@ def _alternative(name: str) -> x509.GeneralName:
 def pem(certificate: x509.Certificate) -> str:
     """PEM text of a certificate."""
     return certificate.public_bytes(Encoding.PEM).decode()
+
+
+@contextmanager
+def private_der(key: ec.EllipticCurvePrivateKey) -> Iterator[bytes]:
+    """PKCS#8 of a key, for the extension's TLS; wiped afterwards (K5)."""
+    plain = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        yield plain
+    finally:
+        wipe(plain)
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,10 @@ class NodeIdentity:
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
+
+    def chain(self, service: ServiceIdentity) -> list[bytes]:
+        """DER of the certificates that this node shows."""
+        return [one.public_bytes(Encoding.DER) for one in (self.certificate, service.certificate)]
 
     @property
     def node_id(self) -> str:

@@ -63,6 +63,11 @@ class Journal:
         self.hold(self.last_seqno + 1, secret)
         self.lead(view)
 
+    @property
+    def last_signature(self) -> int:
+        """Number of the last signature entry; 0 when there is none."""
+        return self._signatures[-1] if self._signatures else 0
+
     def hold(self, first: int, secret: LedgerSecret) -> None:
         """Take over the secret that seals the entries from ``first`` on."""
         self._secrets.append((first, secret))
