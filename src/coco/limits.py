@@ -9,8 +9,8 @@ MIB: Final = 1024 * KIB
 
 #: Hard limit of one ledger entry, on channel, engine, peer link and disk.
 ENTRY_BYTES_MAX: Final = 16 * MIB
-#: One message between host and enclave: an entry and its frame.
-MESSAGE_BYTES_MAX: Final = ENTRY_BYTES_MAX + 64 * KIB
+#: One message between host and enclave: an entry or a part of a snapshot, and its frame.
+MESSAGE_BYTES_MAX: Final = ENTRY_BYTES_MAX + 2 * MIB + 64 * KIB
 #: Bytes that the enclave may have under way to the host before it stops executing.
 APPENDING_BYTES_MAX: Final = 64 * MIB
 #: Bytes of one reply to a read, unless its first entry alone is larger; and entries of it.
@@ -22,6 +22,11 @@ INDEX_ROWS_COLD_MAX: Final = 65_536
 INDEX_BLOCK_BYTES_MAX: Final = 64 * KIB
 #: Blocks of one message.
 INDEX_BLOCKS_MAX: Final = 64
+#: A part of a snapshot is cut when it has so many bytes; its last row may make it longer.
+SNAPSHOT_PART_BYTES_MIN: Final = MIB
+SNAPSHOT_PART_BYTES_MAX: Final = ENTRY_BYTES_MAX + 2 * MIB
+#: Parts of one snapshot.
+SNAPSHOT_PARTS_MAX: Final = 1 << 20
 #: Soft limit of the transactions of one batch.
 BATCH_BYTES_SOFT: Final = 128 * KIB
 #: Transactions of one batch.

@@ -188,6 +188,26 @@ impl LedgerSecret {
         Ok(Self::from_root(root))
     }
 
+    /// The cipher of one snapshot of the state at `seqno`; `salt` is random, 32 bytes, and in the clear (K3).
+    #[must_use]
+    pub fn snapshot_cipher(&self, salt: &[u8; 32], seqno: u64) -> SnapshotCipher {
+        let mut key = Zeroizing::new([0; 32]);
+        let hkdf = Hkdf::<Sha256>::new(Some(salt), self.root.as_ref());
+        let expanded = hkdf.expand(b"coco snapshot v1", key.as_mut());
+        debug_assert!(expanded.is_ok(), "32 bytes are a valid HKDF length");
+        let Ok(mut digest) = <Hmac<Sha256> as KeyInit>::new_from_slice(self.digest.as_ref()) else {
+            unreachable!("HMAC takes any key")
+        };
+        digest.update(b"coco snapshot v1");
+        digest.update(&seqno.to_le_bytes());
+        SnapshotCipher {
+            cipher: cipher(&key),
+            digest,
+            seqno,
+            parts: 0,
+        }
+    }
+
     /// The private domain of an entry that this secret sealed.
     pub fn open(&self, entry: &Entry<'_>) -> Result<Vec<u8>, SecretError> {
         let mut text = entry.ciphertext.to_vec();
@@ -383,6 +403,69 @@ fn leaf(write_set_digest: &[u8; 32], evidence_digest: &[u8; 32], claims_digest: 
     hasher.update(evidence_digest);
     hasher.update(claims_digest);
     hasher.finalize().into()
+}
+
+/// Seals or opens the parts of one snapshot, in order, and digests their text under the epoch's digest key.
+pub struct SnapshotCipher {
+    cipher: Aes256Gcm,
+    digest: Hmac<Sha256>,
+    seqno: u64,
+    parts: u64,
+}
+
+impl SnapshotCipher {
+    /// Number and text go into the digest; the number is never used again.
+    fn next(&mut self, text: &[u8]) {
+        self.digest.update(&(text.len() as u64).to_le_bytes());
+        self.digest.update(text);
+        self.parts += 1;
+    }
+
+    fn place(&self) -> (Nonce<aes_gcm::aead::consts::U12>, [u8; 16]) {
+        let mut nonce = [0; 12];
+        nonce[..8].copy_from_slice(&self.parts.to_le_bytes());
+        let mut aad = [0; 16];
+        aad[..8].copy_from_slice(&self.seqno.to_le_bytes());
+        aad[8..].copy_from_slice(&self.parts.to_le_bytes());
+        (nonce.into(), aad)
+    }
+
+    /// Seal the next part.
+    ///
+    /// # Errors
+    /// It is larger than the cipher takes.
+    pub fn seal(&mut self, text: &[u8]) -> Result<Vec<u8>, SecretError> {
+        let (nonce, aad) = self.place();
+        let mut sealed = text.to_vec();
+        let tag = self
+            .cipher
+            .encrypt_inout_detached(&nonce, &aad, sealed.as_mut_slice().into())
+            .map_err(|_| SecretError::SealBroken)?;
+        sealed.extend_from_slice(&tag);
+        self.next(text);
+        Ok(sealed)
+    }
+
+    /// Open the next part.
+    ///
+    /// # Errors
+    /// It is not the part that was sealed there.
+    pub fn open(&mut self, sealed: &[u8]) -> Result<Vec<u8>, SecretError> {
+        let bytes = sealed.len().checked_sub(16).ok_or(SecretError::SealBroken)?;
+        let (nonce, aad) = self.place();
+        let mut text = sealed[..bytes].to_vec();
+        self.cipher
+            .decrypt_inout_detached(&nonce, &aad, text.as_mut_slice().into(), &tag_of(&sealed[bytes..]))
+            .map_err(|_| SecretError::SealBroken)?;
+        self.next(&text);
+        Ok(text)
+    }
+
+    /// HMAC-SHA-256 over the parts so far; says nothing about the state to whoever lacks the key (K6).
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest.clone().finalize().into_bytes().into()
+    }
 }
 
 /// A parsed entry that borrows its bytes.

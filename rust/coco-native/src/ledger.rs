@@ -52,6 +52,13 @@ impl MerkleTree {
         self.tree.leaf(index).map(|leaf| PyBytes::new(py, &leaf))
     }
 
+    /// The leaves `first` to `last`, 32 bytes each.
+    fn leaves<'py>(&self, py: Python<'py>, first: u64, last: u64) -> PyResult<Bound<'py, PyBytes>> {
+        let leaves: Option<Vec<[u8; 32]>> = (first..=last).map(|index| self.tree.leaf(index)).collect();
+        let leaves = leaves.ok_or_else(|| NativeError::new("native.argument", "the tree has no such leaf"))?;
+        Ok(PyBytes::new(py, leaves.as_flattened()))
+    }
+
     #[pyo3(signature = (leaves = None))]
     fn root<'py>(&self, py: Python<'py>, leaves: Option<u64>) -> PyResult<Bound<'py, PyBytes>> {
         let root = self.tree.root_of(leaves.unwrap_or_else(|| self.tree.len()));
@@ -126,6 +133,13 @@ impl LedgerSecret {
         PyBytes::new(py, &self.secret.claims_salt(view, seqno))
     }
 
+    fn snapshot_cipher(&self, salt: &[u8], seqno: u64) -> PyResult<SnapshotCipher> {
+        let salt = hash(salt, "a salt")?;
+        Ok(SnapshotCipher {
+            cipher: Mutex::new(self.secret.snapshot_cipher(&salt, seqno)),
+        })
+    }
+
     /// The write set of a sealed entry; fails unless this secret sealed it.
     fn open(&self, py: Python<'_>, entry: &[u8]) -> PyResult<WriteSet> {
         guarded(py, || {
@@ -136,6 +150,35 @@ impl LedgerSecret {
             inner.decode(&private, Domain::Private)?;
             Ok(WriteSet { inner })
         })
+    }
+}
+
+/// Seals or opens the parts of one snapshot, in order.
+#[pyclass(frozen, module = "coco._native")]
+pub struct SnapshotCipher {
+    cipher: Mutex<core::SnapshotCipher>,
+}
+
+impl SnapshotCipher {
+    fn lock(&self) -> std::sync::MutexGuard<'_, core::SnapshotCipher> {
+        self.cipher.lock().unwrap_or_else(|_| std::process::abort())
+    }
+}
+
+#[pymethods]
+impl SnapshotCipher {
+    fn seal<'py>(&self, py: Python<'py>, text: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        let sealed = guarded(py, || Ok(self.lock().seal(text)?))?;
+        Ok(PyBytes::new(py, &sealed))
+    }
+
+    fn open<'py>(&self, py: Python<'py>, sealed: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        let text = guarded(py, || Ok(self.lock().open(sealed)?))?;
+        Ok(PyBytes::new(py, &text))
+    }
+
+    fn digest<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.lock().digest())
     }
 }
 

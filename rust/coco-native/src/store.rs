@@ -207,6 +207,38 @@ impl Store {
     fn digest<'py>(&self, py: Python<'py>, key: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         self.digest_with(py, key)
     }
+
+    #[pyo3(signature = (version, after, bytes_min))]
+    fn snapshot_piece<'py>(
+        &self,
+        py: Python<'py>,
+        version: u64,
+        after: Option<(String, PyBackedBytes)>,
+        bytes_min: usize,
+    ) -> PyResult<(WriteSet, Option<(String, Bound<'py, PyBytes>)>)> {
+        let (piece, cursor) = guarded(py, || {
+            let after = after.as_ref().map(|(table, key)| (table.as_str(), &key[..]));
+            Ok(self.read().snapshot_piece(version, after, bytes_min)?)
+        })?;
+        let cursor = cursor.map(|(table, key)| (table, bytes(py, &key)));
+        Ok((WriteSet { inner: piece }, cursor))
+    }
+
+    fn load(&self, py: Python<'_>, version: u64, piece: &WriteSet) -> PyResult<()> {
+        guarded(py, || Ok(self.write().load(version, &piece.inner)?))
+    }
+
+    fn unload(&self) -> PyResult<()> {
+        Ok(self.write().unload().map_err(NativeError::from)?)
+    }
+
+    fn note_places(&self, py: Python<'_>, version: u64, writes: &WriteSet) -> PyResult<()> {
+        guarded(py, || Ok(self.write().note_places(version, &writes.inner)?))
+    }
+
+    fn begin_at(&self, version: u64) -> PyResult<()> {
+        Ok(self.write().begin_at(version).map_err(NativeError::from)?)
+    }
 }
 
 fn sealed_blocks<'py>(py: Python<'py>, (run, first, blocks): core::Blocks) -> (u64, u32, Vec<Bound<'py, PyBytes>>) {

@@ -18,6 +18,8 @@ Seqno = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
 EntryBytes = Annotated[bytes, Meta(max_length=limits.ENTRY_BYTES_MAX)]
 IndexBlockBytes = Annotated[bytes, Meta(max_length=limits.INDEX_BLOCK_BYTES_MAX)]
+SnapshotPartBytes = Annotated[bytes, Meta(max_length=limits.SNAPSHOT_PART_BYTES_MAX)]
+PartNumber = Annotated[int, Meta(ge=0, lt=limits.SNAPSHOT_PARTS_MAX)]
 Name = Annotated[str, Meta(max_length=128)]
 Code = Annotated[str, Meta(max_length=64, pattern=r"^[a-z_.]+$")]
 Request = Annotated[int, Meta(ge=0, lt=1 << 62)]
@@ -77,6 +79,19 @@ class IndexBlock(_Message, frozen=True, tag="index_block"):
 
     request: Request
     block: IndexBlockBytes
+
+
+class SnapshotWritten(_Message, frozen=True, tag="snapshot_written"):
+    """The answer to :class:`WriteSnapshot`: the part is on the disk and synced."""
+
+    request: Request
+
+
+class SnapshotPart(_Message, frozen=True, tag="snapshot_part"):
+    """The answer to :class:`ReadSnapshot`; empty when the host has no such part."""
+
+    request: Request
+    part: SnapshotPartBytes
 
 
 class Tick(_Message, frozen=True, tag="tick"):
@@ -179,6 +194,29 @@ class DropIndex(_Message, frozen=True, tag="drop_index"):
     run: Request
 
 
+class WriteSnapshot(_Message, frozen=True, tag="write_snapshot"):
+    """Keep this sealed part of the snapshot at ``seqno``, until :class:`KeepSnapshot` names another."""
+
+    request: Request
+    seqno: Seqno
+    number: PartNumber
+    part: SnapshotPartBytes
+
+
+class ReadSnapshot(_Message, frozen=True, tag="read_snapshot"):
+    """Send a part of the snapshot at ``seqno``."""
+
+    request: Request
+    seqno: Seqno
+    number: PartNumber
+
+
+class KeepSnapshot(_Message, frozen=True, tag="keep_snapshot"):
+    """Forget every snapshot but the one at ``seqno``; 0: every one."""
+
+    seqno: Seqno
+
+
 class ExternalCall(_Message, frozen=True, tag="external_call"):
     """Pass ``body`` to the external processor ``name``."""
 
@@ -210,7 +248,18 @@ class Exit(_Message, frozen=True, tag="exit"):
 
 
 ToEnclave = (
-    Start | Appended | Entries | Truncated | IndexBlock | Tick | ExternalReply | OwnerStatement | DialFailed | Stop
+    Start
+    | Appended
+    | Entries
+    | Truncated
+    | IndexBlock
+    | SnapshotWritten
+    | SnapshotPart
+    | Tick
+    | ExternalReply
+    | OwnerStatement
+    | DialFailed
+    | Stop
 )
 ToHost = (
     Ready
@@ -222,6 +271,9 @@ ToHost = (
     | WriteIndex
     | ReadIndex
     | DropIndex
+    | WriteSnapshot
+    | ReadSnapshot
+    | KeepSnapshot
     | ExternalCall
     | Log
     | Metrics

@@ -203,17 +203,29 @@ class Joiner:
         deadline = asyncio.get_running_loop().time() + _FETCH_S
         while True:
             try:
-                if self._source is None:
-                    self._source = await self._open_source()
-                return await fetch(self._source, first, last)
+                return _entries(await self.ask_any(FETCH, _range(first, last)), first, last)
             except CocoError:
                 # It died, or is behind the node that said where to begin.
-                if self._source is not None:
-                    self._source.close()
-                    self._source = None
+                self.turn()
                 if asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(_AGAIN_S)
+
+    async def ask_any(self, kind: str, body: bytes) -> bytes:
+        """The answer of the node that was asked last; of another one after :meth:`turn`.
+
+        Raises:
+            CocoError: it refused, or did not answer.
+        """
+        if self._source is None:
+            self._source = await self._open_source()
+        return await self._source.ask(kind, body, timeout_s=2 * limits.PEER_SECONDS_MAX)
+
+    def turn(self) -> None:
+        """Ask another node from now on."""
+        if self._source is not None:
+            self._source.close()
+            self._source = None
 
     async def _open_source(self) -> Link:
         self._addresses.append(self._addresses.pop(0))
@@ -226,8 +238,15 @@ async def fetch(link: Link, first: int, last: int) -> list[bytes]:
     Raises:
         CocoError: the node does not answer, or has none of them (``ledger.no_entry``).
     """
-    body = msgspec.msgpack.encode(FetchRange(first, last))
-    found = decode(list[bytes], await link.ask(FETCH, body, timeout_s=2 * limits.PEER_SECONDS_MAX))
+    return _entries(await link.ask(FETCH, _range(first, last), timeout_s=2 * limits.PEER_SECONDS_MAX), first, last)
+
+
+def _range(first: int, last: int) -> bytes:
+    return msgspec.msgpack.encode(FetchRange(first, last))
+
+
+def _entries(answer: bytes, first: int, last: int) -> list[bytes]:
+    found = decode(list[bytes], answer)
     if not found or len(found) > last - first + 1:
         raise LedgerError(f"another node has no entry {first}", code="ledger.no_entry")
     return found

@@ -25,6 +25,7 @@ from coco._native import Front
 from coco.attestation.evidence import VIRTUAL, Evidence, report_data
 from coco.channel import messages
 from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, LedgerAdapter, Services
+from coco.enclave.catching_up import HISTORY_AFTER_JOIN, CatchUp
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
@@ -47,6 +48,7 @@ from coco.enclave.pool import Pool
 from coco.enclave.recovery import PAGE, Recovery, read_former_life, recovery_members
 from coco.enclave.replica import ENGINE, Replica
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
+from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, Snapshots
 from coco.enclave.store import Journal, LogIndex, Store
 from coco.enclave.submissions import DROPPED, PENDING, SUBMIT, Submissions
 from coco.errors import (
@@ -59,7 +61,7 @@ from coco.errors import (
     NotFoundError,
     RequestError,
 )
-from coco.ledger import cose, signature, tables
+from coco.ledger import cose, tables
 from coco.ledger.position import Position
 from coco.ledger.receipts import Receipt
 from coco.ledger.statements import binding_text
@@ -76,8 +78,6 @@ _FETCH_AGAIN_S = 0.05
 _QUIET_S = 4
 #: A question to the primary.
 _BIND = "bind"
-#: Entries whose state stays readable after a recovery or a join, which know no times: 10 minutes at full pace.
-_HISTORY_AFTER_RECOVERY = 12_000
 
 
 class _Bind(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -137,6 +137,7 @@ class EnclaveNode:
         self._configuration_hash = sha256(messages.encode(start)).digest()
         self.journal = Journal(append=self._append, read=self._control.read)
         self.store = self._make_store()
+        self._control.keep_snapshot(0)  # a former process's are sealed under keys that died with it
         self._peer_address = start.peer_address
         self.links = Links(
             self._doors.pop("peers"),
@@ -169,7 +170,7 @@ class EnclaveNode:
         names = list(dict.fromkeys([*start.host_names, "localhost", "127.0.0.1"]))
         self.identity = NodeIdentity(key, self.service.endorse(key.public_key(), engine, names, self.clock.now_ms))
 
-    def _make_sequencer(self) -> None:
+    def _make_sequencer(self, genesis: bytes) -> None:
         settings = self.genesis.settings
         self.sequencer = Sequencer(
             store=self.store,
@@ -198,6 +199,15 @@ class EnclaveNode:
             log=self._control.log,
         )
         self.submissions = Submissions(self.sequencer, self.links, self.caller)
+        self.snapshots = Snapshots(
+            control=self._control,
+            sequencer=self.sequencer,
+            genesis=genesis,
+            interval=settings.snapshot_interval_entries,
+            run=self._run_off_loop,
+            spawn=self._spawn,
+            log=self._control.log,
+        )
 
     async def _found(self, engine: int, first_view: int, position: Position | None = None) -> None:
         """Begin a life of the service after ``position``, as its only node."""
@@ -244,6 +254,8 @@ class EnclaveNode:
             raise AccessError("only nodes of this network may ask this", code="peers.not_of_the_service")
         if kind in (SUBMIT, PENDING):
             return await self.submissions.serve(sender, kind, body)
+        if kind in (SNAPSHOT, SNAPSHOT_PART):
+            return await self.snapshots.serve(kind, body)
         if kind == _BIND:
             if not self.replica.may_execute:
                 raise BusyError("this node is not primary", code="node.no_primary")
@@ -319,7 +331,7 @@ class EnclaveNode:
         secret = _native.LedgerSecret.generate(start.genesis)
         await self._found(_FOUNDER, _FIRST_VIEW)
         self.journal.begin(view=self.replica.view, secret=secret)
-        self._make_sequencer()
+        self._make_sequencer(start.genesis)
         self._declare_adapters()
         transaction = self.store.begin()
         for table, key, value in self.genesis.rows(start.genesis):
@@ -395,6 +407,7 @@ class EnclaveNode:
     def _serve(self) -> None:
         self.status = "Open"
         self.service_front = Service(self.sequencer, self.submissions)
+        self.sequencer.on_committed = self.snapshots.committed
         self._meet_peers()
         self._listen_administration()
         self._listen_application()
@@ -435,18 +448,17 @@ class EnclaveNode:
         self.clock = Clock(start.time_ms, joined.time_ms)
         for first, secret in joined.secrets:
             self.journal.hold(first, secret)
-        if start.last_seqno:
-            await self._control.truncate(0)
-        await self._read_network_ledger(joiner, joined)
+        catch_up = CatchUp(self._control, self.store, joiner, joined, partial(self._begin_joined, joined))
+        numbers = await catch_up.run(start.last_seqno)
+        self._control.log("join.caught_up", numbers)
+        for adapter in self._adapters_by_name.values():
+            await adapter.rebuild(self.store.view())
         self.sequencer.start()
         self._serve()
 
-    async def _read_network_ledger(self, joiner: Joiner, joined: Joined) -> None:
-        """Take the whole ledger up to where this node begins to follow, checked entry by entry and as a whole."""
-        end, signed = joined.start.position.seqno, joined.start.signed
-        page = await joiner.fetch(1, min(PAGE, end))
-        first_rows = _native.Entry.parse(page[0]).public_writes()
-        self.genesis = Genesis.parse(dict(first_rows.rows(tables.GENESIS)).get(tables.SINGLETON) or b"")
+    def _begin_joined(self, joined: Joined, genesis: bytes) -> None:
+        """What needs to know the network, before its ledger is read."""
+        self.genesis = Genesis.parse(genesis)
         self._check_platform()
         if joined.constitution_hash != self._constitution_hash():
             raise LedgerError("the ledger has another constitution", code="join.other_ledger")
@@ -458,36 +470,8 @@ class EnclaveNode:
             view_offset=joined.view_offset,
             fatal=self._ended,
         )
-        self._make_sequencer()
+        self._make_sequencer(genesis)
         self._declare_adapters()
-        last_signature: tuple[int, _native.WriteSet] | None = None
-        while True:
-            for data in page:
-                seqno = self.journal.last_seqno + 1
-                writes = self.store.accept(data)
-                self._control.append(seqno, data)
-                if writes.rows(tables.SIGNATURES):
-                    last_signature = seqno, writes
-            last = self.journal.last_seqno
-            committed = min(last, signed.seqno)
-            self.store.native.commit(committed)
-            if committed > _HISTORY_AFTER_RECOVERY:
-                self.store.native.prune(committed - _HISTORY_AFTER_RECOVERY)
-            assert self.store.index is not None
-            await self.store.index.relieve_now()
-            await self._control.room()
-            if last == end:
-                break
-            page = await joiner.fetch(last + 1, min(last + PAGE, end))
-        if last_signature is None or self.journal.position(last_signature[0]) != signed:
-            raise LedgerError("the ledger lacks the signature that it should end with", code="join.other_ledger")
-        rows = (dict(last_signature[1].rows(t)) for t in (tables.SIGNATURES, tables.COSE_SIGNATURES))
-        found = signature.parse_rows(*(row.get(tables.SINGLETON) or b"" for row in rows))
-        root = self.journal.tree.root(signed.seqno)
-        key = _public(self.service.certificate)
-        signature.verify_root(found, root=root, position=signed, service_key=key)
-        for adapter in self._adapters_by_name.values():
-            await adapter.rebuild(self.store.view())
 
     async def _install(self, wanted: int) -> tuple[Position, Position]:
         """This node was away for long: take what it lacks from whoever has it, up to ``wanted`` or further."""
@@ -526,7 +510,7 @@ class EnclaveNode:
         await self._found(engine, former.end.view + 2, former.end)
         self.journal.begin(view=self.replica.view, secret=_native.LedgerSecret.generate(former.root))
         self.store = Store(self.journal, public)
-        self._make_sequencer()
+        self._make_sequencer(former.genesis)
         self._recovery = Recovery(former, self.service.spki)
         self._recovery_count = former.recovery_count + 1
         rows = self._node_rows()
@@ -647,7 +631,7 @@ class EnclaveNode:
                 if any(not table.startswith("public:") for table in writes.tables()):
                     kept.append(seqno)
             store.native.commit(upto)
-            kept = kept[-_HISTORY_AFTER_RECOVERY:]
+            kept = kept[-HISTORY_AFTER_JOIN:]
             store.native.prune(kept[0] if kept else upto)
             assert store.index is not None
             await store.index.relieve_now()

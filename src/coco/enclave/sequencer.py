@@ -87,6 +87,8 @@ class Sequencer:
         self.on_expire: Callable[[int], None] = lambda before_ms: None
         #: Hears of every entry but those of adapters at the node that executed them.
         self.on_followed: Callable[[WriteSet], None] = lambda writes: None
+        #: More is committed, and whoever waited for it has been told.
+        self.on_committed: Callable[[], None] = lambda: None
         self._node, self._service = node, service
         self._block_interval_s = block_interval_ms / 1000
         self._signature_interval_s = signature_interval_ms / 1000
@@ -403,6 +405,7 @@ class Sequencer:
                 future.set_result(None)
         self._commit_waiters = still
         self._prune()
+        self.on_committed()
 
     async def committed(self, seqno: int) -> None:
         """Wait until ``seqno`` is committed."""

@@ -227,6 +227,15 @@ class Node:
                 )
             case messages.DropIndex(run):
                 self._ledger.drop_index(run)
+            case messages.WriteSnapshot(request, seqno, number, part):
+                written = messages.SnapshotWritten(request)
+                self._ledger.write_snapshot(seqno, number, part, lambda: self._from_thread(self.send, written))
+            case messages.ReadSnapshot(request, seqno, number):
+                self._ledger.read_snapshot(
+                    seqno, number, lambda part: self._from_thread(self.send, messages.SnapshotPart(request, part))
+                )
+            case messages.KeepSnapshot(seqno):
+                self._ledger.keep_snapshot(seqno)
             case messages.Dial(dial, address):
                 self._spawn(self._dial(dial, address))
             case messages.Identity(node_id, measurement):

@@ -17,10 +17,13 @@ from coco.errors import HostError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (seqno INTEGER PRIMARY KEY, entry BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS snapshots (seqno INTEGER PRIMARY KEY, snapshot BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS snapshots (seqno INTEGER, number INTEGER, part BLOB NOT NULL, PRIMARY KEY (seqno, number))
+    STRICT;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+#: From schema 1, which kept no snapshot, to 2.
+_MIGRATION = "DROP TABLE snapshots; UPDATE meta SET value = '2' WHERE name = 'schema';"
 #: What only a signature entry contains, and where an entry has its view (docs/ledger-format.md).
 _SIGNATURES, _IV_VIEW = b"public:ccf.internal.signatures", 32
 
@@ -40,6 +43,9 @@ def open_database(path: Path) -> sqlite3.Connection:
         connection.executescript(_SCHEMA)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (SCHEMA_VERSION,))
         (version,) = connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone()
+        if version == "1":
+            connection.executescript(f"BEGIN; {_MIGRATION} COMMIT; {_SCHEMA}")
+            version = SCHEMA_VERSION
     except sqlite3.Error as error:
         raise HostError(f"cannot open the ledger {path}: {error}", code="host.ledger_unreadable") from error
     if version != SCHEMA_VERSION:
@@ -181,6 +187,33 @@ class LedgerFile:
     def drop_index(self, run: int) -> None:
         """Queue the end of a run of the index."""
         self._queue.put(lambda _: self._index.drop(run))
+
+    def write_snapshot(self, seqno: int, number: int, part: bytes, done: Callable[[], None]) -> None:
+        """Queue a part of a snapshot; ``done`` is called once it is safe."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (seqno, number, part))
+            done()
+
+        self._queue.put(job)
+
+    def read_snapshot(self, seqno: int, number: int, done: Callable[[bytes], None]) -> None:
+        """Queue a read of a part of a snapshot; nothing when there is none."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            found = connection.execute("SELECT part FROM snapshots WHERE seqno = ? AND number = ?", (seqno, number))
+            row = found.fetchone()
+            done(b"" if row is None else bytes(row[0]))
+
+        self._queue.put(job)
+
+    def keep_snapshot(self, seqno: int) -> None:
+        """Queue the removal of every snapshot but one."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM snapshots WHERE seqno != ?", (seqno,))
+
+        self._queue.put(job)
 
     def close(self) -> None:
         """Write what is queued and close."""

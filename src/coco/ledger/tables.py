@@ -22,6 +22,8 @@ USERS_CERTS: Final = "public:ccf.gov.users.certs"
 SIGNATURES: Final = "public:ccf.internal.signatures"
 COSE_SIGNATURES: Final = "public:ccf.internal.cose_signatures"
 TREE: Final = "public:ccf.internal.tree"
+#: Position and keyed digest of the newest snapshot: one that this does not name proves nothing.
+SNAPSHOT_EVIDENCE: Final = "public:ccf.internal.snapshot_evidence"
 
 #: Leaf of the entry before this one (L1): ties every entry to its predecessor without the tree.
 PREDECESSOR: Final = "public:coco.internal.predecessor"
@@ -54,6 +56,7 @@ STATE_TABLES: Final = (
     SIGNATURES,
     COSE_SIGNATURES,
     TREE,
+    SNAPSHOT_EVIDENCE,
     PREDECESSOR,
     GENESIS,
     OPERATORS,

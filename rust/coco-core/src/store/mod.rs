@@ -12,6 +12,7 @@
 
 mod key;
 mod run;
+mod snapshot;
 mod transaction;
 mod write_set;
 
@@ -26,6 +27,7 @@ use thiserror::Error;
 pub use key::Key;
 pub use run::Blocks;
 use run::{Place, Runs};
+pub use snapshot::Cursor;
 pub use transaction::{Savepoint, Transaction};
 pub use write_set::{Domain, TableWrites, WriteSet};
 

@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
 
     block_interval_ms: Annotated[int, Meta(ge=1, le=60_000)] = 50
     signature_interval_ms: Annotated[int, Meta(ge=1, le=60_000)] = 10
+    #: Ledger entries after which a snapshot is due.
+    snapshot_interval_entries: Annotated[int, Meta(ge=10)] = 10_000
 
 
 class Genesis(msgspec.Struct, forbid_unknown_fields=True):

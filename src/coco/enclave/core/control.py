@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 from coco import limits
 from coco.channel import messages
@@ -41,6 +41,10 @@ class Control(asyncio.Protocol):
         self._number = 0
         self._reads: dict[int, tuple[int, int, asyncio.Future[list[bytes]]]] = {}
         self._index_reads: dict[int, asyncio.Future[bytes]] = {}
+        self._snapshot_reads: dict[int, asyncio.Future[bytes]] = {}
+        self._snapshot_writes: dict[int, asyncio.Future[None]] = {}
+        #: Bytes of the entries that were appended, ever.
+        self.appended_bytes = 0
         self._externals: dict[int, asyncio.Future[messages.ExternalReply]] = {}
         #: Cuts under way: the seqno, and who waits.
         self._truncating: deque[tuple[int, asyncio.Future[None] | None]] = deque()
@@ -92,6 +96,7 @@ class Control(asyncio.Protocol):
         self._appended = seqno
         self._pending_bytes.append((seqno, len(entry)))
         self._in_flight_bytes += len(entry)
+        self.appended_bytes += len(entry)
         if self._in_flight_bytes > limits.APPENDING_BYTES_MAX:
             self._room.clear()
         self.send(messages.Append(seqno, [entry]))
@@ -134,6 +139,26 @@ class Control(asyncio.Protocol):
     def drop_index(self, run: int) -> None:
         """Have the host forget a run."""
         self.send(messages.DropIndex(run))
+
+    async def write_snapshot(self, seqno: int, number: int, part: bytes) -> None:
+        """Have the host keep a part of the snapshot at ``seqno``; returns once it says that the part is safe."""
+        self._number += 1
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._snapshot_writes[self._number] = future
+        self.send(messages.WriteSnapshot(self._number, seqno, number, part))
+        await future
+
+    async def read_snapshot(self, seqno: int, number: int) -> bytes:
+        """A part of a snapshot as the host gives it: unverified, and empty when it has none."""
+        self._number += 1
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._snapshot_reads[self._number] = future
+        self.send(messages.ReadSnapshot(self._number, seqno, number))
+        return await future
+
+    def keep_snapshot(self, seqno: int) -> None:
+        """Have the host forget every snapshot but the one at ``seqno``."""
+        self.send(messages.KeepSnapshot(seqno))
 
     async def truncate(self, seqno: int) -> None:
         """Have the host drop every entry above ``seqno``."""
@@ -191,11 +216,11 @@ class Control(asyncio.Protocol):
                 if not future.done():
                     future.set_result(entries)
             case messages.IndexBlock(request, block):
-                reading = self._index_reads.pop(request, None)
-                if reading is None:
-                    raise HostLiedError("an answer that was not asked for", code="channel.unexpected_message")
-                if not reading.done():
-                    reading.set_result(block)
+                _answer(self._index_reads, request, block)
+            case messages.SnapshotPart(request, part):
+                _answer(self._snapshot_reads, request, part)
+            case messages.SnapshotWritten(request):
+                _answer(self._snapshot_writes, request, None)
             case messages.Truncated(seqno):
                 cut, waits = self._truncating.popleft() if self._truncating else (-1, None)
                 if cut != seqno:
@@ -239,3 +264,14 @@ class Control(asyncio.Protocol):
             self._room.set()
         if self.on_appended is not None:
             self.on_appended(seqno)
+
+
+_T = TypeVar("_T")
+
+
+def _answer(waiting: dict[int, asyncio.Future[_T]], request: int, answer: _T) -> None:
+    future = waiting.pop(request, None)
+    if future is None:
+        raise HostLiedError("an answer that was not asked for", code="channel.unexpected_message")
+    if not future.done():
+        future.set_result(answer)
