@@ -7,7 +7,7 @@ CARGO_TARGET := rust/target
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path 'rust/target/*') rust/Cargo.toml rust/Cargo.lock rust/coco-core/Cargo.toml rust/coco-native/Cargo.toml
 DIR ?= tests/vectors/ethereum-tests
 
-.PHONY: build sandbox test fuzz test-clients test-vectors check format bench wheel lock soak clean
+.PHONY: build sandbox test fuzz test-clients test-net test-vectors check format bench wheel lock soak clean
 
 build: $(VENV)/.built ## Environment, extension, independent ledger reader
 
@@ -59,6 +59,12 @@ fuzz: build ## Coverage-guided fuzzing, SECONDS for each of the two parts
 test-clients: build ## hardhat, viem and cast as well
 	cd tests/clients/more && npm install --no-audit --no-fund --silent
 	$(BIN)/python -m pytest tests/clients -m clients
+
+tests/faults/checker/checker: tests/faults/checker/main.go tests/faults/checker/go.mod tests/faults/checker/go.sum
+	cd tests/faults/checker && go build -o checker .
+
+test-net: build .venv-ccf/.built tests/faults/checker/checker ## Faults in network namespaces, histories checked; as root
+	$(BIN)/python tests/faults/run.py --runs $(or $(RUNS),20) --seconds $(or $(RUN_SECONDS),60) --seed $(or $(SEED),1) $(ARGS)
 
 check: build ## Format, lint, types, import rules, clippy
 	$(BIN)/ruff format --check src tests bench examples

@@ -317,3 +317,24 @@ def test_garbage_is_no_frame(data):
             Frames().feed(stream)
         except AttestationError as error:
             assert error.code == "peers.malformed"
+
+
+def test_a_connection_that_never_becomes_a_link_is_given_up_and_dialled_anew(network, monkeypatch):
+    monkeypatch.setattr(limits, "PEER_SECONDS_MAX", 0.3)
+
+    async def story(hosts: Hosts) -> None:
+        # The other one has a listener, and nobody behind it yet: nothing is ever said on the connection.
+        deaf = socket.socket(socket.AF_UNIX)
+        deaf.bind(str(hosts._directory / "deaf-peers"))
+        deaf.listen()
+        one, _ = hosts.node(1), hosts.node(2)
+        hosts.really["n2"] = "deaf"
+        assert not one.tell(2, "x", b"lost")
+        await asyncio.sleep(0.1)
+        del hosts.really["n2"]
+        assert not one.tell(2, "x", b"lost")
+        await hosts.until(lambda: one.tell(2, "x", b"heard"))
+        await hosts.until(lambda: (2, 1, "x", b"heard") in hosts.heard)
+        deaf.close()
+
+    network(story)

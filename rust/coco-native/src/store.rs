@@ -11,6 +11,8 @@ use pyo3::types::PyBytes;
 
 use crate::errors::{NativeError, guarded};
 
+/// Rows of a snapshot, and the table and key to go on after.
+type Piece<'py> = (WriteSet, Option<(String, Bound<'py, PyBytes>)>);
 type Row<'py> = (Bound<'py, PyBytes>, Option<Bound<'py, PyBytes>>);
 
 fn bytes<'py>(py: Python<'py>, value: &[u8]) -> Bound<'py, PyBytes> {
@@ -215,7 +217,7 @@ impl Store {
         version: u64,
         after: Option<(String, PyBackedBytes)>,
         bytes_min: usize,
-    ) -> PyResult<(WriteSet, Option<(String, Bound<'py, PyBytes>)>)> {
+    ) -> PyResult<Piece<'py>> {
         let (piece, cursor) = guarded(py, || {
             let after = after.as_ref().map(|(table, key)| (table.as_str(), &key[..]));
             Ok(self.read().snapshot_piece(version, after, bytes_min)?)

@@ -111,6 +111,8 @@ class Connector:
                     status, reply, extra = await self._answer(method, path, headers, body)
                     head = f"HTTP/1.1 {status}\r\ncontent-length: {len(reply)}\r\n"
                     head += "".join(f"{name}: {value}\r\n" for name, value in extra.items())
+                    if writer.transport.is_closing():
+                        return  # the local peer left meanwhile, or this process ends
                     writer.write(head.encode() + b"content-type: application/json\r\n\r\n" + reply)
                     await writer.drain()
                     if headers.get("connection", "").lower() == "close":

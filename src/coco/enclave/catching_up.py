@@ -86,12 +86,13 @@ class CatchUp:
         for _ in range(_TRIES):
             try:
                 offers = decode(list[Offer], await self._joiner.ask_any(SNAPSHOT, msgspec.msgpack.encode(end)))
-                if offers and 0 < offers[0].seqno < offers[0].evidence <= end:
-                    return await self._load(offers[0])
+                if not offers or not 0 < offers[0].seqno < offers[0].evidence <= end:
+                    return None
+                return await self._load(offers[0])
             except CocoError as error:
                 if not error.code.startswith(("snapshot.", "peers.", "node.")):
                     raise
-            # The node died, has another one by now, or has none: begin anew with the next.
+            # The node died, or has another one by now: begin anew with the next.
             self._store.native.unload()
             self._joiner.turn()
         return None

@@ -133,6 +133,9 @@ class Joiner:
             for address in list(self._addresses):
                 answer = await self._ask(address, body)
                 if isinstance(answer, Welcome):
+                    # It leads: it has the whole ledger, and whatever snapshot there is.
+                    self._addresses.remove(address)
+                    self._addresses.insert(0, address)
                     return self._accept(answer, request)
                 if answer is not None and answer.state != said:
                     said = answer.state
@@ -212,7 +215,7 @@ class Joiner:
                 await asyncio.sleep(_AGAIN_S)
 
     async def ask_any(self, kind: str, body: bytes) -> bytes:
-        """The answer of the node that was asked last; of another one after :meth:`turn`.
+        """The answer of the node that welcomed this one; of another one after :meth:`turn`.
 
         Raises:
             CocoError: it refused, or did not answer.
@@ -223,12 +226,12 @@ class Joiner:
 
     def turn(self) -> None:
         """Ask another node from now on."""
+        self._addresses.append(self._addresses.pop(0))
         if self._source is not None:
             self._source.close()
             self._source = None
 
     async def _open_source(self) -> Link:
-        self._addresses.append(self._addresses.pop(0))
         return await self._links.open(self._addresses[0], timeout_s=limits.PEER_SECONDS_MAX)
 
 

@@ -289,8 +289,14 @@ class Links:
         address = self.address(node)
         if address is not None and node != self._node and self._loop.time() >= self._not_before.get(node, 0.0):
             self._not_before[node] = self._loop.time() + _REDIAL_S
-            self._peers[node] = self._begin(address, node)
+            link = self._peers[node] = self._begin(address, node)
+            self._loop.call_later(limits.PEER_SECONDS_MAX, self._give_up, link)
         return None
+
+    def _give_up(self, link: Link) -> None:
+        """A connection whose handshake never ends says nothing when it closes: dial anew."""
+        if link.number in self._dialling:
+            self.drop(link)
 
     def tell(self, node: int, kind: str, body: bytes) -> bool:
         """Send a message that nobody answers; False when the node cannot be reached now."""
