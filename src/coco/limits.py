@@ -88,6 +88,8 @@ LOGS_MAX: Final = 10_000
 #: Filters and subscriptions of one node, and their life without a poll.
 FILTERS_MAX: Final = 10_000
 FILTER_SECONDS_MAX: Final = 300
+#: Requests that a listener answers after a majority confirmed what this node knows, and before it must again.
+ANSWERS_PER_ROUND_MAX: Final = 2_000
 #: Time that a linearizable read may wait for a majority; and a question for another node's answer.
 READ_INDEX_SECONDS_MAX: Final = 5
 PEER_SECONDS_MAX: Final = 5

@@ -59,6 +59,7 @@ class LabNode:
     def __init__(self, lab: Lab, number: int) -> None:
         self.lab, self.number = lab, number
         self.name, self.space, self.address = f"n{number}", f"coco-n{number}", f"{NET}.{number + 1}"
+        self.cable = f"coco-veth{number}"
         self.directory = lab.directory / self.name
         self.process: subprocess.Popen[str] | None = None
         self.said: dict[str, Any] = {}
@@ -68,10 +69,9 @@ class LabNode:
     # --- its place ---
 
     def make(self) -> None:
-        inside = f"veth-{self.name}"
         command("ip", "netns", "add", self.space)
-        command("ip", "link", "add", inside, "type", "veth", "peer", "name", "eth0", "netns", self.space)
-        command("ip", "link", "set", inside, "master", BRIDGE, "up")
+        command("ip", "link", "add", self.cable, "type", "veth", "peer", "name", "eth0", "netns", self.space)
+        command("ip", "link", "set", self.cable, "master", BRIDGE, "up")
         self.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
         self.run("ip", "link", "set", "eth0", "up")
         self.run("ip", "link", "set", "lo", "up")
@@ -82,6 +82,11 @@ class LabNode:
         if self._proxy is not None:
             self._proxy.close()
         command("umount", "-l", str(self.directory), check=False)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove its namespace, and its cable: that of a namespace in which anything still runs stays otherwise."""
+        command("ip", "link", "del", self.cable, check=False)
         command("ip", "netns", "del", self.space, check=False)
 
     def run(self, *arguments: str) -> None:
@@ -173,9 +178,9 @@ class LabNode:
     def slow_disk(self, delay_ms: int) -> Iterator[None]:
         """Every sync of the host's takes so much longer."""
         calls = "fsync,fdatasync"
+        inject = f"inject={calls}:delay_exit={delay_ms * 1000}"
         tracer = subprocess.Popen(
-            ["strace", "-f", "-q", "-p", str(self.pids[0]), "-e", f"trace={calls}", "-o", "/dev/null"]
-            + ["-e", f"inject={calls}:delay_exit={delay_ms * 1000}"],
+            ["strace", "-f", "-q", "-p", str(self.pids[0]), "-o", "/dev/null", "-e", f"trace={calls}", "-e", inject],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -359,7 +364,7 @@ class Lab:
 
     def _clear(self) -> None:
         for node in self.nodes:
-            command("ip", "netns", "del", node.space, check=False)
+            node.clear()
         command("ip", "link", "del", BRIDGE, check=False)
 
     def settle(self, patience_s: float = 90) -> LabNode:

@@ -30,12 +30,18 @@ from eth_account import Account
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from conftest import verify_with_ccf  # noqa: E402
-from lab import APPLICATION, CHAIN_ID, REGISTERS, Lab, LabNode, missing  # noqa: E402
+from lab import APPLICATION, CHAIN_ID, REGISTERS, Lab, LabNode, missing
+
+from conftest import verify_with_ccf
 
 HERE = Path(__file__).parent
 KEYS = 4
 CLIENTS = 5
+FAULTS = (
+    *("enclave killed", "host killed", "enclave stopped", "host stopped"),
+    *("cut off", "cut off", "deaf", "mute", "cut off and stopped"),
+    *("slow disk", "full disk", "slow links"),
+)
 _PAUSE_S = 0.02
 _FINISH_S = 60
 
@@ -123,10 +129,7 @@ class Client:
 def fault(node: LabNode, chance: random.Random, seconds: float) -> str:
     """Do something to a node for a while; what it was."""
     pause = lambda: time.sleep(seconds)  # noqa: E731
-    kind = chance.choice(
-        ["enclave killed", "host killed", "enclave stopped", "host stopped", "cut off", "deaf", "mute"]
-        + ["cut off", "slow disk", "full disk", "slow links", "cut off and stopped"]
-    )
+    kind = chance.choice(FAULTS)
     with contextlib.ExitStack() as stack:
         match kind:
             case "enclave killed" | "host killed":

@@ -8,7 +8,7 @@ from typing import Any
 
 import uvloop
 
-from coco.client.connect import Connector, ConnectOptions
+from coco.client.connect import ConnectOptions, Connector
 from coco.client.pin import Pin
 
 _REQUEST = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"

@@ -21,6 +21,7 @@ import msgspec
 from coco import limits
 from coco._native import Front
 from coco.enclave.adapters.base import Caller
+from coco.enclave.frontend.freshness import Freshness, Readable
 from coco.enclave.frontend.websocket import WebSocketSession, accept_websocket
 from coco.errors import CocoError, NativeError
 
@@ -83,15 +84,12 @@ class Listener:
         rpc: RpcHandler | None = None,
         position: Callable[[], bytes] = bytes,
         websocket: Callable[[WebSocketSession], Awaitable[None]] | None = None,
-        readable: Callable[[bytes | None, bool], Awaitable[None]] | None = None,
+        readable: Readable | None = None,
     ) -> None:
         self._door, self._caller, self._app = door, caller, app
         self._on_error, self._on_failure = on_error, on_failure
         self._rpc, self._position, self._websocket = rpc, position, websocket
-        #: Waits until what is served is new enough: not before a transaction id, and confirmed by a majority.
-        self._readable = readable
-        #: Connections whose first read was confirmed (G5).
-        self._confirmed: set[int] = set()
+        self._freshness = Freshness(readable)
         self._loop = asyncio.get_running_loop()
         #: DER of each connection's client certificate.
         self._peers: dict[int, bytes | None] = {}
@@ -118,7 +116,7 @@ class Listener:
             try:
                 if event[0] == _JSON_RPC:
                     _, connection, body, floor, linearizable = event
-                    if connection in self._confirmed and floor is None and not linearizable:
+                    if floor is None and not linearizable and self._freshness.may_answer(connection):
                         self._call(connection, body)
                     else:
                         self._spawn(connection, self._call_when_readable(connection, body, floor, linearizable))
@@ -143,10 +141,9 @@ class Listener:
         self._call(connection, body)
 
     async def _confirm(self, connection: int, floor: bytes | None, linearizable: bool) -> None:
-        if self._readable is not None and (linearizable or floor is not None or connection not in self._confirmed):
-            await self._readable(floor, linearizable or connection not in self._confirmed)
-        if connection in self._peers:
-            self._confirmed.add(connection)
+        await self._freshness.wait(connection, floor, linearizable)
+        if connection not in self._peers:
+            self._freshness.forget(connection)
 
     def _handle(self, event: tuple[Any, ...]) -> None:
         kind, connection, *rest = event
@@ -176,7 +173,7 @@ class Listener:
 
     def _forget(self, connection: int) -> None:
         self._peers.pop(connection, None)
-        self._confirmed.discard(connection)
+        self._freshness.forget(connection)
         task = self._tasks.pop(connection, None)
         if task is not None:
             task.cancel()
@@ -287,6 +284,7 @@ class Listener:
             self._refuse(connection, "http.bad_websocket", "the WebSocket handshake is malformed")
             return
         session.caller = lambda: self._caller(self._peers.get(connection))
+        session.fresh = partial(self._confirm, connection, None, False)
         self._sessions[connection] = session, drained
         self._door.upgrade(connection)
         self._spawn(connection, self._run_websocket(connection, session))

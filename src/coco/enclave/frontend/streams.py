@@ -60,6 +60,11 @@ class Streams:
             document = msgspec.json.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             document = None
+        try:
+            await session.fresh()
+        except CocoError as error:
+            identity = document.get("id") if isinstance(document, dict) else None
+            return _encode({"jsonrpc": "2.0", "id": identity, "error": error_object(error)})
         if isinstance(document, dict) and document.get("method") in ("eth_subscribe", "eth_unsubscribe"):
             identity, params = document.get("id"), document.get("params")
             params = params if isinstance(params, list) else []

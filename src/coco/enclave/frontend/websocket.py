@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from wsproto import ConnectionType, WSConnection
@@ -24,6 +24,10 @@ _INCOMING_MAX = 256
 _TOO_BIG = 1009
 
 
+async def _nothing() -> None:
+    pass
+
+
 class WebSocketSession:
     """One open WebSocket; messages in both directions are text."""
 
@@ -32,6 +36,8 @@ class WebSocketSession:
     ) -> None:
         self.path = path
         self.caller: Callable[[], Caller] = Caller
+        #: Waits until another message of this session may be answered.
+        self.fresh: Callable[[], Awaitable[None]] = _nothing
         self._connection, self._write, self._drained = connection, write, drained
         self._on_close: Callable[[], None] = lambda: None
         self._incoming: asyncio.Queue[str | None] = asyncio.Queue()
