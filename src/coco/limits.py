@@ -104,6 +104,8 @@ STRANGER_SECONDS_MAX: Final = 30
 PENDING_NODES_MAX: Final = 16
 #: Ids of transactions that are remembered, so that what is sent again after a failover runs once.
 INCLUDED_IDS_MAX: Final = 200_000
+#: Ids of transactions that were refused or expired, and whose reason is remembered.
+DROPPED_IDS_MAX: Final = 20_000
 #: Time that a request may wait for commit.
 COMMIT_SECONDS_MAX: Final = 30
 

@@ -340,3 +340,37 @@ def test_G6_an_allowed_origin_is_echoed_exactly(sandboxes):
     assert preflight.startswith(b"HTTP/1.1 204") and b"access-control-allow-private-network: true" in preflight
     assert b"connect.origin_refused" in local(sandbox, {"origin": "https://dapp.example.evil.com"})
     asyncio.run(asyncio.sleep(0))
+
+
+def test_what_became_of_a_submitted_transaction(sandbox, node):
+    from eth_account import Account
+
+    account = Account.from_key("0xdbda1821b80551c9d65939329250298aa3472ba22feea921c0cf5d620ea67b97")
+    fields = {"to": "0x" + "44" * 20, "value": 1, "gas": 21000, "chainId": 2017}
+
+    def send(nonce, price=0, method="eth_sendRawTransaction"):
+        signed = account.sign_transaction(
+            {**fields, "nonce": nonce, "maxFeePerGas": price, "maxPriorityFeePerGas": price}
+        )
+        answer = rpc(node, {"id": 1, "method": method, "params": ["0x" + signed.raw_transaction.hex()]})
+        assert "error" not in answer, answer
+        return "0x" + signed.hash.hex()
+
+    base = f"https://localhost:{port(sandbox, 'administration')}"
+    with httpx.Client(verify=tls_context(sandbox), base_url=base) as admin:
+
+        def fate(identity, **more):
+            return admin.get("/node/tx", params={"hash": identity, **more}).json()
+
+        done = fate(send(0, method="eth_sendRawTransactionSync"))
+        assert done["status"] == "Committed"
+        assert admin.get(f"/node/tx?id={done['transaction_id']}").json()["status"] == "Committed"
+        waiting = send(5)
+        assert fate(waiting)["status"] == "Pending"
+        other = send(5, price=10)
+        assert fate(waiting) == {"hash": waiting, "status": "Dropped", "reason": "replaced"}
+        assert fate(other)["status"] == "Pending"
+        assert fate("0x" + "ab" * 32)["status"] == "Unknown"
+        for bad in ("", "zz", "ab" * 65):
+            assert fate(bad)["error"]["code"] == "request.bad_hash"
+        assert fate(waiting, adapter="none")["error"]["code"] == "adapter.unknown"

@@ -811,6 +811,28 @@ class EnclaveNode:
             return "Invalid"
         return "Committed" if position.seqno <= self.replica.committed else "Pending"
 
+    async def transaction_fate(self, adapter: str, identity: bytes) -> dict[str, Any]:
+        """What became of a submitted transaction, as far as this node knows.
+
+        ``status`` is Unknown, Pending, Committed (with its ``transaction_id``) or Dropped (with the ``reason``).
+
+        Raises:
+            NotFoundError: no such adapter runs here (``adapter.unknown``).
+        """
+        runtime = next((one for one in self.sequencer.runtimes if one.name == adapter), None)
+        if runtime is None:
+            raise NotFoundError(f"no adapter {adapter[:64]} runs here", code="adapter.unknown")
+        seqno = runtime.included.get(identity)
+        table = runtime.adapter.manifest().transactions
+        if seqno is None and table:
+            seqno = await self.store.view().locate(table, identity)
+        if seqno is not None and seqno <= self.replica.committed:
+            return {"status": "Committed", "transaction_id": str(self.journal.position(seqno))}
+        if seqno is not None or self.submissions.pooled(runtime, identity) is not None:
+            return {"status": "Pending"}
+        reason = self.submissions.why_dropped(runtime, identity)
+        return {"status": "Dropped", "reason": reason} if reason else {"status": "Unknown"}
+
     async def receipt(self, position: Position) -> Receipt:
         """Receipt of a committed transaction.
 

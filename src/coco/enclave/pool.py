@@ -36,6 +36,8 @@ class Pool:
         self._ready: OrderedDict[Hashable, None] = OrderedDict()
         self._by_id: dict[bytes, Envelope] = {}
         self._taken: dict[bytes, Envelope] = {}
+        #: Pushed out by another one since somebody asked.
+        self._replaced: list[Envelope] = []
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -92,6 +94,7 @@ class Pool:
             if refusal is not None:
                 return refusal
             self._forget(old[0])
+            self._replaced.append(old[0])
         elif lane.numbered and len(lane.waiting) >= limits.POOL_LANE_MAX:
             return BusyError("this account has too many transactions waiting", code="pool.lane_full")
         elif len(self._by_id) >= limits.POOL_TRANSACTIONS_MAX or self._bytes + envelope.size > limits.POOL_BYTES_MAX:
@@ -102,6 +105,11 @@ class Pool:
         if position == lane.next:
             self._ready[lane_key] = None
         return None
+
+    def take_replaced(self) -> list[Envelope]:
+        """Those that another one has pushed out since the last call."""
+        replaced, self._replaced = self._replaced, []
+        return replaced
 
     def _forget(self, envelope: Envelope) -> None:
         self._by_id.pop(envelope.id, None)

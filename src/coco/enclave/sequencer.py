@@ -133,6 +133,8 @@ class Sequencer:
         if self._draining:
             return [BusyError("the node is stopping", code="node.stopping")] * len(envelopes)
         verdicts = runtime.pool.add(envelopes, self.store.view(), self.clock.now_ms)
+        for replaced in runtime.pool.take_replaced():
+            self.resolve(runtime, replaced.id, "replaced")
         if runtime.pool.ready:
             self.wake()
         return verdicts

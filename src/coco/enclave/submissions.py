@@ -91,6 +91,8 @@ class Submissions:
         #: Nodes that forwarded what is in the pool.
         self._origins: dict[bytes, int] = {}
         self._again: asyncio.Task[None] | None = None
+        #: Why the newest of those that will never be executed will not.
+        self._reasons: dict[tuple[str, bytes], str] = {}
         sequencer.on_outcome = self._settled
         sequencer.on_expire = self.expire
 
@@ -229,6 +231,11 @@ class Submissions:
 
     def _settled(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
         self._held.pop(identity, None)
+        self._reasons.pop((runtime.name, identity), None)
+        if reason:
+            self._reasons[runtime.name, identity] = reason
+            if len(self._reasons) > limits.DROPPED_IDS_MAX:
+                del self._reasons[next(iter(self._reasons))]
         origin = self._origins.pop(identity, None)
         if origin is not None and reason:
             self._links.tell(origin, DROPPED, _encode(Dropped(runtime.name, identity, reason)))
@@ -272,6 +279,10 @@ class Submissions:
         """Give up what arrived before ``before_ms``."""
         for one in [one for one in self._held.values() if one.arrived_ms < before_ms]:
             self._sequencer.resolve(one.runtime, one.envelope.id, "expired")
+
+    def why_dropped(self, runtime: AdapterRuntime, identity: bytes) -> str:
+        """Why a transaction will not be executed; empty when this node knows no reason."""
+        return self._reasons.get((runtime.name, identity), "")
 
     # --- what adapters ask ---
 

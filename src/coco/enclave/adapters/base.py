@@ -68,6 +68,8 @@ class Manifest:
     version: str
     routes: Sequence[Route]
     tables: Sequence[Table]
+    #: Log table whose keys are the ids of the transactions that were included; empty if there is none.
+    transactions: str = ""
     #: Names of keys that the key service makes for it and keeps (used by later protocols).
     keys: Sequence[str] = ()
     #: Names of external processors that it may call through the host: those see what they are given (H4).

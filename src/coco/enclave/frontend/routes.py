@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Handler = Callable[["EnclaveNode", HttpRequest], Awaitable[Any]]
 
 _encode = msgspec.json.Encoder().encode
+_HASH_BYTES_MAX = 64
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -111,7 +112,19 @@ async def _commit(node: EnclaveNode, request: HttpRequest) -> Any:
 
 
 async def _transaction(node: EnclaveNode, request: HttpRequest) -> Any:
-    position = Position.parse(request.query_params.get("id", ""))
+    asked = request.query_params
+    if "hash" in asked:
+        try:
+            identity = bytes.fromhex(asked["hash"].removeprefix("0x"))
+        except ValueError as error:
+            raise RequestError("a transaction's hash is hex", code="request.bad_hash") from error
+        if not 0 < len(identity) <= _HASH_BYTES_MAX:
+            raise RequestError("a transaction's hash is hex", code="request.bad_hash")
+        if node.status != "Open":
+            raise BusyError("the service is not open", code="node.not_open")
+        adapter = asked.get("adapter", "ethereum")
+        return {"hash": "0x" + identity.hex(), **await node.transaction_fate(adapter, identity)}
+    position = Position.parse(asked.get("id", ""))
     return {"transaction_id": str(position), "status": node.transaction_status(position)}
 
 

@@ -85,7 +85,7 @@ class EthereumAdapter(LedgerAdapter):
 
     def manifest(self) -> Manifest:
         """Tables, and the JSON-RPC methods."""
-        return Manifest("ethereum", "1", rpc.ROUTES, TABLES)
+        return Manifest("ethereum", "1", rpc.ROUTES, TABLES, transactions="ethereum.transactions")
 
     def start(self, services: Services) -> None:
         """Take the services."""
