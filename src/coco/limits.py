@@ -111,3 +111,5 @@ COMMIT_SECONDS_MAX: Final = 30
 
 #: Furthest that the enclave's time follows the host's in one tick of a second.
 TIME_STEP_MS_MAX: Final = 60_000
+#: Time for which what another node's host said of the time counts.
+TIME_SAID_SECONDS_MAX: Final = 10

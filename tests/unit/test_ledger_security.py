@@ -19,7 +19,7 @@ from coco.attestation import evidence
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.consensus import Members, Start
-from coco.enclave.core.clock import Clock
+from coco.enclave.core.clock import Agreement, Clock
 from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.enclave.replica import Replica
 from coco.enclave.store import Journal, Store
@@ -445,6 +445,26 @@ def test_H5_time_follows_the_host_in_bounded_steps_and_never_goes_back():
     assert clock.clipped == 1
     clock.tick(clock.now_ms + 1000)
     assert clock.now_ms == 2_061_000
+
+
+def test_H5_the_clock_stays_near_what_most_voters_say():
+    clock, agreement = Clock(1_000_000), Agreement(5_000)
+    voters = (1, 2, 3)
+    agreement.heard(1, 9_000_000, 10.0)
+    assert agreement.ceiling_ms(voters, 10.0) is None, "one of three is no majority"
+    agreement.heard(2, 1_000_000, 10.0)
+    agreement.heard(9, 1, 10.0)
+    # Of two the lower counts; a node that does not vote does not; time goes on between the ticks.
+    assert agreement.ceiling_ms(voters, 12.0) == 1_002_000 + 5_000
+    agreement.heard(3, 1_001_000, 10.0)
+    assert agreement.ceiling_ms(voters, 10.0) == 1_001_000 + 5_000
+    clock.tick(9_000_000, agreement.ceiling_ms(voters, 10.0))
+    assert clock.now_ms == 1_006_000
+    assert agreement.ceiling_ms(voters, 30.0) is None, "what was said long ago counts no more"
+    assert Agreement(5_000).ceiling_ms((1,), 0.0) is None
+    clock.at_least(1_010_000)
+    clock.at_least(1_000)
+    assert clock.now_ms == 1_010_000
 
 
 def test_G3_a_panic_of_the_extension_becomes_an_error():

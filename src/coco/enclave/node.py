@@ -32,7 +32,7 @@ from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.consensus import Members, Start
 from coco.enclave.core.background import Background
-from coco.enclave.core.clock import Clock
+from coco.enclave.core.clock import Agreement, Clock
 from coco.enclave.core.control import Control
 from coco.enclave.core.faults import place_of
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem, private_der
@@ -78,6 +78,8 @@ _FETCH_AGAIN_S = 0.05
 _QUIET_S = 4
 #: A question to the primary.
 _BIND = "bind"
+#: What a node's host says of the time.
+TIME = "time"
 
 
 class _Bind(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -172,6 +174,7 @@ class EnclaveNode:
 
     def _make_sequencer(self, genesis: bytes) -> None:
         settings = self.genesis.settings
+        self._agreement = Agreement(settings.time_bound_ms)
         self.sequencer = Sequencer(
             store=self.store,
             clock=self.clock,
@@ -248,6 +251,8 @@ class EnclaveNode:
             self.replica.receive(sender, body)
         elif kind == DROPPED and sender == self.replica.primary:
             self.submissions.dropped(body)
+        elif kind == TIME:
+            self._agreement.heard(sender, decode(int, body), self._loop.time())
 
     async def _serve_peer(self, sender: int, certificate: bytes, kind: str, body: bytes) -> bytes:
         if kind != JOIN and self.membership.address(sender) is None:
@@ -749,9 +754,20 @@ class EnclaveNode:
         return found.caller
 
     def _tick(self, time_ms: int) -> None:
-        self.clock.tick(time_ms)
-        if self.status == "Open":
-            self._control.send(messages.Metrics(self._numbers()))
+        if self.status != "Open":
+            self.clock.tick(time_ms)
+            return
+        now = self._loop.time()
+        self._agreement.heard(self.replica.node, time_ms, now)
+        for other in self.replica.members.all - {self.replica.node}:
+            self.links.tell(other, TIME, msgspec.msgpack.encode(time_ms))
+        ceiling_ms = self._agreement.ceiling_ms(self.replica.members.voters, now)
+        self.clock.tick(time_ms, ceiling_ms)
+        if ceiling_ms is not None and time_ms > ceiling_ms and self.replica.may_execute:
+            # H5: whoever orders entries gives them their time; another host's is nearer to most.
+            self._control.log("clock.ahead_of_the_median", {"ms": time_ms - ceiling_ms})
+            self._spawn(self.replica.hand_over())
+        self._control.send(messages.Metrics(self._numbers()))
 
     def _numbers(self) -> dict[str, int]:
         replica, counters = self.replica, self.sequencer.counters

@@ -24,7 +24,6 @@ from coco.errors import AccessError, LedgerError, RequestError
 from coco.ledger import cose, tables
 from coco.ledger.position import Position
 from coco.ledger.replay import Replay
-from coco.ledger.signature import CWT_CLAIMS, ISSUED_AT
 from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, RECOVERY_SHARE, identity_payload
 
 #: Entries read from the disk at once.
@@ -90,13 +89,12 @@ async def read_former_life(
             journal.adopt_signature(seqno)
     public.commit(end)
     info = json.loads(public.get(tables.SERVICE_INFO, tables.SINGLETON) or b"{}")
-    issued = cose.parse(cose.encode(signature.protected, signature.service_signature, None)).headers
     return FormerLife(
         end=Position(view, end),
         root=signature.root,
         discarded=discarded,
         service=service,
-        committed_ms=int(issued[CWT_CLAIMS][ISSUED_AT]) * 1000,
+        committed_ms=signature.issued_s * 1000,
         recovery_count=int(info.get("recovery_count", 0)),
         node_ids=[
             key.decode()

@@ -249,6 +249,7 @@ class Sequencer:
     def apply(self, position: Position, data: bytes) -> None:
         """Apply an entry that another node wrote, or a former life of this one's leadership."""
         writes = self.store.accept(data)
+        self.clock.at_least(self.store.journal.issued_s * 1000)
         for runtime in self.runtimes:
             included = runtime.adapter.applied(position, writes)
             if included:

@@ -60,6 +60,8 @@ class NodeOptions:
     connections_max: int = limits.CONNECTIONS_MAX
     #: Where ``GET /metrics`` is served; None: nowhere.
     metrics: tuple[str, int] | None = None
+    #: The clock that the enclave is told, in milliseconds since the Unix epoch.
+    clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     #: Hears how far the enclave has read the ledger: the entry, and the last one.
     replaying: Callable[[int, int], None] = lambda entry, last: None
 
@@ -120,7 +122,7 @@ class Node:
             messages.Start(
                 mode="join" if options.join else "create" if create else "recover",
                 last_seqno=last,
-                time_ms=_now_ms(),
+                time_ms=options.clock_ms(),
                 genesis=json.dumps(options.genesis).encode() if create else b"",
                 expected_service=options.expected_service,
                 expected_position=options.expected_position,
@@ -284,7 +286,7 @@ class Node:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self.send(messages.Tick(_now_ms()))
+            self.send(messages.Tick(self.options.clock_ms()))
 
     async def _call_external(self, request: int, name: str, body: bytes) -> None:
         external = self.options.externals.get(name)
@@ -324,10 +326,6 @@ def _has_descriptor() -> bool:
     except (AttributeError, OSError, ValueError):
         return False
     return True
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def stop_signal() -> asyncio.Future[str]:

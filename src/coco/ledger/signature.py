@@ -40,6 +40,12 @@ class RootSignature:
     #: The enclave's commit position when it signed (L3).
     committed: Position
 
+    @property
+    def issued_s(self) -> int:
+        """The enclave's time when it signed, in seconds since the Unix epoch; only of a signature that is verified."""
+        message = cose.parse(cose.encode(self.protected, self.service_signature, None))
+        return int(message.headers[CWT_CLAIMS][ISSUED_AT])
+
     def signatures_row(self) -> bytes:
         """Value of the ``signatures`` table."""
         record = {

@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
 
     block_interval_ms: Annotated[int, Meta(ge=1, le=60_000)] = 50
     signature_interval_ms: Annotated[int, Meta(ge=1, le=60_000)] = 10
+    #: How far the clock of a primary's host may be ahead of the median of the voters' hosts before another leads.
+    time_bound_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] = 10_000
     #: Ledger entries after which a snapshot is due.
     snapshot_interval_entries: Annotated[int, Meta(ge=10)] = 10_000
 

@@ -1,6 +1,11 @@
-"""Enclave time: the host's clock, never backwards and only in bounded steps (H5). Time affects no safety decision."""
+"""Enclave time (H5): the host's clock, never backwards, in bounded steps, and never far beyond what most nodes say.
+
+Time affects no safety decision.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from coco import limits
 
@@ -18,11 +23,46 @@ class Clock:
         """Milliseconds since the Unix epoch."""
         return self._now_ms
 
-    def tick(self, host_ms: int) -> None:
-        """Follow one tick of the host, which comes about once a second."""
+    def at_least(self, committed_ms: int) -> None:
+        """An entry of that time is committed."""
+        self._now_ms = max(self._now_ms, committed_ms)
+
+    def tick(self, host_ms: int, ceiling_ms: int | None = None) -> None:
+        """Follow one tick of the host, which comes about once a second, but not beyond ``ceiling_ms``."""
+        if ceiling_ms is not None and host_ms > ceiling_ms:
+            self.clipped += 1
+            host_ms = ceiling_ms
         step = host_ms - self._now_ms
         if step > limits.TIME_STEP_MS_MAX:
             self.clipped += 1
             step = limits.TIME_STEP_MS_MAX
         if step > 0:
             self._now_ms += step
+
+
+class Agreement:
+    """What the hosts of the voters say of the time: each says it to every node, about once a second.
+
+    Args:
+        bound_ms: how far a host's clock may be ahead of their median.
+    """
+
+    def __init__(self, bound_ms: int) -> None:
+        self._bound_ms = bound_ms
+        #: Of each node: what its host said, and when that was heard.
+        self._said: dict[int, tuple[int, float]] = {}
+
+    def heard(self, node: int, host_ms: int, loop_s: float) -> None:
+        """A node's host says that it is ``host_ms``; the event loop's clock says ``loop_s``."""
+        self._said[node] = host_ms, loop_s
+
+    def ceiling_ms(self, voters: Sequence[int], loop_s: float) -> int | None:
+        """The latest time that a host may say now; None while a majority of the voters has not been heard of lately."""
+        self._said = {
+            node: said for node, said in self._said.items() if loop_s - said[1] < limits.TIME_SAID_SECONDS_MAX
+        }
+        times = [host_ms + int(1000 * (loop_s - at)) for node, (host_ms, at) in self._said.items() if node in voters]
+        if len(times) <= len(voters) // 2:
+            return None
+        # Of an even number the lower one: a liar among two is then the other's, never its own judge.
+        return sorted(times)[(len(times) - 1) // 2] + self._bound_ms

@@ -40,6 +40,8 @@ class Journal:
         self._secrets: list[tuple[int, LedgerSecret]] = []
         self._sealer: Sealer | None = None
         self._signatures = array("Q")
+        #: When the last signature entry of another node was signed, in seconds since the Unix epoch.
+        self.issued_s = 0
 
     # --- state ---
 
@@ -94,8 +96,11 @@ class Journal:
         if entry.seqno != seqno or entry.view < last_view or named != self.tree.leaf(seqno - 1):
             raise LedgerError(f"{entry.view}.{entry.seqno} does not follow here", code="ledger.does_not_follow")
         rows = [dict(writes.rows(table)).get(tables.SINGLETON) for table in (tables.SIGNATURES, tables.COSE_SIGNATURES)]
-        if rows[0] is not None and signature.parse_rows(rows[0], rows[1] or b"").root != self.tree.root():
-            raise LedgerError(f"{entry.view}.{entry.seqno} signs another ledger", code="ledger.other_root")
+        if rows[0] is not None:
+            signed = signature.parse_rows(rows[0], rows[1] or b"")
+            if signed.root != self.tree.root():
+                raise LedgerError(f"{entry.view}.{entry.seqno} signs another ledger", code="ledger.other_root")
+            self.issued_s = signed.issued_s
 
     def adopt(self, entry: Entry) -> None:
         """Take over a verified entry of a former life."""
