@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from operators import Operator
+
 ROOT = Path(__file__).parent.parent
 #: The independent ledger reader needs an older cbor2, so it has an environment of its own (Makefile).
 CCF_PYTHON = ROOT / ".venv-ccf" / "bin" / "python"
@@ -116,6 +118,16 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess
     yield running
     running.stop()
     verify_with_ccf(running.ledger, directory / "chunks")
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Iterator[Operator]:
+    """An operator with nodes as processes; at the end they stop and every ledger is verified."""
+    made = Operator(tmp_path)
+    yield made
+    made.stop()
+    for ledger in sorted(tmp_path.glob("n*/ledger.db")):
+        verify_with_ccf(ledger, tmp_path / f"{ledger.parent.name}-chunks")
 
 
 def verify_with_ccf(ledger: Path, chunks: Path) -> str:
