@@ -1,10 +1,15 @@
-"""ethers (npm), unmodified, against the sandbox."""
+"""ethers (npm), unmodified, against the sandbox: one node, and a network whose primary dies."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
+
+from test_failover import eventually, primary_of, whole
 
 CLIENTS = Path(__file__).parent.parent / "clients"
 
@@ -30,3 +35,37 @@ def test_ethers_deploys_transfers_and_decodes(sandbox, tmp_path):
         "many": 20,
         "estimate": True,
     }
+
+
+PAYMENTS = 30
+
+
+def test_ethers_pointed_at_a_backup_goes_on_through_a_failover(sandboxes, tmp_path):
+    network = sandboxes("network", "--nodes", "3")
+    summary = network.start()
+    eventually(lambda: whole(network), "three nodes vote")
+    primary = primary_of(network)
+    # A connector of its own: to a backup, and to the other one when that is away; never to the primary.
+    backups = [row for name, row in summary["nodes"].items() if name != primary]
+    connect = [sys.executable, "-m", "coco.cli.main", "connect", backups[0]["application_url"]]
+    connect += ["--admin", backups[0]["administration_url"], "--also", backups[1]["application_url"]]
+    connect += ["--cert", summary["participant_certificate"], "--key", summary["participant_key"]]
+    connect += ["--pin", str(tmp_path / "pin.json"), "--port", "0", "--insecure-virtual", "--json"]
+    with subprocess.Popen(connect, stdout=subprocess.PIPE, text=True) as connector:
+        try:
+            url = json.loads(connector.stdout.readline())["url"]
+            command = ["node", "ethers_failover.mjs", url, str(PAYMENTS)]
+            with subprocess.Popen(
+                command, cwd=CLIENTS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ) as story:
+                seen = []
+                for line in story.stdout:
+                    seen.append(line.strip())
+                    if line.strip() == str(PAYMENTS // 3):
+                        os.kill(summary["nodes"][primary]["enclave_pid"], signal.SIGKILL)
+                said = story.stderr.read()
+            assert story.returncode == 0, said
+            assert seen == [*map(str, range(PAYMENTS)), f"balance {PAYMENTS}"]
+        finally:
+            connector.send_signal(signal.SIGINT)
+    eventually(lambda: whole(network), "the dead node is replaced")

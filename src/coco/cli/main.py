@@ -96,7 +96,7 @@ def _address(url: str) -> tuple[str, int]:
 
 
 async def _connect(
-    url: str,
+    urls: list[str],
     admin: str,
     cert: Path,
     key: Path | None,
@@ -116,9 +116,8 @@ async def _connect(
         await verify_node(*_address(admin), pin, accept_insecure_virtual=insecure)
     pin.save(pin_path)
     context = service_context(pin.service, str(cert), str(key) if key else "")
-    connector = Connector(
-        options, FailoverClient([HttpsClient(*_address(url), context)], lambda: pin.position), pin, pin_path
-    )
+    clients = [HttpsClient(*_address(url), context) for url in urls]
+    connector = Connector(options, FailoverClient(clients, lambda: pin.position), pin, pin_path)
     await connector.start()
     local = f"http://{options.host}:{connector.port}{options.secret_path}"
     if as_json:
@@ -129,7 +128,9 @@ async def _connect(
     else:
         if verified.platform == "insecure_virtual":
             console.print("[red]INSECURE: virtual. The node's evidence proves nothing.[/]")
-        console.print(f"serving {local} -> {url}   service {'pinned now' if first else 'as pinned'} ({pin_path})")
+        console.print(
+            f"serving {local} -> {', '.join(urls)}   service {'pinned now' if first else 'as pinned'} ({pin_path})"
+        )
     try:
         await asyncio.Event().wait()
     finally:
@@ -141,6 +142,7 @@ def connect(
     url: Annotated[str, typer.Argument(help="Application listener of a node, https://host:port.")],
     admin: Annotated[str, typer.Option(help="Administration listener of the same node, https://host:port.")],
     cert: Annotated[Path, typer.Option(help="Participant certificate, PEM.", exists=True)],
+    also: Annotated[list[str] | None, typer.Option(help="Another node, asked when the first is away.")] = None,
     key: Annotated[Path | None, typer.Option(help="Its key, PEM.", exists=True)] = None,
     pin: Annotated[Path, typer.Option(help="What to remember of the service.")] = Path("coco-connect.json"),
     port: Annotated[int, typer.Option(help="Local port; 0 chooses one.")] = 8545,
@@ -155,7 +157,8 @@ def connect(
     """Verify a node, then serve it as plain HTTP on loopback for tools without client certificates."""
     options = ConnectOptions(port=port, origins=tuple(allow_origin or ()), secret_path=secret_path)
     with contextlib.suppress(KeyboardInterrupt):
-        run(_connect(url, admin, cert, key, pin, options, insecure_virtual, expect, as_json), as_json)
+        urls = [url, *(also or ())]
+        run(_connect(urls, admin, cert, key, pin, options, insecure_virtual, expect, as_json), as_json)
 
 
 @app.command()
