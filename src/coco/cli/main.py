@@ -21,6 +21,7 @@ from coco.cli import ledger as ledgers
 from coco.cli import node as nodes
 from coco.cli import sandbox as sandboxes
 from coco.cli import simulate as simulations
+from coco.cli import status as statuses
 from coco.cli.output import console, fail, run, show, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import FailoverClient, HttpsClient
@@ -348,28 +349,26 @@ def node_retire(
     show(done, as_json, lambda: console.print(f"{done['retired']} has left"))
 
 
+Administration = Annotated[str, typer.Argument(help="Administration listener of a node, https://host:port.")]
+ServiceFile = Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)]
+
+
 @node_app.command("status")
-def node_status(
-    admin: Annotated[str, typer.Argument(help="Administration listener of a node, https://host:port.")],
-    service: Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)],
+@app.command("status")
+def network_status(
+    admin: Administration,
+    service: ServiceFile,
+    once: Annotated[bool, typer.Option("--once", help="Print it once, on a terminal too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What a node says of itself and of its network."""
-
-    async def work() -> dict[str, Any]:
-        return await nodes.status(*_address(admin), service)
-
-    found = run(work(), as_json)
-
-    def text() -> None:
-        node, network = found["node"], found["network"]
-        console.print(f"{network['network']}: {network['status']}, view {network['view']}, {network['committed']}")
-        for name, row in network["nodes"].items():
-            role = "primary" if row["primary"] else "votes" if row["votes"] else ""
-            here = "  (this one)" if name == node["node_id"] else ""
-            console.print(f"{row['engine']:>4}  {row['status']:<8} {role:<8} {row['address']:<21} {name[:16]}{here}")
-
-    show(found, as_json, text)
+    """A network as one of its nodes sees it, and what that node does; on a terminal it renews itself every second."""
+    host, port = _address(admin)
+    if as_json or once or not console.is_terminal:
+        found = run(nodes.status(host, port, service), as_json)
+        show(found, as_json, lambda: console.print(statuses.view(found, None, 1.0)))
+        return
+    with contextlib.suppress(KeyboardInterrupt):
+        run(statuses.watch(host, port, service), as_json)
 
 
 @app.command()

@@ -773,6 +773,7 @@ class EnclaveNode:
         replica, counters = self.replica, self.sequencer.counters
         return {
             **counters,
+            **self._stages(),
             "view": replica.view,
             "committed": replica.committed,
             "last": self.journal.last_seqno,
@@ -783,6 +784,14 @@ class EnclaveNode:
             "held": self.submissions.held,
             "unexpected": self._failures,
             "clipped_time_steps": self.clock.clipped,
+        }
+
+    def _stages(self) -> dict[str, int]:
+        """Where the time goes: counts, and microseconds of each stage."""
+        return {
+            "checked": self.submissions.checked,
+            "check_us": self.submissions.check_us,
+            **self.sequencer.stages,
         }
 
     def _spawn(self, work: Any) -> None:
@@ -935,6 +944,8 @@ class EnclaveNode:
             "clipped_time_steps": self.clock.clipped,
             "unexpected_errors": self._failures,
             "counters": self.sequencer.counters,
+            "stages": self._stages() if self.status == "Open" else {},
+            "held": self.submissions.held,
             "pools": {r.adapter.manifest().name: len(r.pool) for r in self.sequencer.runtimes},
         }
 

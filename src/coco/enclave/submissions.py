@@ -87,6 +87,8 @@ class Submissions:
         #: The newest check of each adapter and caller.
         self._checks: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._count = 0
+        #: Transactions that were checked, and the microseconds that their checks took.
+        self.checked, self.check_us = 0, 0
         self._held: dict[bytes, _Held] = {}
         #: Nodes that forwarded what is in the pool.
         self._origins: dict[bytes, int] = {}
@@ -135,7 +137,10 @@ class Submissions:
     async def _admit(self, batch: list[_Waiting], before: asyncio.Task[None] | None) -> None:
         runtime, _, caller, _ = batch[0]
         raw = [one for _, one, _, _ in batch]
+        began = asyncio.get_running_loop().time()
         admitted = await _admitted(runtime, raw, caller)
+        self.checked += len(batch)
+        self.check_us += int(1e6 * (asyncio.get_running_loop().time() - began))
         if before is not None:
             await before  # one client's transactions enter the pool in the order in which they came
         good = [(one, data) for one, data in zip(admitted, raw, strict=True) if isinstance(one, Envelope)]

@@ -13,7 +13,13 @@ from collections.abc import Callable, Mapping
 _HEAD_SECONDS = 5.0
 _HEAD_BYTES_MAX = 8192
 #: Numbers that only grow.
-_COUNTERS = ("transactions", "batches", "signatures", "refused", "crashed", "accepted", "bytes_in", "bytes_out")
+_COUNTERS = frozenset(
+    (
+        *("transactions", "batches", "signatures", "commits", "refused", "crashed", "unexpected", "checked"),
+        *("accepted", "bytes_in", "bytes_out"),
+        *("check_us", "execute_us", "seal_us", "sign_us", "commit_us"),
+    )
+)
 
 
 def render(numbers: Mapping[str, Mapping[str, int]]) -> str:
