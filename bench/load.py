@@ -33,11 +33,9 @@ class Connection:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def send(self, body: bytes) -> None:
-        self._socket.sendall(
-            b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-            % (len(body), body)
-        )
+    def send(self, body: bytes, path: bytes = b"/") -> None:
+        head = b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        self._socket.sendall(head % (path, len(body)) + body)
 
     def receive(self) -> bytes | None:
         """Read what is there; the body of the reply when it is whole."""

@@ -173,6 +173,43 @@ class Geth(System):
         self.version = next(line for line in shown.stdout.splitlines() if line.startswith("Version:"))
 
 
+class Etcd(System):
+    """Three etcd processes: the same fsync before the same majority, and nothing else of what Coco does."""
+
+    name = "etcd"
+    settings = (
+        "three processes, fsync before commit; no TLS, no encryption, no execution, no signed ledger; JSON gateway"
+    )
+
+    def start(self) -> None:
+        binary = shutil.which("etcd")
+        if binary is None:
+            raise RuntimeError("etcd is not there (apt-get install etcd-server)")
+        shown = subprocess.run([binary, "--version"], capture_output=True, text=True)
+        self.version = shown.stdout.splitlines()[0]
+        clients, peers = [free_port() for _ in range(3)], [free_port() for _ in range(3)]
+        cluster = ",".join(f"e{number}=http://127.0.0.1:{port}" for number, port in enumerate(peers))
+        self._members = []
+        for number in range(3):
+            url, peer = f"http://127.0.0.1:{clients[number]}", f"http://127.0.0.1:{peers[number]}"
+            command = [binary, "--name", f"e{number}", "--data-dir", str(self.directory / f"e{number}")]
+            command += ["--listen-client-urls", url, "--advertise-client-urls", url, "--initial-cluster", cluster]
+            command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+            member = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self._members.append(member)
+        self.process = self._members[0]
+        for port in clients:
+            self.target = Target("127.0.0.1", port)
+            self._wait()
+        time.sleep(2)  # until somebody leads
+
+    def stop(self) -> None:
+        for member in self._members:
+            member.send_signal(signal.SIGINT)
+        for member in self._members:
+            member.wait(timeout=30)
+
+
 @contextlib.contextmanager
 def running(kind: type[System]) -> Iterator[System]:
     with tempfile.TemporaryDirectory(prefix=f"bench-{kind.name}-") as directory:

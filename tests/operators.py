@@ -25,6 +25,9 @@ class Operator:
         files = SandboxFiles(directory)
         make_genesis(files, fees="free", fork="osaka", chain_id=1)
         self.genesis, self.certificate = files.genesis, files.actor("operators", "operator", ".pem")
+        genesis = json.loads(self.genesis.read_text())
+        genesis["operators"][0]["addresses"].append("127.0.0.2")
+        self.genesis.write_text(json.dumps(genesis))
         self.running: dict[str, tuple[subprocess.Popen[str], dict[str, Any]]] = {}
 
     def run(self, name: str, *arguments: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import time
 
 import requests
+
 from operators import PATIENCE_S, Operator
 
 
@@ -74,3 +75,29 @@ def test_who_may_not_join_does_not(operator, tmp_path):
         other.stop()
     rows = operator.status("n0")["network"]["nodes"]
     assert len(rows) == 1
+
+
+def test_a_dead_node_is_replaced_at_its_address_or_at_another(operator):
+    operator.run("n0", "start")
+    operator.join("n1")
+    operator.join("n2")
+    operator.voters("n0", 3)
+    admin = operator.running["n0"][1]["administration_url"]
+
+    def replace(name, node_id, *arguments):
+        given = ("--admin", admin, "--service", operator.service, "--operator", str(operator.certificate))
+        return operator.run(name, "replace", node_id, *given, *arguments)
+
+    dead = operator.kill("n2")
+    said = replace("n2", dead["node_id"][:12])
+    assert said["peer_address"] == dead["peer_address"]
+    nodes = operator.voters("n0", 3)
+    assert said["node_id"] in nodes and dead["node_id"] not in nodes
+    dead = operator.kill("n2")
+    said = replace("n3", dead["node_id"], "--listen", "127.0.0.2")
+    assert said["peer_address"].startswith("127.0.0.2:")
+    nodes = operator.voters("n0", 3)
+    assert said["node_id"] in nodes and dead["node_id"] not in nodes
+    assert operator.status("n0")["network"]["nodes"][dead["node_id"]]["status"] == "Retired"
+    assert replace("n4", dead["node_id"])["error"]["code"] == "node.retired"
+    assert replace("n4", "zz")["error"]["code"] == "node.unknown"

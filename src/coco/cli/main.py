@@ -331,6 +331,43 @@ def node_join(
     run(nodes.serve(chosen, as_json=as_json), as_json)
 
 
+@node_app.command("replace")
+def node_replace(
+    node_id: Annotated[str, typer.Argument(help="Id of the dead node, or its beginning.")],
+    directory: NodeDirectory,
+    admin: Annotated[str, typer.Option(help="Administration listener of a living node, https://host:port.")],
+    genesis: GenesisFile,
+    service: Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)],
+    operator: Annotated[Path, typer.Option(help="Certificate of the operator, PEM.", exists=True)],
+    operator_key: Annotated[Path | None, typer.Option(help="Its key; by default beside it.", exists=True)] = None,
+    listen: Annotated[str, typer.Option(help="IP address; by default that of the dead node.")] = "",
+    application_port: ApplicationPort = 0,
+    administration_port: AdministrationPort = 0,
+    peer_port: PeerPort = 0,
+    metrics_port: MetricsPort = None,
+    as_json: Json = False,
+) -> None:
+    """Join in the place of a dead node: at its address, or at another one; then the dead one leaves."""
+    host, port = _address(admin)
+    dead = run(nodes.find_dead(host, port, service, node_id), as_json)
+    dead_host, _, dead_port = dead.address.rpartition(":")
+    same = listen in ("", dead_host) and peer_port in (0, int(dead_port))
+    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key)
+    ports = (application_port, administration_port, int(dead_port) if same else peer_port)
+    try:
+        chosen = nodes.options(
+            files, join=dead.others, listen=listen or dead_host, ports=ports, metrics_port=metrics_port
+        )
+    except CocoError as error:
+        fail(error, as_json)
+
+    async def let_go() -> None:
+        await nodes.retire(host, port, service, operator, operator_key, dead.node_id)
+
+    # At the same address one change of the members lets the new one in and the dead one go.
+    run(nodes.serve(chosen, as_json=as_json, joined=None if same else let_go), as_json)
+
+
 @node_app.command("retire")
 def node_retire(
     admin: Annotated[str, typer.Argument(help="Administration listener of a node, https://host:port.")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from coco.client.http import HttpsClient, RemoteError
 from coco.client.operators import Owner, nobody, owner, retirement
 from coco.client.verify import service_context
-from coco.errors import ConfigurationError, HostError
+from coco.errors import ConfigurationError, HostError, NotFoundError, RequestError
 from coco.host.node import Node, NodeOptions, run_until, stop_signal
 
 #: One for each second; a primary that is to leave hands over first.
@@ -82,8 +83,8 @@ def options(
     )
 
 
-async def serve(chosen: NodeOptions, *, as_json: bool) -> None:
-    """Run a node until a signal.
+async def serve(chosen: NodeOptions, *, as_json: bool, joined: Callable[[], Awaitable[object]] | None = None) -> None:
+    """Run a node until a signal; ``joined`` is called once it serves.
 
     Raises:
         HostError: the enclave ended by itself, with its reason.
@@ -112,6 +113,8 @@ async def serve(chosen: NodeOptions, *, as_json: bool) -> None:
         }
         if node.metrics is not None:
             summary["metrics_url"] = f"http://127.0.0.1:{node.metrics.port}/metrics"
+        if joined is not None:
+            await joined()
         if as_json:
             print(json.dumps(summary), flush=True)
         else:
@@ -165,3 +168,32 @@ async def retire(host: str, port: int, service: Path, operator: Path, operator_k
             await asyncio.sleep(1)
     finally:
         await client.close()
+
+
+@dataclass(frozen=True)
+class Dead:
+    """A node that is to be replaced, as a living one knows it."""
+
+    node_id: str
+    #: ``host:port`` where its peers reached it.
+    address: str
+    #: The same of the nodes that vote now and are not it.
+    others: list[str]
+
+
+async def find_dead(host: str, port: int, service: Path, node_id: str) -> Dead:
+    """Ask a living node about one that is dead; ``node_id`` may be the beginning of its id.
+
+    Raises:
+        NotFoundError: there is no such node, or more than one (``node.unknown``).
+        RequestError: it has left already (``node.retired``).
+    """
+    nodes = (await status(host, port, service))["network"]["nodes"]
+    found = [name for name in nodes if node_id and name.startswith(node_id.lower())]
+    if len(found) != 1:
+        raise NotFoundError(f"{len(found)} nodes begin with {node_id[:64]!r}", code="node.unknown")
+    row = nodes[found[0]]
+    if row["status"] == "Retired":
+        raise RequestError("that node has left already", code="node.retired", hint="use coco node join")
+    others = [one["address"] for name, one in nodes.items() if one["votes"] and name != found[0]]
+    return Dead(found[0], row["address"], others)

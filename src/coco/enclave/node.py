@@ -454,8 +454,9 @@ class EnclaveNode:
         for first, secret in joined.secrets:
             self.journal.hold(first, secret)
         catch_up = CatchUp(self._control, self.store, joiner, joined, partial(self._begin_joined, joined))
+        began = self._loop.time()
         numbers = await catch_up.run(start.last_seqno)
-        self._control.log("join.caught_up", numbers)
+        self._control.log("join.caught_up", {**numbers, "ms": int(1000 * (self._loop.time() - began))})
         for adapter in self._adapters_by_name.values():
             await adapter.rebuild(self.store.view())
         self.sequencer.start()
