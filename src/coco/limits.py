@@ -100,6 +100,9 @@ PEER_LINKS_MAX: Final = 256
 PEER_QUESTIONS_MAX: Final = 256
 #: Time that a stranger may keep a link.
 STRANGER_SECONDS_MAX: Final = 30
+#: Nodes that are trusted by their operator's word alone at one address, in ten minutes; a person must wait after that.
+ADMISSIONS_MAX: Final = 30
+ADMISSIONS_SECONDS: Final = 600
 #: Joiners whom governance has not decided about.
 PENDING_NODES_MAX: Final = 16
 #: Ids of transactions that are remembered, so that what is sent again after a failover runs once.

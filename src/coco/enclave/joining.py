@@ -37,7 +37,7 @@ _RSA_BITS = 2048
 _NONCE_BYTES = 32
 #: Refusals after which asking again is of no use.
 _FINAL = ("join.", "attestation.", "ledger.")
-_NOT_YET = ("join.address_in_use", "join.too_many_nodes")
+_NOT_YET = ("join.address_in_use", "join.too_many_nodes", "join.too_often")
 
 
 @dataclass

@@ -103,6 +103,8 @@ class Membership:
         #: Last entry that changed a row; 0 once that is committed and seen.
         self._old_at = 0
         self._admitting = asyncio.Lock()
+        #: When nodes were trusted without a vote, by address; an operator lists addresses, so they are few.
+        self._admissions: dict[str, list[int]] = {}
 
     # --- who is who ---
 
@@ -181,9 +183,11 @@ class Membership:
             return self._answer(Waiting("admitted"))
         # J4: still the primary, the row is committed, and the evidence still satisfies what the network demands.
         await self._replica.read_index()
-        committed = self._sequencer.store.view(self._replica.committed)
-        if committed.get(tables.NODES_INFO, node_id.encode()) is None:
+        known = {found.node_id: found for found in nodes.rows(self._sequencer.store.view(self._replica.committed))}
+        if node_id not in known:
             return self._answer(Waiting("admitted"))
+        if known[node_id].status != nodes.TRUSTED or self._row_of(node_id) != known[node_id]:
+            raise AccessError("this node was retired", code="join.retired")
         self._check(key, request)
         return self._answer(self._welcome(row, request, self._replica.anchor))
 
@@ -231,6 +235,8 @@ class Membership:
         for row in others:
             if row.address == request.address and row.status == nodes.TRUSTED and row.engine in heard:
                 raise BusyError("the node at this address is alive", code="join.address_in_use")
+        if status == nodes.TRUSTED:
+            self._count_admission(request.address)
         engine = nodes.next_engine(view)
         seqno = self._sequencer.store.journal.last_seqno + 1
         document = nodes.row_document(
@@ -248,6 +254,14 @@ class Membership:
         await self._sequencer.write_rows(rows)
         self._log("join.admitted", {"engine": engine}, {"node": node_id, "status": status})
         return NodeRow(node_id, engine, status, request.address, owner)
+
+    def _count_admission(self, address: str) -> None:
+        """A process that dies again and again must not fill the ledger with rows."""
+        now_ms = self._sequencer.clock.now_ms
+        lately = [at for at in self._admissions.get(address, ()) if now_ms - at < 1000 * limits.ADMISSIONS_SECONDS]
+        if len(lately) >= limits.ADMISSIONS_MAX:
+            raise BusyError("too many nodes began at this address lately", code="join.too_often")
+        self._admissions[address] = [*lately, now_ms]
 
     async def retire(self, statement: bytes) -> str:
         """Have a node leave, as its operator says; its id. A primary that is to leave lets another lead first.

@@ -1,0 +1,280 @@
+"""J4: what a joiner gets at each moment of its admission, and that secrets leave at the last one only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from coco import limits
+from coco._native import LedgerSecret, WriteSet
+from coco.attestation.evidence import VIRTUAL, Evidence, report_data
+from coco.cli.sandbox import make_actor
+from coco.client.operators import owner
+from coco.enclave.configuration import nodes
+from coco.enclave.consensus import Members, Start
+from coco.enclave.core.identity import ServiceIdentity, pem, self_signed
+from coco.enclave.membership import JOIN, JoinAnswer, Membership, Waiting, Welcome
+from coco.enclave.store import Journal, Store
+from coco.errors import AccessError, BusyError, CocoError
+from coco.ledger import cose, tables
+from coco.ledger.position import Position
+from coco.ledger.statements import fingerprint
+
+TIME_MS = time.time_ns() // 1_000_000
+SERVICE = ServiceIdentity.generate(TIME_MS)
+ADDRESS = "10.0.0.1:900"
+
+
+class Primary:
+    """The membership of a primary over a real store, whose consensus the test plays."""
+
+    def __init__(self, certificate: str) -> None:
+        self.journal = Journal(append=lambda *entry: None, read=None)  # type: ignore[arg-type]
+        self.journal.begin(view=2, secret=LedgerSecret.generate())
+        self.store = Store(self.journal)
+        for name in tables.STATE_TABLES:
+            self.store.declare(name)
+        key = fingerprint(x509.load_pem_x509_certificate(certificate.encode())).encode()
+        founder = nodes.row_document(
+            engine=1, status=nodes.TRUSTED, address="10.0.0.9:1", owner="", evidence={"platform": VIRTUAL}, seqno=1
+        )
+        self.write(
+            (tables.OPERATORS, key, tables.row({"cert": certificate, "addresses": ["10.0.0.1"]})),
+            (tables.NODE_MEASUREMENTS, b"m", nodes.ALLOWED),
+            (tables.NODES_INFO, b"founder", tables.row(founder)),
+        )
+        self.committed, self.may_execute, self.node, self.primary, self.view_offset = 1, True, 1, 1, 1
+        self.members = Members((1,))
+        self.clock = SimpleNamespace(now_ms=TIME_MS)
+        #: What happens while a read-index round goes on.
+        self.during: Callable[[], Awaitable[None]] | None = None
+        self.rounds = 0
+        me: Any = self
+        self.membership = Membership(
+            control=me,
+            sequencer=me,
+            replica=me,
+            service=SERVICE,
+            network="test",
+            constitution_hash=bytes(32),
+            accept_insecure_virtual=True,
+            log=lambda *line: None,
+        )
+
+    def write(self, *rows: tuple[str, bytes, bytes | None]) -> int:
+        return self.store.write(WriteSet(list(rows)))
+
+    async def write_rows(self, rows: Any) -> int:
+        seqno = self.write(*rows)
+        self.membership.changed(seqno)
+        return seqno
+
+    def progress(self) -> list[tuple[int, int, bool]]:
+        return [(1, 10, True)]
+
+    @property
+    def anchor(self) -> Start:
+        at = self.journal.position(self.committed)
+        return Start(self.members, 5, 1, at, at)
+
+    async def read_index(self) -> None:
+        self.rounds += 1
+        if self.during is not None:
+            await self.during()
+
+    def commit(self) -> None:
+        self.committed = self.store.latest
+
+    def joiners(self, *, committed: bool = False) -> list[nodes.NodeRow]:
+        """Rows of everybody but the founder."""
+        rows = self.membership.rows().values() if committed else self.membership._newest()
+        return [row for row in rows if row.engine != self.node]
+
+
+class JoinerSide:
+    """A joiner's key, certificate and request."""
+
+    def __init__(self, sign: Any) -> None:
+        self.key = ec.generate_private_key(ec.SECP384R1())
+        self.node_id = cose.key_id(self.key.public_key())
+        self.certificate = self_signed(self.key, TIME_MS).public_bytes(Encoding.DER)
+        public = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+        encryption = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        data = report_data(
+            cose.spki(self.key.public_key()),
+            encryption_key=encryption.encode(),
+            service=SERVICE.spki,
+            configuration=b"c",
+        )
+        evidence = Evidence(VIRTUAL, "m", data).to_json()
+        statement = sign(self.node_id, "m", ADDRESS) if sign else b""
+        self.request = nodes.JoinRequest(evidence, encryption, b"c", b"n" * 32, ADDRESS, ["localhost"], statement)
+
+    async def ask(self, primary: Primary) -> Waiting | Welcome:
+        body = msgspec.msgpack.encode(self.request)
+        signed = cose.parse(await primary.membership.serve(self.certificate, JOIN, body))
+        cose.verify(signed, SERVICE.key.public_key())  # type: ignore[arg-type]
+        return msgspec.msgpack.decode(signed.payload, type=JoinAnswer)
+
+
+@pytest.fixture(scope="module")
+def operators(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("operator")
+    certificate = make_actor(directory, "operator")
+    sign = owner(
+        directory / "operator.pem",
+        directory / "operator.key.pem",
+        network="test",
+        service=pem(SERVICE.certificate),
+        constitution="",
+    )
+    return certificate, sign
+
+
+@pytest.fixture
+def story(operators):
+    certificate, sign = operators
+
+    def run(tell: Callable[[Primary, JoinerSide], Awaitable[None]], *, signed: bool = True) -> None:
+        async def told() -> None:
+            primary = Primary(certificate)
+            # The statement names this network's constitution.
+            primary.membership._constitution_hash = _empty_constitution()
+            await tell(primary, JoinerSide(sign if signed else None))
+
+        asyncio.run(told())
+
+    return run
+
+
+def _empty_constitution() -> bytes:
+    from hashlib import sha256
+
+    return sha256(b"").digest()
+
+
+async def admitted(primary: Primary, joiner: JoinerSide) -> int:
+    """Bring a joiner to the moment before its welcome; its engine id."""
+    assert await joiner.ask(primary) == Waiting("admitted")
+    primary.commit()
+    (row,) = primary.joiners(committed=True)
+    primary.members = Members((1,), (row.engine,))
+    return row.engine
+
+
+def test_J4_nothing_leaves_before_the_row_is_committed_and_the_joiner_is_a_learner(story):
+    async def tell(primary: Primary, joiner: JoinerSide) -> None:
+        assert await joiner.ask(primary) == Waiting("admitted")
+        # The same joiner, again and again: one row.
+        assert await joiner.ask(primary) == Waiting("admitted")
+        assert len(primary.joiners()) == 1 and not primary.joiners(committed=True)
+        # It is a learner already, and its row is not committed.
+        (row,) = primary.joiners()
+        primary.members = Members((1,), (row.engine,))
+        assert await joiner.ask(primary) == Waiting("admitted")
+        primary.commit()
+        primary.members = Members((1,), (), (1,))
+        assert await joiner.ask(primary) == Waiting("admitted")
+        primary.members = Members((1,), (row.engine,))
+        welcome = await joiner.ask(primary)
+        assert isinstance(welcome, Welcome) and welcome.engine == row.engine and welcome.secrets
+        assert Position.parse(welcome.position).seqno == primary.committed
+
+    story(tell)
+
+
+def test_J4_an_old_primary_that_is_cut_off_gives_nothing(story):
+    async def tell(primary: Primary, joiner: JoinerSide) -> None:
+        await admitted(primary, joiner)
+
+        async def alone() -> None:
+            raise BusyError("alone", code="consensus.no_majority")
+
+        primary.during = alone
+        with pytest.raises(CocoError) as refused:
+            await joiner.ask(primary)
+        assert refused.value.code == "consensus.no_majority" and primary.rounds == 1
+        primary.may_execute, primary.primary = False, 0
+        assert await joiner.ask(primary) == Waiting("no_primary")
+        primary.primary = 1
+        assert await joiner.ask(primary) == Waiting("redirected", "10.0.0.9:1")
+        assert primary.rounds == 1
+
+    story(tell)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_J4_what_changes_while_the_majority_is_asked_counts(story, committed):
+    async def tell(primary: Primary, joiner: JoinerSide) -> None:
+        await admitted(primary, joiner)
+
+        async def retired() -> None:
+            (row,) = primary.joiners()
+            document = json.loads(primary.store.view().get(tables.NODES_INFO, row.node_id.encode()) or b"")
+            retired = tables.row({**document, "status": nodes.RETIRED})
+            await primary.write_rows([(tables.NODES_INFO, row.node_id.encode(), retired)])
+            if committed:
+                primary.commit()
+
+        primary.during = retired
+        with pytest.raises(AccessError) as refused:
+            await joiner.ask(primary)
+        assert refused.value.code == "join.retired" and primary.rounds == 1
+
+    story(tell)
+
+
+def test_J4_code_that_is_disallowed_meanwhile_gets_nothing(story):
+    async def tell(primary: Primary, joiner: JoinerSide) -> None:
+        await admitted(primary, joiner)
+
+        async def disallowed() -> None:
+            primary.write((tables.NODE_MEASUREMENTS, b"m", None))
+
+        primary.during = disallowed
+        with pytest.raises(AccessError) as refused:
+            await joiner.ask(primary)
+        assert refused.value.code == "join.code_not_allowed"
+
+    story(tell)
+
+
+def test_a_joiner_without_an_owner_waits_for_governance_and_counts_for_nothing(story):
+    async def tell(primary: Primary, joiner: JoinerSide) -> None:
+        assert await joiner.ask(primary) == Waiting("pending")
+        primary.commit()
+        assert await joiner.ask(primary) == Waiting("pending")
+        (row,) = primary.joiners(committed=True)
+        assert row.status == nodes.PENDING and primary.membership.address(row.engine) is None
+        changes: list[Any] = []
+        primary.change_members = changes.append  # type: ignore[attr-defined]
+        await primary.membership._attend()
+        assert changes == [] and primary.rounds == 0
+
+    story(tell, signed=False)
+
+
+def test_a_process_that_dies_again_and_again_does_not_fill_the_ledger(story, operators, monkeypatch):
+    monkeypatch.setattr(limits, "ADMISSIONS_MAX", 3)
+
+    async def tell(primary: Primary, _: JoinerSide) -> None:
+        for _ in range(3):
+            await JoinerSide(operators[1]).ask(primary)
+        with pytest.raises(BusyError) as refused:
+            await JoinerSide(operators[1]).ask(primary)
+        assert refused.value.code == "join.too_often"
+        assert len(primary.joiners()) == 3
+        primary.clock.now_ms += 1000 * limits.ADMISSIONS_SECONDS
+        await JoinerSide(operators[1]).ask(primary)
+
+    story(tell)
