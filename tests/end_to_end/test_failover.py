@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -247,6 +250,35 @@ def test_a_node_that_is_cut_off_answers_no_fresh_client(network):
         assert (behind.status_code, behind.json()["error"]["code"]) == (503, "node.behind")
     payments.pay()
     payments.check()
+
+
+def test_L3_what_a_primary_signs_alone_is_not_called_committed(network):
+    payments = Payments(network.url)
+    for _ in range(3):
+        payments.pay()
+    primary = primary_of(network)
+    ledger, service = network.directory / primary / "ledger.db", Path(network.summary["service_certificate"])
+
+    def audited() -> dict[str, Any]:
+        command = [sys.executable, "-m", "coco.cli.main", "ledger", "verify", "--json", "--ledger", str(ledger)]
+        done = subprocess.run([*command, "--service", str(service)], capture_output=True, text=True, timeout=60)
+        return json.loads(done.stdout)
+
+    before = audited()
+    assert int(before["committed"].partition(".")[2]) > 3 and before["service_pinned"]
+    others = [row["enclave_pid"] for name, row in network.summary["nodes"].items() if name != primary]
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        payments.web3.eth.send_raw_transaction(payments.sign().raw_transaction)
+        eventually(lambda: audited()["signed_commitment_unproven"] > 2, "it signs what nobody else holds")
+        alone = audited()
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+    # Its own disk tells: up to here and no further did a majority hold it.
+    assert int(alone["committed"].partition(".")[2]) < int(alone["last_signed"].partition(".")[2]) - 2
+    eventually(lambda: whole(network), "three nodes vote")
 
 
 def enclaves(sandbox: SandboxProcess) -> list[int]:

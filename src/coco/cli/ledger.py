@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from coco._native import Entry
 from coco.errors import ConfigurationError, LedgerError
 from coco.host.persistence import iterate_entries, open_database
 from coco.ledger import tables
 from coco.ledger.chunks import write_chunk
+from coco.ledger.replay import Replay
 
 _CHUNK_BYTES = 5_000_000
 _SAY_EVERY = 100
@@ -55,6 +58,42 @@ def export(ledger: Path, directory: Path, say: Callable[[str], None] = lambda te
     if signed:
         files.append(write_chunk(directory, first, waiting[:signed]).name)
     return {"files": files, "entries": first - 1 + signed, "left_out_unsigned": len(waiting) - signed}
+
+
+def verify(ledger: Path, service: str, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Check a whole ledger against a pinned service, trusting no node: chain, every signature, and what is committed.
+
+    Args:
+        ledger: a node's file.
+        service: PEM certificate of the service; empty takes the ledger's own, and says so.
+        say: hears of progress.
+
+    Raises:
+        LedgerError: damaged, unsigned, or of another service.
+    """
+    replay = Replay()
+    for seqno, entry in _entries(ledger):
+        replay.feed([entry])
+        if seqno % _SAY_EVERY == 0:
+            say(f"verifying: {seqno} entries")
+    end, unsigned = replay.end()
+    found = replay.service_certificate(end)
+    if service:
+        pinned = x509.load_pem_x509_certificate(service.encode())
+        if pinned.public_key() != found.public_key():
+            raise LedgerError("the ledger belongs to another service", code="ledger.other_service")
+    say("verifying the signatures")
+    committed = replay.proven_committed(end)
+    views = [0, *(entry.view for entry in replay.entries)]
+    return {
+        "committed": f"{views[committed]}.{committed}",
+        "signed_commitment_unproven": end - committed,
+        "last_signed": f"{views[end]}.{end}",
+        "unsigned": unsigned,
+        "signatures": sum(1 for seqno in replay.signatures if seqno <= end),
+        "root": replay.tree.root(end).hex(),
+        "service_pinned": bool(service),
+    }
 
 
 def describe(ledger: Path, first: int, last: int) -> Iterator[dict[str, Any]]:

@@ -215,6 +215,32 @@ def ledger_export(
     )
 
 
+@ledger_app.command("verify")
+def ledger_verify(
+    ledger: Annotated[Path, typer.Option(help="Ledger of a node.")] = Path(".coco/n0/ledger.db"),
+    service: Annotated[Path | None, typer.Option(help="Service certificate to expect, PEM.", exists=True)] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a ledger without trusting a node: chain, signatures, and what a majority is proven to have held."""
+    try:
+        with working("verifying") as say:
+            found = ledgers.verify(ledger, service.read_text() if service else "", say)
+    except CocoError as error:
+        fail(error, as_json)
+
+    def text() -> None:
+        console.print(f"committed up to {found['committed']}: a later signature records it")
+        if found["signed_commitment_unproven"]:
+            count = found["signed_commitment_unproven"]
+            console.print(f"{count} more up to {found['last_signed']}: signed, commitment unproven")
+        if found["unsigned"]:
+            console.print(f"[yellow]{found['unsigned']} after that: covered by no signature[/]")
+        if not service:
+            console.print("[yellow]no service was given: whoever rewrites a whole ledger goes unnoticed (--service)[/]")
+
+    show(found, as_json, text)
+
+
 @ledger_app.command("show")
 def ledger_show(
     first: Annotated[int, typer.Option("--from", help="First entry.")] = 1,

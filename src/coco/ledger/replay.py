@@ -169,6 +169,21 @@ class Replay:
             return seqno, self._count - seqno
         raise LedgerError("the ledger holds no verified signature", code="ledger.unsigned")
 
+    def proven_committed(self, end: int) -> int:
+        """The last entry that a majority is proven to have held: 0 to ``end``, the last verified signature (L3).
+
+        A primary that is cut off goes on signing what only it holds. So an entry counts as committed only when a later
+        signature entry records that it was, and that record is itself covered by a verified signature.
+
+        Raises:
+            LedgerError: a signature before the last one does not verify.
+        """
+        proven = 0
+        for seqno in self.signatures:
+            if seqno < end:
+                proven = max(proven, min(self.verify_signature(seqno).committed.seqno, seqno - 1))
+        return proven
+
     def end_of_last_opened_life(self) -> tuple[int, int]:
         """The same as :meth:`end`, without a recovery that was begun and never finished: that one begins anew."""
         end, discarded = self.end()
