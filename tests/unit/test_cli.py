@@ -58,8 +58,18 @@ def test_errors_have_codes_hints_and_exit_codes(tmp_path):
 @pytest.mark.parametrize(
     "command",
     [
-        *("sandbox", "connect", "account bind", "ledger export", "ledger show", "doctor", "version"),
-        *("node start", "node join", "node retire", "node status"),
+        *(
+            "sandbox",
+            "connect",
+            "account bind",
+            "ledger export",
+            "ledger show",
+            "ledger verify",
+            "status",
+            "doctor",
+            "version",
+        ),
+        *("node start", "node join", "node replace", "node retire", "node status"),
     ],
 )
 def test_every_command_of_the_documentation_exists_and_is_documented(command):
