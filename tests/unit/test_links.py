@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco import limits
+from coco.enclave.core.doors import open_door
 from coco.enclave.core.identity import ServiceIdentity, self_signed
-from coco.enclave.frontend.http import open_door
 from coco.enclave.links import Answer, Ask, Frames, Hello, Links, Tell, endorsed_engine_id, frame
 from coco.errors import AttestationError, CocoError, RequestError
 from coco.ledger import cose

@@ -26,6 +26,7 @@ from msgspec import Meta
 
 from coco import limits
 from coco._native import Front
+from coco.enclave.core import doors
 from coco.enclave.core.identity import NODE_NAME
 from coco.errors import AttestationError, BusyError, CocoError, RequestError, native_error
 from coco.ledger import cose
@@ -33,8 +34,6 @@ from coco.ledger import cose
 _LENGTH_BYTES = 4
 #: A link that could not be made is not tried again for so long.
 _REDIAL_S = 0.3
-#: Events of a door, as ``(kind, connection, ...)``; see ``frontend/http.py``.
-_OPENED, _DATA, _PRESSURE, _CLOSED, _FAILED = 0, 3, 4, 5, 6
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -235,7 +234,7 @@ class Links:
         self._peers: dict[int, Link] = {}
         self._not_before: dict[int, float] = {}
         self._accepted: dict[int, _Inbound] = {}
-        self._flush_due: set[int] = set()
+        self._wake_inbound, self._wake_outbound = doors.Waker(inbound), doors.Waker(outbound)
         #: Where an engine id listens, in the configuration of this moment; None: it is no node's, or no longer.
         self.address: Callable[[int], str | None] = lambda node: None
         self.on_tell: Callable[[int, str, bytes], None] = lambda sender, kind, body: None
@@ -337,19 +336,19 @@ class Links:
 
     def _outbound_ready(self) -> None:
         for kind, connection, *rest in self._outbound.take():
-            if kind == _OPENED:
+            if kind == doors.OPENED:
                 self._dialled(connection, *rest)
-            elif kind == _DATA:
+            elif kind == doors.DATA:
                 link = self._open.get(connection)
                 if link is not None:
                     self._hear_answers(link, rest[0])
                 self._outbound.more(connection)
-                self._flush(self._outbound)
-            elif kind == _CLOSED:
+                self._wake_outbound.soon()
+            elif kind == doors.CLOSED:
                 link = self._open.pop(connection, None)
                 if link is not None:
                     self._forget(link)
-            elif kind == _FAILED:
+            elif kind == doors.FAILED:
                 self._failed(native_error("front.failed", "the door of the dialled links failed"))
 
     def _dialled(self, connection: int, certificate: bytes | None, dial: int) -> None:
@@ -359,7 +358,7 @@ class Links:
         if link is None or found == 0 or found == self._node or link.receiver not in (0, found):
             self._log("link.refused", {"node": found, "wanted": link.receiver if link is not None else 0})
             self._outbound.close(connection)
-            self._flush(self._outbound)
+            self._wake_outbound.soon()
             if link is not None:
                 wrong = AttestationError("this is no node of the service", code="peers.not_of_the_service")
                 if not link.opened.done():
@@ -393,43 +392,33 @@ class Links:
     def write(self, connection: int, data: bytes) -> None:
         """Write to a dialled link."""
         self._outbound.write(connection, data)
-        self._flush(self._outbound)
-
-    def _flush(self, door: Front) -> None:
-        """Wake a door once for all that this turn of the loop has to say."""
-        if door.fileno() not in self._flush_due:
-            self._flush_due.add(door.fileno())
-            self._loop.call_soon(self._flush_now, door)
-
-    def _flush_now(self, door: Front) -> None:
-        self._flush_due.discard(door.fileno())
-        door.flush()
+        self._wake_outbound.soon()
 
     # --- being dialled ---
 
     def _inbound_ready(self) -> None:
         for kind, connection, *rest in self._inbound.take():
-            if kind == _OPENED:
+            if kind == doors.OPENED:
                 self._accepted[connection] = _Inbound(rest[0])
                 self._loop.call_later(limits.STRANGER_SECONDS_MAX, self._end_stranger, connection)
-            elif kind == _DATA:
+            elif kind == doors.DATA:
                 try:
                     self._hear(connection, self._accepted[connection], rest[0])
                 except CocoError as error:
                     self._log("link.cut", {"node": self._accepted[connection].sender or 0}, {"code": error.code})
                     self._inbound.close(connection)
                 self._inbound.more(connection)
-                self._flush(self._inbound)
-            elif kind == _CLOSED:
+                self._wake_inbound.soon()
+            elif kind == doors.CLOSED:
                 del self._accepted[connection]
-            elif kind == _FAILED:
+            elif kind == doors.FAILED:
                 self._failed(native_error("front.failed", "the door of the peers failed"))
 
     def _end_stranger(self, connection: int) -> None:
         inbound = self._accepted.get(connection)
         if inbound is not None and not inbound.sender:
             self._inbound.close(connection)
-            self._flush(self._inbound)
+            self._wake_inbound.soon()
 
     def _hear(self, connection: int, inbound: _Inbound, data: bytes) -> None:
         for message in inbound.frames.feed(data):
@@ -468,7 +457,7 @@ class Links:
         inbound.questions -= 1
         if connection in self._accepted:
             self._inbound.write(connection, frame(answer))
-            self._flush(self._inbound)
+            self._wake_inbound.soon()
 
 
 def _refusal(code: str, text: str) -> CocoError:

@@ -18,9 +18,9 @@ from coco._native import Background, Front, LedgerSecret, WriteSet
 from coco.channel import messages
 from coco.enclave.core import bundle, lockdown
 from coco.enclave.core.control import Control
+from coco.enclave.core.doors import open_door
 from coco.enclave.core.faults import place_of
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity
-from coco.enclave.frontend.http import open_door
 from coco.enclave.node import AdapterFactory, EnclaveNode
 from coco.errors import CocoError
 

@@ -9,7 +9,6 @@ looked up in the current configuration on every request (G4).
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from http import HTTPStatus
@@ -18,15 +17,13 @@ from urllib.parse import unquote
 
 import msgspec
 
-from coco import limits
 from coco._native import Front
 from coco.enclave.adapters.base import Caller
+from coco.enclave.core import doors
 from coco.enclave.frontend.freshness import Freshness, Readable
 from coco.enclave.frontend.websocket import WebSocketSession, accept_websocket
 from coco.errors import CocoError, NativeError
 
-#: Events of the front door, as ``(kind, connection, ...)``.
-_OPENED, _JSON_RPC, _REQUEST, _DATA, _PRESSURE, _CLOSED, _FAILED = range(7)
 _JSON = b"application/json"
 
 _json_encode = msgspec.json.Encoder().encode
@@ -36,26 +33,6 @@ _status_lines = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in
 RpcHandler = Callable[[bytes, Caller, Callable[[bytes], None]], None]
 AsgiApp = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-
-
-def open_door(listener: socket.socket, *, protocol: str) -> Front:
-    """Make the front door of an inherited socket; it makes its descriptors now, before lock-down, and starts later."""
-    of_peers = protocol in ("peer", "dialled")
-    return Front(
-        listener.detach(),
-        head_bytes=limits.HEAD_BYTES_MAX,
-        body_bytes=limits.BODY_BYTES_MAX,
-        bodies_bytes=limits.BODIES_BYTES_MAX,
-        connections=limits.PEER_LINKS_MAX if of_peers else limits.CONNECTIONS_MAX,
-        unsent_bytes=limits.PEER_UNSENT_BYTES_MAX if of_peers else limits.REPLY_BYTES_MAX,
-        # A link whose other side reads slowly must still be heard: it is cut at the limit, not held back before.
-        pressure_bytes=limits.PEER_UNSENT_BYTES_MAX if of_peers else limits.REPLY_BYTES_SOFT,
-        handshake_s=limits.HANDSHAKE_SECONDS_MAX,
-        request_s=limits.REQUEST_SECONDS_MAX,
-        idle_s=limits.IDLE_SECONDS_MAX,
-        linger_s=limits.LINGER_SECONDS_MAX,
-        protocol=protocol,
-    )
 
 
 def error_body(error: CocoError) -> bytes:
@@ -95,7 +72,7 @@ class Listener:
         self._peers: dict[int, bytes | None] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._sessions: dict[int, tuple[WebSocketSession, asyncio.Event]] = {}
-        self._flush_due = False
+        self._waker = doors.Waker(door)
 
     def start(self, chain: Sequence[bytes], key: bytes, *, ask_client: bool) -> None:
         """Accept connections, as the holder of a certificate chain and its PKCS#8 key (DER)."""
@@ -114,7 +91,7 @@ class Listener:
     def _ready(self) -> None:
         for event in self._door.take():
             try:
-                if event[0] == _JSON_RPC:
+                if event[0] == doors.JSON_RPC:
                     _, connection, body, floor, linearizable = event
                     if floor is None and not linearizable and self._freshness.may_answer(connection):
                         self._call(connection, body)
@@ -125,7 +102,7 @@ class Listener:
             except Exception as error:  # noqa: BLE001 - no request may end the process; the text stays inside (H1)
                 self._on_error(error)
                 self._door.close(event[1])
-                self._flush_soon()
+                self._waker.soon()
 
     def _call(self, connection: int, body: bytes) -> None:
         assert self._rpc is not None
@@ -147,28 +124,28 @@ class Listener:
 
     def _handle(self, event: tuple[Any, ...]) -> None:
         kind, connection, *rest = event
-        if kind == _OPENED:
+        if kind == doors.OPENED:
             self._peers[connection], _ = rest
-        elif kind == _REQUEST:
+        elif kind == doors.REQUEST:
             method, target, headers, body, upgrade = rest
             if upgrade:
                 self._upgrade(connection, target, headers)
             else:
                 self._spawn(connection, self._serve(connection, method, target, headers, body))
-        elif kind == _DATA:
+        elif kind == doors.DATA:
             session, _ = self._sessions[connection]
             session.feed(*rest)
             self._door.more(connection)
-            self._flush_soon()
-        elif kind == _PRESSURE:
+            self._waker.soon()
+        elif kind == doors.PRESSURE:
             if connection in self._sessions:
                 _, drained = self._sessions[connection]
                 (pressed,) = rest
                 (drained.clear if pressed else drained.set)()
-        elif kind == _CLOSED:
+        elif kind == doors.CLOSED:
             self._forget(connection)
         else:
-            assert kind == _FAILED
+            assert kind == doors.FAILED
             self._on_failure(NativeError("the front door failed", code="front.failed"))
 
     def _forget(self, connection: int) -> None:
@@ -195,19 +172,9 @@ class Listener:
 
     # --- replies ---
 
-    def _flush_soon(self) -> None:
-        """Wake the door once for all that this turn of the loop has to say."""
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        self._door.flush()
-
     def _respond_json(self, connection: int, reply: bytes) -> None:
         self._door.respond_json(connection, self._position(), reply)
-        self._flush_soon()
+        self._waker.soon()
 
     def _respond(self, connection: int, status: int, headers: Headers, content_type: bytes, body: bytes) -> None:
         line = _status_lines.get(status, b"HTTP/1.1 %d Status\r\n" % status)
@@ -215,7 +182,7 @@ class Listener:
         self._door.respond(
             connection, line, [(b"content-type", content_type), (b"content-length", length), *headers], body
         )
-        self._flush_soon()
+        self._waker.soon()
 
     async def _serve(self, connection: int, method: str, target: bytes, headers: Headers, body: bytes) -> None:
         path, _, query = target.partition(b"?")
@@ -307,8 +274,8 @@ class Listener:
 
     def _write(self, connection: int, data: bytes) -> None:
         self._door.write(connection, data)
-        self._flush_soon()
+        self._waker.soon()
 
     def _close(self, connection: int) -> None:
         self._door.close(connection)
-        self._flush_soon()
+        self._waker.soon()
