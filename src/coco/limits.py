@@ -107,6 +107,8 @@ ADMISSIONS_SECONDS: Final = 600
 PENDING_NODES_MAX: Final = 16
 #: Ids of transactions that are remembered, so that what is sent again after a failover runs once.
 INCLUDED_IDS_MAX: Final = 200_000
+#: Primaries that a transaction may outlive without being committed before it is taken for the reason of their end.
+PRIMARIES_OUTLIVED_MAX: Final = 4
 #: Ids of transactions that were refused or expired, and whose reason is remembered.
 DROPPED_IDS_MAX: Final = 20_000
 #: Time that a request may wait for commit.

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from coco.cli.sandbox import SandboxFiles, make_actor, make_genesis
+from coco.cli.sandbox import SandboxFiles, make_actor, make_genesis, make_owner
 from coco.client.http import HttpsClient
 from coco.client.members import recover
 from coco.client.verify import service_context, unverified_context
@@ -76,6 +76,66 @@ class TestNetwork:
     async def rpc(self, client: HttpsClient, method: str, *params: Any) -> Any:
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
         return json.loads((await client.request("POST", "/", body)).body)
+
+
+class Several:
+    """Several nodes in this process's host half; the first founds the network, the others join it."""
+
+    def __init__(self, directory: Path, **changes: Any) -> None:
+        self.files = SandboxFiles(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        genesis = make_genesis(self.files, fees="free", fork="osaka", chain_id=2017)
+        self.genesis = {**genesis, **changes}
+        self.files.genesis.write_text(json.dumps(self.genesis))
+        self.nodes: list[Node] = []
+        self.log: list[dict[str, Any]] = []
+        self.service = ""
+        self._clients: list[HttpsClient] = []
+
+    async def start(self, **options: Any) -> Node:
+        """One node more."""
+        chosen: dict[str, Any] = {"ledger": self.files.ledger(len(self.nodes)), "genesis": self.genesis, **options}
+        if self.nodes:
+            alive = [node for node in self.nodes if not node.ended.done()]
+            chosen |= {
+                "join": [f"127.0.0.1:{node.relays['peers'].port}" for node in alive],
+                "owner": make_owner(self.files, self.service),
+                "expected_service": self.service.encode(),
+            }
+        node = Node(NodeOptions(**chosen), self.log.append)
+        self.nodes.append(node)
+        ready = await node.start()
+        self.service = self.service or ready.service.decode()
+        return node
+
+    def client(self, node: Node, listener: str = "administration") -> HttpsClient:
+        pair = [str(self.files.actor("participants", "dapp", end)) for end in (".pem", ".key.pem")]
+        context = service_context(self.service, *(pair if listener == "application" else ()))
+        self._clients.append(HttpsClient("localhost", node.relays[listener].port, context))
+        return self._clients[-1]
+
+    async def ask(self, node: Node, path: str) -> Any:
+        client = self.client(node)
+        try:
+            return (await client.request("GET", path)).json()
+        finally:
+            await client.close()
+
+    async def voters(self, node: Node, wanted: int) -> dict[str, Any]:
+        """The nodes that vote, once they are so many."""
+        async with asyncio.timeout(60):
+            while True:
+                rows = (await self.ask(node, "/node/network"))["nodes"]
+                found = {name: row for name, row in rows.items() if row["votes"]}
+                if len(found) == wanted and any(row["primary"] for row in found.values()):
+                    return found
+                await asyncio.sleep(0.2)
+
+    async def stop(self) -> None:
+        for client in self._clients:
+            await client.close()
+        for node in reversed(self.nodes):
+            await node.stop()
 
 
 @contextlib.asynccontextmanager

@@ -153,3 +153,22 @@ def test_every_accepted_envelope_is_taken_or_expires(steps):
     assert all(any(needed[0] in inside for needed in one.depends_on) for one in left if one.depends_on)
     assert all(one.depends_on for one in left), "an envelope that needs nothing was stranded"
     assert len(pool) == 0 and not pool.ready
+
+
+def test_G3_a_suspect_runs_alone_and_only_when_it_may():
+    pool = Pool(PoolPolicy())
+    pool.add([envelope(1, "a"), envelope(2, "b"), envelope(3, "b"), envelope(4, "c")], VIEW, 0)
+    pool.suspect([bytes([2]), bytes([9])])
+    assert numbers(pool.take(10, 1000, suspects=False)) == [1, 4]
+    assert pool.ready and numbers(pool.take(10, 1000, suspects=False)) == []
+    batch = pool.take(10, 1000)
+    assert numbers(batch) == [2], "nothing beside it"
+    pool.done(batch)
+    assert numbers(pool.take(10, 1000, suspects=False)) == [3]
+
+
+def test_G3_a_suspect_in_the_middle_of_a_lane_keeps_its_place():
+    pool = Pool(Nonces())
+    pool.add([envelope(number, "a", number) for number in range(3)], VIEW, 0)
+    pool.suspect([bytes([1])])
+    assert [numbers(pool.take(10, 1000)) for _ in range(3)] == [[0], [1], [2]]

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+from coco import limits
 from coco.enclave.adapters.base import Caller, CallerKind, Envelope
 from coco.enclave.submissions import SUBMIT, Submissions
 from coco.errors import BusyError, CocoError, RequestError
@@ -230,5 +231,27 @@ def test_what_a_new_primary_refuses_is_told():
         backup.submissions.view_changed()
         await asyncio.sleep(0.3)
         assert backup.outcomes == {b"a": "test.too_low"} and not backup.submissions._held
+
+    network(story)
+
+
+def test_G3_what_outlives_its_primaries_is_suspected_then_dropped():
+    async def story(backup: Node, primary: Node) -> None:
+        backup.submit(b"a")
+        await backup.answered(1)
+        suspected = []
+        for view in range(4, 10):
+            following = Node()
+            following.runtime.pool.suspect = suspected.extend
+            backup.peer, backup.replica.view = following, view
+            backup.submissions.view_changed()
+            async with asyncio.timeout(5):
+                while not following.pooled and not backup.outcomes:
+                    await asyncio.sleep(0.01)
+            if backup.outcomes:
+                break
+        # The first was asked by a client, the second is a failover like any other; from then on it is suspected.
+        assert backup.outcomes == {b"a": "pool.outlived_its_primaries"} and view == 4 + limits.PRIMARIES_OUTLIVED_MAX
+        assert suspected == [b"a"] * (limits.PRIMARIES_OUTLIVED_MAX - 1)
 
     network(story)

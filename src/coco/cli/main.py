@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import platform
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -310,6 +311,22 @@ PeerPort = Annotated[int, typer.Option(help="Port for the other nodes (TLS).")]
 GenesisFile = Annotated[Path, typer.Option(help="Genesis document, JSON.", exists=True)]
 
 
+def _serve(
+    files: nodes.NodeFiles,
+    join: list[str],
+    listen: str,
+    ports: tuple[int, int, int],
+    metrics_port: int | None,
+    as_json: bool,
+    joined: Callable[[], Awaitable[object]] | None = None,
+) -> None:
+    try:
+        chosen = nodes.options(files, join=join, listen=listen, ports=ports, metrics_port=metrics_port)
+    except CocoError as error:
+        fail(error, as_json)
+    run(nodes.serve(chosen, as_json=as_json, joined=joined), as_json)
+
+
 @node_app.command("start")
 def node_start(
     directory: NodeDirectory,
@@ -325,11 +342,7 @@ def node_start(
     """Found a network with its first node; or recover it from this node's ledger, when all nodes are lost."""
     files = nodes.NodeFiles(directory, genesis=genesis, service=service)
     ports = (application_port, administration_port, peer_port)
-    try:
-        chosen = nodes.options(files, join=[], listen=listen, ports=ports, metrics_port=metrics_port)
-    except CocoError as error:
-        fail(error, as_json)
-    run(nodes.serve(chosen, as_json=as_json), as_json)
+    _serve(files, [], listen, ports, metrics_port, as_json)
 
 
 @node_app.command("join")
@@ -350,11 +363,7 @@ def node_join(
     """Join a network as a new node; at the address of a dead one, replace it. A restart is a join."""
     files = nodes.NodeFiles(directory, genesis, service, operator, operator_key)
     ports = (application_port, administration_port, peer_port)
-    try:
-        chosen = nodes.options(files, join=peer, listen=listen, ports=ports, metrics_port=metrics_port)
-    except CocoError as error:
-        fail(error, as_json)
-    run(nodes.serve(chosen, as_json=as_json), as_json)
+    _serve(files, peer, listen, ports, metrics_port, as_json)
 
 
 @node_app.command("replace")
@@ -380,18 +389,12 @@ def node_replace(
     same = listen in ("", dead_host) and peer_port in (0, int(dead_port))
     files = nodes.NodeFiles(directory, genesis, service, operator, operator_key)
     ports = (application_port, administration_port, int(dead_port) if same else peer_port)
-    try:
-        chosen = nodes.options(
-            files, join=dead.others, listen=listen or dead_host, ports=ports, metrics_port=metrics_port
-        )
-    except CocoError as error:
-        fail(error, as_json)
 
     async def let_go() -> None:
         await nodes.retire(host, port, service, operator, operator_key, dead.node_id)
 
     # At the same address one change of the members lets the new one in and the dead one go.
-    run(nodes.serve(chosen, as_json=as_json, joined=None if same else let_go), as_json)
+    _serve(files, dead.others, listen or dead_host, ports, metrics_port, as_json, joined=None if same else let_go)
 
 
 @node_app.command("retire")

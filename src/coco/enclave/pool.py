@@ -38,6 +38,8 @@ class Pool:
         self._taken: dict[bytes, Envelope] = {}
         #: Pushed out by another one since somebody asked.
         self._replaced: list[Envelope] = []
+        #: Those that may be why a primary died: each runs in a batch of its own, and only when that is survived.
+        self._suspects: set[bytes] = set()
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -115,8 +117,18 @@ class Pool:
         self._by_id.pop(envelope.id, None)
         self._bytes -= envelope.size
 
-    def take(self, count: int, size: int) -> list[Envelope]:
-        """The next batch: at most ``count`` envelopes and about ``size`` bytes, lanes in turn."""
+    def suspect(self, identities: Sequence[bytes]) -> None:
+        """These outlived more than one primary: none of them runs beside another."""
+        self._suspects.update(identity for identity in identities if identity in self._by_id)
+
+    def take(self, count: int, size: int, *, suspects: bool = True) -> list[Envelope]:
+        """The next batch: at most ``count`` envelopes and about ``size`` bytes, lanes in turn.
+
+        Args:
+            count: most envelopes.
+            size: bytes after which the batch is full.
+            suspects: whether a suspect may run now.
+        """
         batch: list[Envelope] = []
         taken_bytes = 0
         blocked: dict[bytes, Hashable] = {}
@@ -124,6 +136,9 @@ class Pool:
             lane_key, _ = self._ready.popitem(last=False)
             lane = self._lanes[lane_key]
             envelope, _ = lane.waiting[lane.next]
+            if envelope.id in self._suspects and (batch or not suspects):
+                blocked[envelope.id] = lane_key
+                continue
             if any(needed in self._by_id for needed in envelope.depends_on):
                 if not lane.numbered and envelope.id not in blocked:
                     # It waits behind what arrived later, which may be what it needs.
@@ -140,6 +155,8 @@ class Pool:
             taken_bytes += envelope.size
             if lane.next in lane.waiting:
                 self._ready[lane_key] = None
+            if envelope.id in self._suspects:
+                break
         for lane_key in blocked.values():
             lane = self._lanes[lane_key]
             if lane.next in lane.waiting:
@@ -156,6 +173,7 @@ class Pool:
         """These were included or refused: the pool has nothing to do with them any more."""
         for envelope in batch:
             self._taken.pop(envelope.id, None)
+            self._suspects.discard(envelope.id)
             lane = self._lanes[envelope.lane]
             lane.running -= 1
             if not lane.running and not lane.waiting:
@@ -175,6 +193,7 @@ class Pool:
         self._ready.clear()
         self._by_id.clear()
         self._taken.clear()
+        self._suspects.clear()
         self._bytes = 0
 
     def refresh(self, lanes: Sequence[Hashable], view: StoreView) -> None:

@@ -126,6 +126,13 @@ class Replica:
         return self._driver.may_execute
 
     @property
+    def is_spare(self) -> bool:
+        """As primary: whether the network would go on without this node; also so when there is no other to go on."""
+        others = {node for node, _, is_active in self.progress() if is_active} - {self.node}
+        voters = self.members.voters
+        return len(voters) == 1 or len(others.intersection(voters)) > len(voters) // 2
+
+    @property
     def founds(self) -> bool:
         """Whether this node begins a life of the service in which nothing is written yet."""
         return self._driver.founds

@@ -181,7 +181,9 @@ class Sequencer:
                 continue  # whoever makes it primary wakes it
             for runtime in self.runtimes:
                 if runtime.pool.ready and not self._draining:
-                    batch = runtime.pool.take(limits.BATCH_TRANSACTIONS_MAX, limits.BATCH_BYTES_SOFT)
+                    batch = runtime.pool.take(
+                        limits.BATCH_TRANSACTIONS_MAX, limits.BATCH_BYTES_SOFT, suspects=self.replica.is_spare
+                    )
                     if batch:
                         async with self._writer:
                             try:

@@ -7,6 +7,8 @@ Rules:
   primary looks the caller up in its own configuration and checks everything again (G4).
 * The node that received a transaction holds it until it is committed, refused or expired, and sends it again to every
   new primary; a primary runs nothing twice, because what every node has applied it knows by its id.
+* What outlived one primary may be why the primary died (G3). From the second on it runs in a batch of its own, and only
+  while the network would survive this primary too; after ``limits.PRIMARIES_OUTLIVED_MAX`` it is dropped.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ class Forwarded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     adapter: str
     #: DER of what the client showed to the node that forwards.
     certificate: bytes
-    #: They were sent before, and may be executed already.
-    again: bool
+    #: Primaries to whom they were sent before, and by whom they may have been executed.
+    outlived: int
     raw: list[bytes]
 
 
@@ -74,8 +76,9 @@ class _Held:
     raw: bytes
     caller: Caller
     arrived_ms: int
-    #: View whose primary has it.
+    #: View whose primary has it, and how many primaries before that had it and are none any more.
     view: int
+    outlived: int = 0
 
 
 class Submissions:
@@ -157,10 +160,10 @@ class Submissions:
         again, deadline = False, loop.time() + limits.PEER_SECONDS_MAX
         while True:
             if replica.is_primary:
-                refusals = self._accept(runtime, [envelope for envelope, _ in good], again=again)
+                refusals = self._accept(runtime, [envelope for envelope, _ in good], outlived=int(again))
                 break
             try:
-                refusals = await self._forward(runtime, caller, [raw for _, raw in good], again=again)
+                refusals = await self._forward(runtime, caller, [raw for _, raw in good], outlived=int(again))
                 break
             except CocoError as error:
                 if error.code not in _NO_PRIMARY or loop.time() > deadline:
@@ -175,18 +178,22 @@ class Submissions:
                 self._held[envelope.id] = _Held(runtime, envelope, raw, caller, now, view)
         return refusals
 
-    def _accept(self, runtime: AdapterRuntime, envelopes: Sequence[Envelope], *, again: bool) -> list[CocoError | None]:
+    def _accept(
+        self, runtime: AdapterRuntime, envelopes: Sequence[Envelope], *, outlived: int
+    ) -> list[CocoError | None]:
         """Put envelopes into the pool; those that were sent before may be known, which is as good."""
-        fresh = [one for one in envelopes if not (again and self._knows(runtime, one.id))]
+        fresh = [one for one in envelopes if not (outlived and self._knows(runtime, one.id))]
         refusals = dict(zip((one.id for one in fresh), self._sequencer.accept(runtime, fresh), strict=True))
+        if outlived > 1:
+            runtime.pool.suspect([one.id for one in fresh])
         return [refusals.get(one.id) for one in envelopes]
 
     # --- to and from other nodes ---
 
     async def _forward(
-        self, runtime: AdapterRuntime, caller: Caller, raw: list[bytes], *, again: bool
+        self, runtime: AdapterRuntime, caller: Caller, raw: list[bytes], *, outlived: int
     ) -> list[CocoError | None]:
-        body = _encode(Forwarded(runtime.name, caller.certificate, again, raw))
+        body = _encode(Forwarded(runtime.name, caller.certificate, outlived, raw))
         verdicts = decode(list[tuple[str, str]], await self._sequencer.replica.ask_primary(SUBMIT, body))
         if len(verdicts) != len(raw):
             raise BusyError("the primary answered something else", code="peers.malformed")
@@ -211,7 +218,7 @@ class Submissions:
             raise AccessError("only participants may submit transactions", code="access.not_a_participant")
         admitted = await _admitted(runtime, forwarded.raw, caller)
         envelopes = [one for one in admitted if isinstance(one, Envelope)]
-        refusals = iter(self._accept(runtime, envelopes, again=forwarded.again))
+        refusals = iter(self._accept(runtime, envelopes, outlived=forwarded.outlived))
         verdicts: list[tuple[str, str]] = []
         for one in admitted:
             refusal = one if isinstance(one, CocoError) else next(refusals)
@@ -255,6 +262,9 @@ class Submissions:
     async def _send_again(self) -> None:
         replica = self._sequencer.replica
         while late := [one for one in self._held.values() if one.view != replica.view]:
+            for one in [one for one in late if one.outlived >= limits.PRIMARIES_OUTLIVED_MAX]:
+                late.remove(one)
+                self._sequencer.resolve(one.runtime, one.envelope.id, "pool.outlived_its_primaries")
             if replica.is_primary:
                 self._take_again(late)
             elif replica.primary:
@@ -262,7 +272,7 @@ class Submissions:
                     view = replica.view
                     try:
                         refusals = await self._forward(
-                            part[0].runtime, part[0].caller, [one.raw for one in part], again=True
+                            part[0].runtime, part[0].caller, [one.raw for one in part], outlived=part[0].outlived + 1
                         )
                     except CocoError:
                         break  # not reachable yet, or deposed; again in a moment
@@ -272,11 +282,13 @@ class Submissions:
     def _take_again(self, late: list[_Held]) -> None:
         view = self._sequencer.replica.view
         for part in _parts(late):
-            self._sent(part, self._accept(part[0].runtime, [one.envelope for one in part], again=True), view)
+            envelopes = [one.envelope for one in part]
+            self._sent(part, self._accept(part[0].runtime, envelopes, outlived=part[0].outlived + 1), view)
 
     def _sent(self, part: list[_Held], refusals: Sequence[CocoError | None], view: int) -> None:
         for one, refusal in zip(part, refusals, strict=True):
             one.view = view
+            one.outlived += 1
             if refusal is not None and not isinstance(refusal, BusyError):
                 self._sequencer.resolve(one.runtime, one.envelope.id, refusal.code)
 
@@ -320,10 +332,10 @@ async def _admitted(runtime: AdapterRuntime, raw: list[bytes], caller: Caller) -
 
 
 def _parts(held: list[_Held]) -> Iterator[list[_Held]]:
-    """In order, as much at once as has one adapter and one caller."""
+    """In order, as much at once as has one adapter, one caller, and outlived as many primaries."""
     part: list[_Held] = []
     for one in held:
-        same = part and (one.runtime, one.caller) == (part[0].runtime, part[0].caller)
+        same = part and (one.runtime, one.caller, one.outlived) == (part[0].runtime, part[0].caller, part[0].outlived)
         if part and (not same or len(part) >= _FORWARD_MAX):
             yield part
             part = []
