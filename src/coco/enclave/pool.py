@@ -136,10 +136,8 @@ class Pool:
             lane_key, _ = self._ready.popitem(last=False)
             lane = self._lanes[lane_key]
             envelope, _ = lane.waiting[lane.next]
-            if envelope.id in self._suspects and (batch or not suspects):
-                blocked[envelope.id] = lane_key
-                continue
-            if any(needed in self._by_id for needed in envelope.depends_on):
+            is_late = any(needed in self._by_id for needed in envelope.depends_on)
+            if is_late or (envelope.id in self._suspects and (batch or not suspects)):
                 if not lane.numbered and envelope.id not in blocked:
                     # It waits behind what arrived later, which may be what it needs.
                     self._to_the_end(lane)
