@@ -46,7 +46,12 @@ class Primary:
             self.store.declare(name)
         key = fingerprint(x509.load_pem_x509_certificate(certificate.encode())).encode()
         founder = nodes.row_document(
-            engine=1, status=nodes.TRUSTED, address="10.0.0.9:1", owner="", evidence={"platform": VIRTUAL}, seqno=1
+            engine=1,
+            status=nodes.TRUSTED,
+            address="10.0.0.9:1",
+            owner="",
+            evidence=Evidence(VIRTUAL, "m", bytes(64)).to_json(),
+            seqno=1,
         )
         self.write(
             (tables.OPERATORS, key, tables.row({"cert": certificate, "addresses": ["10.0.0.1"]})),
@@ -262,6 +267,20 @@ def test_a_joiner_without_an_owner_waits_for_governance_and_counts_for_nothing(s
         assert changes == [] and primary.rounds == 0
 
     story(tell, signed=False)
+
+
+def test_a_node_whose_code_is_not_run_any_more_is_nobodys_peer(story):
+    async def tell(primary: Primary, joiner: JoinerSide) -> None:
+        engine = await admitted(primary, joiner)
+        assert (primary.membership.address(engine), primary.membership.address(1)) == (ADDRESS, "10.0.0.9:1")
+        await primary.write_rows(
+            [(tables.NODE_MEASUREMENTS, b"m", None), (tables.NODE_MEASUREMENTS, b"n", nodes.ALLOWED)]
+        )
+        assert primary.membership.address(engine) == ADDRESS, "not before it is committed"
+        primary.commit()
+        assert primary.membership.address(engine) is None and primary.membership.address(1) is None
+
+    story(tell)
 
 
 def test_a_process_that_dies_again_and_again_does_not_fill_the_ledger(story, operators, monkeypatch):

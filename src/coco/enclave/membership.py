@@ -100,6 +100,8 @@ class Membership:
         self._network, self._constitution_hash = network, constitution_hash
         self._accept_insecure_virtual, self._log = accept_insecure_virtual, log
         self._rows: dict[int, NodeRow] | None = None
+        #: Measurements of the code that the network runs, as of the same moment.
+        self._allowed: frozenset[str] = frozenset()
         #: Last entry that changed a row; 0 once that is committed and seen.
         self._old_at = 0
         self._admitting = asyncio.Lock()
@@ -119,13 +121,19 @@ class Membership:
         if self._rows is None:
             view = self._sequencer.store.view(self._replica.committed)
             self._rows = {row.engine: row for row in nodes.rows(view) if row.engine}
+            self._allowed = frozenset(key.decode() for key, _ in view.scan(tables.NODE_MEASUREMENTS))
         return self._rows
 
     def address(self, engine: int) -> str | None:
-        """Where a node listens for its peers: a trusted one, and one that leaves until consensus does without it."""
+        """Where a node listens for its peers: a trusted one, and one that leaves until consensus does without it.
+
+        None for everybody else, and for a node whose code the network does not run any more.
+        """
         row = self.rows().get(engine)
-        counts = row is not None and (row.status == nodes.TRUSTED or engine in self._replica.members.all)
-        return row.address if row is not None and counts else None
+        if row is None or row.measurement not in self._allowed:
+            return None
+        counts = row.status == nodes.TRUSTED or engine in self._replica.members.all
+        return row.address if counts else None
 
     def _newest(self) -> list[NodeRow]:
         """Every row, those that are not committed yet too: nobody is admitted twice."""
@@ -253,7 +261,7 @@ class Membership:
             rows.append((tables.NODE_CERTIFICATES, node_id.encode(), pem(endorsed).encode()))
         await self._sequencer.write_rows(rows)
         self._log("join.admitted", {"engine": engine}, {"node": node_id, "status": status})
-        return NodeRow(node_id, engine, status, request.address, owner)
+        return NodeRow(node_id, engine, status, request.address, owner, measurement)
 
     def _count_admission(self, address: str) -> None:
         """A process that dies again and again must not fill the ledger with rows."""

@@ -37,6 +37,8 @@ class NodeRow:
     address: str
     #: Fingerprint of the operator's certificate who answers for it; empty: governance does, or it founded a service.
     owner: str
+    #: Of its code, as its evidence said when it was admitted.
+    measurement: str = ""
 
 
 class JoinRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -68,6 +70,7 @@ def rows(view: StoreView) -> list[NodeRow]:
                 str(row.get("status", "")),
                 str(row.get("peer_address", "")),
                 str(row.get("owner", "")),
+                str(row.get("measurement", "")),
             )
         )
     return sorted(found, key=lambda node: node.engine)
@@ -86,6 +89,7 @@ def row_document(
         "status": status,
         "retired_committed": False,
         "quote_info": {"format": evidence["platform"], **evidence},
+        "measurement": Evidence.parse(dict(evidence)).measurement,
         "rpc_interfaces": {},
         "ledger_secret_seqno": seqno,
         "engine": engine,
