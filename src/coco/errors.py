@@ -99,6 +99,12 @@ class ConsensusError(CocoError):
     http_status = 503
 
 
+class GovernanceError(CocoError):
+    """A proposal, a vote or the rules of a constitution cannot be taken as they are."""
+
+    http_status = 400
+
+
 class LockdownError(CocoError):
     """The enclave process cannot be closed off as it must be; it does not start."""
 

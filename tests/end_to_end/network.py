@@ -94,7 +94,7 @@ class Several:
 
     async def start(self, **options: Any) -> Node:
         """One node more."""
-        chosen: dict[str, Any] = {"ledger": self.files.ledger(len(self.nodes)), "genesis": self.genesis, **options}
+        chosen: dict[str, Any] = {"ledger": self.files.ledger(len(self.nodes)), "genesis": self.genesis}
         if self.nodes:
             alive = [node for node in self.nodes if not node.ended.done()]
             chosen |= {
@@ -102,7 +102,7 @@ class Several:
                 "owner": make_owner(self.files, self.service),
                 "expected_service": self.service.encode(),
             }
-        node = Node(NodeOptions(**chosen), self.log.append)
+        node = Node(NodeOptions(**{**chosen, **options}), self.log.append)
         self.nodes.append(node)
         ready = await node.start()
         self.service = self.service or ready.service.decode()

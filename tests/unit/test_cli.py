@@ -69,6 +69,8 @@ def test_errors_have_codes_hints_and_exit_codes(tmp_path):
             "doctor",
             "version",
         ),
+        *("member propose", "member vote", "member withdraw", "member ack"),
+        *("proposal list", "proposal show", "proposal rehearse"),
         *("node start", "node join", "node replace", "node retire", "node status"),
     ],
 )

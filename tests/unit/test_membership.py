@@ -71,7 +71,7 @@ class Primary:
             replica=me,
             service=SERVICE,
             network="test",
-            constitution_hash=bytes(32),
+            constitution_hash=_empty_constitution,
             accept_insecure_virtual=True,
             log=lambda *line: None,
         )
@@ -153,8 +153,6 @@ def story(operators):
     def run(tell: Callable[[Primary, JoinerSide], Awaitable[None]], *, signed: bool = True) -> None:
         async def told() -> None:
             primary = Primary(certificate)
-            # The statement names this network's constitution.
-            primary.membership._constitution_hash = _empty_constitution()
             await tell(primary, JoinerSide(sign if signed else None))
 
         asyncio.run(told())

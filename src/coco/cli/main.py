@@ -19,12 +19,14 @@ from coco import limits
 from coco.cli import account as accounts
 from coco.cli import doctor as examination
 from coco.cli import ledger as ledgers
+from coco.cli import member as governing
 from coco.cli import node as nodes
 from coco.cli import sandbox as sandboxes
 from coco.cli import simulate as simulations
 from coco.cli import status as statuses
 from coco.cli.output import console, fail, run, show, working
 from coco.client.connect import ConnectOptions, Connector
+from coco.client.governance import Governance, Signer
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.pin import Pin
 from coco.client.verify import service_context, verify_node
@@ -37,6 +39,10 @@ node_app = typer.Typer(no_args_is_help=True, help="One validating node, and the 
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(account_app, name="account")
 app.add_typer(node_app, name="node")
+member_app = typer.Typer(no_args_is_help=True, help="Govern a network as a member.")
+proposal_app = typer.Typer(no_args_is_help=True, help="Read proposals, and rehearse one.")
+app.add_typer(member_app, name="member")
+app.add_typer(proposal_app, name="proposal")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Directory = Annotated[Path, typer.Option("--dir", help="Folder of the sandbox.")]
@@ -308,6 +314,9 @@ ApplicationPort = Annotated[int, typer.Option(help="Port of the application list
 AdministrationPort = Annotated[int, typer.Option(help="Port of the administration listener (TLS).")]
 MetricsPort = Annotated[int | None, typer.Option(help="Port of GET /metrics on loopback (plain HTTP).")]
 PeerPort = Annotated[int, typer.Option(help="Port for the other nodes (TLS).")]
+ConstitutionFile = Annotated[
+    Path | None, typer.Option(help="The rules in force, if they are not the genesis's any more.", exists=True)
+]
 GenesisFile = Annotated[Path, typer.Option(help="Genesis document, JSON.", exists=True)]
 
 
@@ -325,6 +334,126 @@ def _serve(
     except CocoError as error:
         fail(error, as_json)
     run(nodes.serve(chosen, as_json=as_json, joined=joined), as_json)
+
+
+MemberFile = Annotated[Path, typer.Option(help="Certificate of the member, PEM.", exists=True)]
+MemberKey = Annotated[Path | None, typer.Option(help="Its key; by default beside it.", exists=True)]
+Admin = Annotated[str, typer.Option(help="Administration listener of a node, https://host:port.")]
+ServicePem = Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)]
+ProposalFile = Annotated[Path, typer.Argument(help="Proposal, JSON; an argument @FILE is that file's text.")]
+ProposalId = Annotated[str, typer.Argument(help="Id of the proposal.")]
+
+
+def _govern(
+    admin: str,
+    service: Path,
+    as_json: bool,
+    work: Callable[[Governance], Awaitable[Any]],
+    text: Callable[[Any], None] = governing.print_proposal,
+) -> None:
+    found = run(governing.with_governance(_address(admin), service, work), as_json)
+    show(found, as_json, lambda: text(found))
+
+
+def _signer(cert: Path, key: Path | None, as_json: bool) -> Signer:
+    try:
+        return governing.signer(cert, key)
+    except CocoError as error:
+        fail(error, as_json)
+
+
+def _proposal(path: Path, as_json: bool) -> dict[str, Any]:
+    try:
+        return governing.read_proposal(path)
+    except CocoError as error:
+        fail(error, as_json)
+
+
+@member_app.command("propose")
+def member_propose(
+    proposal: ProposalFile,
+    admin: Admin,
+    service: ServicePem,
+    cert: MemberFile,
+    key: MemberKey = None,
+    as_json: Json = False,
+) -> None:
+    """Make a proposal."""
+    member, content = _signer(cert, key, as_json), _proposal(proposal, as_json)
+    _govern(admin, service, as_json, lambda network: network.propose(member, content))
+
+
+@member_app.command("vote")
+def member_vote(
+    proposal: ProposalId,
+    vote: Annotated[bool, typer.Option("--for/--against", help="The vote.")],
+    admin: Admin,
+    service: ServicePem,
+    cert: MemberFile,
+    key: MemberKey = None,
+    as_json: Json = False,
+) -> None:
+    """Vote on a proposal, once."""
+    member = _signer(cert, key, as_json)
+    _govern(admin, service, as_json, lambda network: network.vote(member, proposal, vote))
+
+
+@member_app.command("withdraw")
+def member_withdraw(
+    proposal: ProposalId,
+    admin: Admin,
+    service: ServicePem,
+    cert: MemberFile,
+    key: MemberKey = None,
+    as_json: Json = False,
+) -> None:
+    """Take a proposal of your own back."""
+    member = _signer(cert, key, as_json)
+    _govern(admin, service, as_json, lambda network: network.withdraw(member, proposal))
+
+
+@member_app.command("ack")
+def member_ack(
+    admin: Admin, service: ServicePem, cert: MemberFile, key: MemberKey = None, as_json: Json = False
+) -> None:
+    """Acknowledge the state of the network: from then on you govern."""
+    member = _signer(cert, key, as_json)
+    said = lambda found: console.print(f"{found['memberId']} knows the state {found['stateDigest']}")  # noqa: E731
+    _govern(admin, service, as_json, lambda network: network.acknowledge(member), said)
+
+
+@proposal_app.command("list")
+def proposal_list(admin: Admin, service: ServicePem, as_json: Json = False) -> None:
+    """Open proposals."""
+
+    def text(found: Any) -> None:
+        for one in found["value"]:
+            governing.print_proposal(one)
+
+    _govern(admin, service, as_json, lambda network: network.get("/members/proposals"), text)
+
+
+@proposal_app.command("show")
+def proposal_show(proposal: ProposalId, admin: Admin, service: ServicePem, as_json: Json = False) -> None:
+    """A proposal, open or not, and what it would do."""
+
+    async def work(network: Governance) -> Any:
+        path = f"/members/proposals/{proposal}"
+        return {**await network.get(path), **await network.get(f"{path}/actions")}
+
+    def text(found: Any) -> None:
+        governing.print_proposal(found)
+        for action in found["actions"]:
+            console.print(f"  {action['name']} {json.dumps(action.get('args'))[:500]}")
+
+    _govern(admin, service, as_json, work, text)
+
+
+@proposal_app.command("rehearse")
+def proposal_rehearse(proposal: ProposalFile, admin: Admin, service: ServicePem, as_json: Json = False) -> None:
+    """What a proposal would change if it were accepted now; nothing is written."""
+    content = _proposal(proposal, as_json)
+    _govern(admin, service, as_json, lambda network: network.rehearse(content), governing.print_rehearsal)
 
 
 @node_app.command("start")
@@ -353,6 +482,7 @@ def node_join(
     service: Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)],
     operator: Annotated[Path | None, typer.Option(help="Certificate of the operator, PEM.", exists=True)] = None,
     operator_key: Annotated[Path | None, typer.Option(help="Its key; by default beside it.", exists=True)] = None,
+    constitution: ConstitutionFile = None,
     listen: Listen = "127.0.0.1",
     application_port: ApplicationPort = 0,
     administration_port: AdministrationPort = 0,
@@ -361,7 +491,7 @@ def node_join(
     as_json: Json = False,
 ) -> None:
     """Join a network as a new node; at the address of a dead one, replace it. A restart is a join."""
-    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key)
+    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key, constitution)
     ports = (application_port, administration_port, peer_port)
     _serve(files, peer, listen, ports, metrics_port, as_json)
 
@@ -375,6 +505,7 @@ def node_replace(
     service: Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)],
     operator: Annotated[Path, typer.Option(help="Certificate of the operator, PEM.", exists=True)],
     operator_key: Annotated[Path | None, typer.Option(help="Its key; by default beside it.", exists=True)] = None,
+    constitution: ConstitutionFile = None,
     listen: Annotated[str, typer.Option(help="IP address; by default that of the dead node.")] = "",
     application_port: ApplicationPort = 0,
     administration_port: AdministrationPort = 0,
@@ -387,7 +518,7 @@ def node_replace(
     dead = run(nodes.find_dead(host, port, service, node_id), as_json)
     dead_host, _, dead_port = dead.address.rpartition(":")
     same = listen in ("", dead_host) and peer_port in (0, int(dead_port))
-    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key)
+    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key, constitution)
     ports = (application_port, administration_port, int(dead_port) if same else peer_port)
 
     async def let_go() -> None:

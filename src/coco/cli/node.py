@@ -28,6 +28,8 @@ class NodeFiles:
     service: Path | None = None
     operator: Path | None = None
     operator_key: Path | None = None
+    #: The rules in force, where they are others than the genesis has.
+    constitution: Path | None = None
 
 
 def _read(path: Path, what: str) -> str:
@@ -66,7 +68,11 @@ def options(
             key,
             network=str(genesis.get("network", "")),
             service=service,
-            constitution=str(genesis.get("constitution", "")),
+            constitution=(
+                _read(files.constitution, "constitution")
+                if files.constitution is not None
+                else str(genesis.get("constitution", ""))
+            ),
         )
     application, administration, peers = ports
     return NodeOptions(

@@ -20,15 +20,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from coco import constitutions
 from coco.channel.messages import Ready
 from coco.cli.output import console, progress, working
 from coco.client.connect import ConnectOptions, Connector
+from coco.client.governance import Governance
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.members import Member, recover
 from coco.client.operators import Owner, nobody, owner
 from coco.client.pin import Pin
 from coco.client.verify import service_context, unverified_context, verify_node
-from coco.errors import ConfigurationError, HostError
+from coco.errors import CocoError, ConfigurationError, HostError
 from coco.host.node import Node, NodeOptions, stop_signal
 from coco.host.persistence import last_signed
 
@@ -171,6 +173,7 @@ def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) ->
         "members": [{"cert": member, "encryption_public_key": public.decode(), "member_data": {"name": _MEMBER}}],
         "participants": [{"cert": participant, "user_data": {"name": _PARTICIPANT, "insecure_any_account": True}}],
         "operators": [{"cert": make_actor(files.directory / "operators", _OPERATOR), "addresses": [_HOST]}],
+        "constitution": constitutions.text("sandbox"),
         "insecure_virtual": True,
         "production": False,
         "adapters": {
@@ -186,14 +189,14 @@ def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) ->
     return genesis
 
 
-def make_owner(files: SandboxFiles, service: str) -> Owner:
-    """The sandbox's operator: signs for whatever node starts here (J2)."""
+def make_owner(files: SandboxFiles, service: str, constitution: str | None = None) -> Owner:
+    """The sandbox's operator: signs for whatever node starts here (J2), under the rules in force or the first ones."""
     genesis = json.loads(files.genesis.read_text())
     certificate, key = (files.actor("operators", _OPERATOR, suffix) for suffix in (".pem", ".key.pem"))
     if not certificate.exists():
         return nobody  # a sandbox of an earlier version
-    network, constitution = genesis["network"], genesis.get("constitution", "")
-    return owner(certificate, key, network=network, service=service, constitution=constitution)
+    rules = genesis.get("constitution", "") if constitution is None else constitution
+    return owner(certificate, key, network=genesis["network"], service=service, constitution=rules)
 
 
 async def _votes(client: HttpsClient, node_id: str) -> bool:
@@ -241,7 +244,6 @@ class Sandbox:
             NodeOptions(
                 ledger=self.files.ledger(number),
                 expected_service=self.service.encode(),
-                owner=make_owner(self.files, self.service),
             ),
         )
 
@@ -255,10 +257,21 @@ class Sandbox:
         finally:
             await client.close()
 
+    async def _constitution(self) -> str | None:
+        """The rules in force, of a node that answers; None when none does."""
+        client = HttpsClient(_HOST, self.administration_port(), unverified_context())
+        try:
+            return await Governance(client).constitution()
+        except CocoError:
+            return None
+        finally:
+            await client.close()
+
     async def _launch(self, number: int, options: NodeOptions) -> Ready:
         others = [node for other, node in self.nodes.items() if other != number]
         join = [f"{_HOST}:{node.relays['peers'].port}" for node in others]
-        node = Node(dataclasses.replace(options, join=join), self._log)
+        owner = make_owner(self.files, self.service, await self._constitution())
+        node = Node(dataclasses.replace(options, join=join, owner=owner), self._log)
         try:
             ready = await node.start()
         except BaseException:
@@ -291,7 +304,6 @@ class Sandbox:
                 administration=ports.get("administration", (_HOST, 0)),
                 peers=ports["peers"],
                 expected_service=self.service.encode(),
-                owner=make_owner(self.files, self.service),
             )
             while number not in self.nodes:
                 await asyncio.sleep(_RESTART_SECONDS)

@@ -91,7 +91,7 @@ class Membership:
         replica: Replica,
         service: ServiceIdentity,
         network: str,
-        constitution_hash: bytes,
+        constitution_hash: Callable[[], bytes],
         accept_insecure_virtual: bool,
         log: Callable[..., None],
     ) -> None:
@@ -104,7 +104,8 @@ class Membership:
         self._allowed: frozenset[str] = frozenset()
         #: Last entry that changed a row; 0 once that is committed and seen.
         self._old_at = 0
-        self._admitting = asyncio.Lock()
+        #: Held by whoever changes the rows of nodes after having looked at them.
+        self.changing = asyncio.Lock()
         #: When nodes were trusted without a vote, by address; an operator lists addresses, so they are few.
         self._admissions: dict[str, list[int]] = {}
 
@@ -178,7 +179,7 @@ class Membership:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise AccessError("a node has a key on P-384", code="join.bad_key")
         node_id = cose.key_id(key)
-        async with self._admitting:
+        async with self.changing:
             row = self._row_of(node_id)
             if row is None:
                 row = await self._admit(node_id, key, request)
@@ -186,6 +187,7 @@ class Membership:
             raise AccessError("this node was retired", code="join.retired")
         if row.status == nodes.PENDING:
             return self._answer(Waiting("pending"))
+        await self._endorse(row, key, request)
         anchor = self._replica.anchor
         if row.engine not in anchor.members.all or anchor.members.outgoing:
             return self._answer(Waiting("admitted"))
@@ -220,7 +222,7 @@ class Membership:
             expected = node_payload(
                 network=self._network,
                 service=self._service_name,
-                constitution=self._constitution_hash.hex(),
+                constitution=self._constitution_hash().hex(),
                 node_id=node_id,
                 address=request.address,
                 measurement=measurement,
@@ -262,6 +264,14 @@ class Membership:
         await self._sequencer.write_rows(rows)
         self._log("join.admitted", {"engine": engine}, {"node": node_id, "status": status})
         return NodeRow(node_id, engine, status, request.address, owner, measurement)
+
+    async def _endorse(self, row: NodeRow, key: ec.EllipticCurvePublicKey, request: JoinRequest) -> None:
+        """Give a node that governance has trusted its certificate: until now it had none."""
+        name = row.node_id.encode()
+        async with self.changing:
+            if self._sequencer.store.view().get(tables.NODE_CERTIFICATES, name) is None:
+                endorsed = self._service.endorse(key, row.engine, request.host_names, self._sequencer.clock.now_ms)
+                await self._sequencer.write_rows([(tables.NODE_CERTIFICATES, name, pem(endorsed).encode())])
 
     def _count_admission(self, address: str) -> None:
         """A process that dies again and again must not fill the ledger with rows."""
@@ -317,7 +327,7 @@ class Membership:
             node_id=row.node_id,
             nonce=request.nonce,
             engine=row.engine,
-            constitution_hash=self._constitution_hash,
+            constitution_hash=self._constitution_hash(),
             certificate=certificate.decode(),
             service=pem(self._service.certificate),
             secrets=secrets,

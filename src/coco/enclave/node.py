@@ -30,17 +30,20 @@ from coco.enclave.configuration import nodes
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
 from coco.enclave.configuration.genesis import Genesis
+from coco.enclave.configuration.proposals import Proposals
 from coco.enclave.consensus import Members, Start
 from coco.enclave.core.background import Background
 from coco.enclave.core.clock import Agreement, Clock
 from coco.enclave.core.control import Control
 from coco.enclave.core.faults import place_of
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem, private_der
+from coco.enclave.core.rules_worker import Rules
 from coco.enclave.frontend.http import Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
 from coco.enclave.frontend.routes import administration_app, application_app
 from coco.enclave.frontend.service import Service
 from coco.enclave.frontend.streams import Streams
+from coco.enclave.governing import GOVERN, Governing
 from coco.enclave.joining import Joined, Joiner, fetch
 from coco.enclave.links import Links, decode
 from coco.enclave.membership import JOIN, RETIRE, Membership
@@ -92,11 +95,14 @@ class _Bind(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 class EnclaveNode:
     """The trusted half of one node."""
 
+    governing: Governing
+
     def __init__(
         self,
         control: Control,
         doors: dict[str, Front],
         background: _native.Background,
+        rules: Rules,
         *,
         report: dict[str, str],
         measurement: str,
@@ -108,7 +114,7 @@ class EnclaveNode:
         self._report, self._measurement = report, measurement
         self._factories, self._ended = factories, ended
         self._loop = asyncio.get_running_loop()
-        self._background = Background(background)
+        self._background, self._rules = Background(background), rules
         self._callers: dict[bytes | None, KnownCaller] = {}
         #: Last entry that changed who is who; 0 once that is committed and the callers were forgotten.
         self._callers_old_at = 0
@@ -197,9 +203,12 @@ class EnclaveNode:
             replica=self.replica,
             service=self.service,
             network=self.genesis.network,
-            constitution_hash=self._constitution_hash(),
+            constitution_hash=self._constitution_hash,
             accept_insecure_virtual=self.genesis.insecure_virtual,
             log=self._control.log,
+        )
+        self.governing = Governing(
+            self.sequencer, Proposals(self._rules.call), self._wrapped_for, self.membership.changing
         )
         self.submissions = Submissions(self.sequencer, self.links, self.caller)
         self.snapshots = Snapshots(
@@ -266,6 +275,8 @@ class EnclaveNode:
                 raise BusyError("this node is not primary", code="node.no_primary")
             asked = decode(_Bind, body)
             return tables.row(await self.bind_account(asked.body, self.caller(asked.certificate)))
+        if kind == GOVERN:
+            return await self.governing.answer(body)
         return await self.membership.serve(certificate, kind, body)
 
     def _followed(self, writes: _native.WriteSet) -> None:
@@ -367,6 +378,13 @@ class EnclaveNode:
         )
         transaction.put(tables.WRAPPED_SECRET, tables.SINGLETON, row)
 
+    def _wrapped_for(self, members: Mapping[str, bytes], threshold: int) -> bytes:
+        """The current ledger secret, wrapped for recovery members."""
+        first, secret = self.journal.secrets[-1]
+        return wrapping.wrap(
+            secret, service_key=self.service.spki, first_seqno=first, members=members, threshold=threshold
+        )
+
     def _check_platform(self) -> None:
         if not self.genesis.insecure_virtual:
             raise ConfigurationError(
@@ -457,6 +475,8 @@ class EnclaveNode:
         began = self._loop.time()
         numbers = await catch_up.run(start.last_seqno)
         self._control.log("join.caught_up", {**numbers, "ms": int(1000 * (self._loop.time() - began))})
+        if joined.constitution_hash != self._constitution_hash():
+            raise LedgerError("the ledger has another constitution", code="join.other_ledger")
         for adapter in self._adapters_by_name.values():
             await adapter.rebuild(self.store.view())
         self.sequencer.start()
@@ -466,8 +486,6 @@ class EnclaveNode:
         """What needs to know the network, before its ledger is read."""
         self.genesis = Genesis.parse(genesis)
         self._check_platform()
-        if joined.constitution_hash != self._constitution_hash():
-            raise LedgerError("the ledger has another constitution", code="join.other_ledger")
         self.replica = Replica(
             self._control,
             self.links,
@@ -883,7 +901,11 @@ class EnclaveNode:
         )
 
     def _constitution_hash(self) -> bytes:
-        return sha256(self.genesis.constitution.encode()).digest()
+        """Of the rules in force, as they are committed; before anything is, of those of the genesis."""
+        view = self.store.view(self.replica.committed) if self.replica.committed >= self.store.native.oldest else None
+        row = view.get(tables.CONSTITUTION, tables.SINGLETON) if view is not None else None
+        source = self.genesis.constitution if row is None else str(json.loads(row))
+        return sha256(source.encode()).digest()
 
     def attest(self, nonce: bytes) -> dict[str, Any]:
         """Evidence for this nonce, with what a verifier needs to recompute its report data."""

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from coco._native import Background, Front, LedgerSecret, WriteSet
 from coco.channel import messages
-from coco.enclave.core import bundle, lockdown
+from coco.enclave.core import bundle, lockdown, rules_worker
 from coco.enclave.core.control import Control
 from coco.enclave.core.doors import open_door
 from coco.enclave.core.faults import place_of
@@ -80,7 +80,9 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
         bundle.check(paths)
         measurement = bundle.measurement()
         null = os.open(os.devnull, os.O_RDWR)
+        base = rules_worker.size()
         report = lockdown.isolate()
+        worker = rules_worker.fork(base)
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="coco"))
@@ -107,7 +109,7 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
             os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
             return 78
         os.close(diagnosis)
-        return await _serve(control, doors, background, report, measurement, factories)
+        return await _serve(control, doors, background, worker, report, measurement, factories)
 
     # What was imported stays for ever: the collector need not look at it, nor after every few hundred requests.
     gc.collect()
@@ -125,6 +127,7 @@ async def _serve(
     channel: socket.socket,
     doors: dict[str, Front],
     background: Background,
+    worker: socket.socket,
     report: dict[str, str],
     measurement: str,
     factories: dict[str, AdapterFactory],
@@ -139,7 +142,14 @@ async def _serve(
     control = Control(end)
     await loop.create_connection(lambda: control, sock=channel)
     node = EnclaveNode(
-        control, doors, background, report=report, measurement=measurement, factories=factories, ended=end
+        control,
+        doors,
+        background,
+        rules_worker.Rules(worker),
+        report=report,
+        measurement=measurement,
+        factories=factories,
+        ended=end,
     )
     loop.set_exception_handler(lambda _, context: node.unexpected(context.get("exception")))
     task = loop.create_task(node.run())

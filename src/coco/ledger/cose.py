@@ -98,6 +98,11 @@ def parse(message: bytes) -> Sign1:
     return Sign1(bytes(protected), dict(headers), dict(unprotected or {}), payload, signature)
 
 
+def signed_digest(message: Sign1) -> bytes:
+    """SHA-256 of what an attached message signs: the same for every form of its signature and its envelope."""
+    return sha256(_to_be_signed(message.protected, message.payload or b"")).digest()
+
+
 def verify(message: Sign1, key: ec.EllipticCurvePublicKey, payload: bytes | None = None) -> None:
     """Check the signature over the attached payload, or over ``payload`` when it is detached.
 

@@ -17,6 +17,7 @@ from coco.ledger import cose
 
 MESSAGE_TYPE: Final = "ccf.gov.msg.type"
 CREATED_AT: Final = "ccf.gov.msg.created_at"
+PROPOSAL_ID: Final = "ccf.gov.msg.proposal_id"
 IDENTITY_STATEMENT: Final = "coco.identity_statement"
 NODE_STATEMENT: Final = "coco.node_statement"
 RETIRE_STATEMENT: Final = "coco.retire_statement"
@@ -55,10 +56,17 @@ def sign_as_member(
     payload: Any,
     *,
     created_at_s: int,
+    proposal_id: str = "",
 ) -> bytes:
-    """A member's COSE message."""
+    """A member's COSE message; ``proposal_id`` for what is about one."""
     body = json.dumps(payload, sort_keys=True).encode()
-    headers = {cose.KEY_ID: fingerprint(certificate).encode(), MESSAGE_TYPE: kind, CREATED_AT: created_at_s}
+    headers: dict[Any, Any] = {
+        cose.KEY_ID: fingerprint(certificate).encode(),
+        MESSAGE_TYPE: kind,
+        CREATED_AT: created_at_s,
+    }
+    if proposal_id:
+        headers[PROPOSAL_ID] = proposal_id
     protected, signature = cose.sign(key, headers, body)
     return cose.encode(protected, signature, body)
 

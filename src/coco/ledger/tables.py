@@ -19,6 +19,11 @@ MEMBERS_CERTS: Final = "public:ccf.gov.members.certs"
 MEMBERS_ENCRYPTION: Final = "public:ccf.gov.members.encryption_public_keys"
 USERS_INFO: Final = "public:ccf.gov.users.info"
 USERS_CERTS: Final = "public:ccf.gov.users.certs"
+MEMBERS_ACKS: Final = "public:ccf.gov.members.acks"
+PROPOSALS: Final = "public:ccf.gov.proposals"
+PROPOSALS_INFO: Final = "public:ccf.gov.proposals_info"
+COSE_HISTORY: Final = "public:ccf.gov.cose_history"
+COSE_RECENT: Final = "public:ccf.gov.cose_recent_proposals"
 SIGNATURES: Final = "public:ccf.internal.signatures"
 COSE_SIGNATURES: Final = "public:ccf.internal.cose_signatures"
 TREE: Final = "public:ccf.internal.tree"
@@ -53,6 +58,11 @@ STATE_TABLES: Final = (
     MEMBERS_ENCRYPTION,
     USERS_INFO,
     USERS_CERTS,
+    MEMBERS_ACKS,
+    PROPOSALS,
+    PROPOSALS_INFO,
+    COSE_HISTORY,
+    COSE_RECENT,
     SIGNATURES,
     COSE_SIGNATURES,
     TREE,

@@ -25,6 +25,7 @@ _PR_SET_NO_NEW_PRIVS, _PR_SET_MDWE = 38, 65
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x20000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_THREAD = 0x10000000, 0x40000000, 0x10000
+_CLONE_NAMESPACES = _CLONE_NEWNS | _CLONE_NEWUTS | _CLONE_NEWIPC | _CLONE_NEWUSER | _CLONE_NEWNET
 _MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 16384, 1 << 18, 2, 4, 8
 _MNT_DETACH: Final = 2
 _PROT_EXEC, _FIONBIO, _F_GETFL, _F_SETFL, _AT_EMPTY_PATH = 4, 0x5421, 3, 4, 0x1000
@@ -191,7 +192,7 @@ def _landlock() -> str:
     return f"applied, abi {abi}"
 
 
-def _seccomp() -> None:
+def _seccomp(*, forks: bool) -> None:
     """Allow-list; everything else fails with EPERM, a few calls kill. No recvmsg: no descriptor comes in."""
     rules: Any = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
     for name in _ALLOWED:
@@ -202,6 +203,11 @@ def _seccomp() -> None:
     for command in (_F_GETFL, _F_SETFL):
         rules.add_rule(pyseccomp.ALLOW, "fcntl", pyseccomp.Arg(1, pyseccomp.EQ, command))
     rules.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))
+    if forks:
+        # A process like this one, in the same namespaces and under the same filter.
+        rules.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_NAMESPACES, 0))
+        for name in ("wait4", "pipe2", "prlimit64", "setrlimit"):
+            rules.add_rule(pyseccomp.ALLOW, name)
     rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
     for name in _KILLED:
         rules.add_rule(pyseccomp.KILL_PROCESS, name)
@@ -228,10 +234,14 @@ def isolate() -> dict[str, str]:
     return {**report, "namespaces": "applied", "private_root": "applied, ramfs", "capabilities": "none"}
 
 
-def seal() -> dict[str, str]:
-    """Second half, once the event loop exists: not dumpable, parent death, Landlock, seccomp."""
+def seal(*, forks: bool = False) -> dict[str, str]:
+    """Second half, once the event loop exists: not dumpable, parent death, Landlock, seccomp.
+
+    Args:
+        forks: whether this process may make others like it.
+    """
     report = {"no_new_executable_memory": _close_memory()}
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     report["landlock"] = _landlock()
-    _seccomp()
+    _seccomp(forks=forks)
     return {**report, "not_dumpable": "applied", "seccomp": "applied"}

@@ -18,6 +18,7 @@ from coco.attestation.evidence import NONCE_BYTES_MAX
 from coco.enclave.adapters.base import Caller, Request, RouteKind
 from coco.enclave.frontend.http import error_body
 from coco.enclave.frontend.service import Service
+from coco.enclave.governing import Asked
 from coco.errors import BusyError, CocoError, HostLiedError, NotFoundError, RequestError
 from coco.ledger.position import Position
 
@@ -154,6 +155,74 @@ async def _recover(node: EnclaveNode, request: HttpRequest) -> Any:
     return await node.accept_share(request.path_params["member"], await _body(request))
 
 
+# --- governance ---------------------------------------------------------------------------------------------------
+
+_API_VERSION = "2024-07-01"
+
+
+def _version(request: HttpRequest) -> None:
+    given = request.query_params.get("api-version", "")
+    if given != _API_VERSION:
+        raise RequestError(
+            f"the query parameter api-version must be {_API_VERSION}", code="gov.unsupported_api_version"
+        )
+
+
+def _signed(verb: str) -> Handler:
+    async def handler(node: EnclaveNode, request: HttpRequest) -> Any:
+        _version(request)
+        if node.status != "Open":
+            raise BusyError("the service is not open", code="node.not_open")
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/cose":
+            raise RequestError("content-type must be application/cose", code="gov.not_cose")
+        named = request.path_params
+        asked = Asked(verb, named.get("proposal", ""), named.get("member", ""), await _body(request))
+        return (await node.governing.serve(asked)) or Response(status_code=204)
+
+    return handler
+
+
+def _read(read: Callable[[EnclaveNode, dict[str, str]], Any]) -> Handler:
+    async def handler(node: EnclaveNode, request: HttpRequest) -> Any:
+        _version(request)
+        if node.status != "Open":
+            raise BusyError("the service is not open", code="node.not_open")
+        return read(node, request.path_params)
+
+    return handler
+
+
+async def _rehearse(node: EnclaveNode, request: HttpRequest) -> Any:
+    _version(request)
+    if node.status != "Open":
+        raise BusyError("the service is not open", code="node.not_open")
+    return await node.governing.rehearse(await _body(request))
+
+
+_PROPOSALS = "/gov/members/proposals"
+_GOV_GET: dict[str, Handler] = {
+    _PROPOSALS: _read(lambda node, named: node.governing.open_proposals()),
+    _PROPOSALS + "/{proposal}": _read(lambda node, named: node.governing.proposal(named["proposal"])),
+    _PROPOSALS + "/{proposal}/actions": _read(lambda node, named: node.governing.actions_of(named["proposal"])),
+    _PROPOSALS + "/{proposal}/ballots/{member}": _read(
+        lambda node, named: node.governing.ballot(named["proposal"], named["member"])
+    ),
+    "/gov/service/members": _read(lambda node, named: node.governing.members()),
+    "/gov/service/constitution": _read(
+        lambda node, named: Response(node.governing.constitution(), media_type="text/plain; charset=utf-8")
+    ),
+    "/gov/service/state": _read(lambda node, named: node.governing.state()),
+}
+_GOV_POST: dict[str, Handler] = {
+    _PROPOSALS + ":create": _signed("create"),
+    _PROPOSALS + ":rehearse": _rehearse,
+    _PROPOSALS + "/{proposal}:withdraw": _signed("withdraw"),
+    _PROPOSALS + "/{proposal}/ballots/{member}:submit": _signed("vote"),
+    "/gov/members/state-digests/{member}:update": _signed("state_digest"),
+    "/gov/members/state-digests/{member}:ack": _signed("ack"),
+}
+
+
 def administration_app(node: EnclaveNode) -> Starlette:
     """Routes of the administration listener."""
     get: dict[str, Handler] = {
@@ -167,11 +236,13 @@ def administration_app(node: EnclaveNode) -> Starlette:
         "/node/service/identities": _identities,
         "/gov/recovery": _recovery,
         "/gov/recovery/encrypted-shares/{member}": _encrypted_share,
+        **_GOV_GET,
     }
     post: dict[str, Handler] = {
         "/node/retire": _retire,
         "/gov/recovery/statements": _statement,
         "/gov/recovery/members/{member}:recover": _recover,
+        **_GOV_POST,
     }
     routes = [HttpRoute(path, _guard(node, handler), methods=["GET"]) for path, handler in get.items()]
     routes += [HttpRoute(path, _guard(node, handler), methods=["POST"]) for path, handler in post.items()]

@@ -1,0 +1,72 @@
+"""``coco member`` and ``coco proposal``: govern a network, and read how it is governed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from coco.cli.output import console
+from coco.client.governance import Governance, Signer
+from coco.client.http import HttpsClient
+from coco.client.verify import service_context
+from coco.errors import ConfigurationError
+
+
+async def with_governance(address: tuple[str, int], service: Path, work: Callable[[Governance], Awaitable[Any]]) -> Any:
+    """Do something with the governance of the network that a node belongs to.
+
+    Raises:
+        CocoError: refused, or the node cannot be reached or is another service's.
+    """
+    client = HttpsClient(*address, service_context(service.read_text()))
+    try:
+        return await work(Governance(client))
+    finally:
+        await client.close()
+
+
+def signer(certificate: Path, key: Path | None) -> Signer:
+    """A member's keys; the key lies beside the certificate unless it is named."""
+    return Signer.load(certificate, key or certificate.with_name(certificate.stem + ".key.pem"))
+
+
+def read_proposal(path: Path) -> dict[str, Any]:
+    """The proposal in a file: ``{"actions": [{"name", "args"}]}``; an argument ``@FILE`` is that file's text.
+
+    Raises:
+        ConfigurationError: it is none (``member.bad_proposal``).
+    """
+    try:
+        document = json.loads(path.read_text())
+        for action in document["actions"]:
+            for name, value in (action.get("args") or {}).items():
+                if isinstance(value, str) and value.startswith("@"):
+                    action["args"][name] = (path.parent / value[1:]).read_text()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"{path} is no proposal: {error}", code="member.bad_proposal") from error
+    found: dict[str, Any] = document
+    return found
+
+
+def print_proposal(found: dict[str, Any]) -> None:
+    """A proposal for a person."""
+    console.print(f"{found['proposalId']}  {found['proposalState']}  by {found['proposerId'][:16]}")
+    votes = found.get("finalVotes")
+    if votes:
+        for member, vote in votes.items():
+            console.print(f"  {member[:16]}  {'for' if vote else 'against'}")
+    else:
+        console.print(f"  {found['ballotCount']} ballots: {', '.join(one[:16] for one in found['ballotSubmitters'])}")
+    if "failure" in found:
+        console.print(f"  failed: {found['failure']['reason']}")
+
+
+def print_rehearsal(found: dict[str, Any]) -> None:
+    """What would change, for a person."""
+    for row, value in found["rows"].items():
+        shown = "removed" if value is None else json.dumps(value)
+        console.print(f"{row}\n  {shown if len(shown) < 300 else shown[:300] + ' ...'}")
+    if found["drops_others"]:
+        console.print("[yellow]every other open proposal is dropped[/]")

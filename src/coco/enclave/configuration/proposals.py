@@ -1,0 +1,358 @@
+"""Proposals and votes: a signed request of a member becomes rows of the administrative ledger, or a refusal.
+
+Rules:
+
+* A request is a COSE message (``docs/governance.md``). Who signed it is looked up in what is committed; its replay key
+  is the SHA-256 of what was signed, not of the envelope, for a signature has more than one form (G1).
+* One vote for each active member; a ballot is data, never code (G2). The same request again gets the same answer.
+* The rules in force decide; a change of the rules is decided by the old ones. What the rules gave is recorded, so that
+  whoever reads the ledger later can follow, and no other node ever runs them for this.
+* A proposal whose effects fail is ``Failed``, with the reason, and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from coco.enclave.configuration import actions
+from coco.enclave.configuration.actions import ACTIVE, Draft, Reads
+from coco.errors import AccessError, CocoError, GovernanceError, NotFoundError, RequestError
+from coco.ledger import cose, tables
+from coco.ledger.statements import CREATED_AT, MESSAGE_TYPE, PROPOSAL_ID
+
+OPEN, CLOSED = "Open", ("Accepted", "Rejected", "Withdrawn", "Dropped", "Failed")
+PROPOSAL, BALLOT, WITHDRAWAL, STATE_DIGEST, ACK = "proposal", "ballot", "withdrawal", "state_digest", "ack"
+_ACTIONS_MAX = 100
+_WINDOW_MAX = 10_000
+
+#: Runs a function of a constitution: source, function, arguments.
+CallRules = Callable[..., Awaitable[Any]]
+
+
+@dataclass
+class Signed:
+    """A member's request, verified."""
+
+    member: str
+    payload: bytes
+    body: bytes
+    created_at_s: int
+    #: SHA-256 of the Sig_structure.
+    digest: str
+
+
+@dataclass
+class Change:
+    """What a request does: rows to write (none: it was seen before), and its answer."""
+
+    answer: dict[str, Any]
+    rows: list[tuple[str, bytes, bytes | None]] = field(default_factory=list)
+    reshare: bool = False
+    #: Recovery members and threshold that the secret is to be wrapped for, if ``reshare``.
+    recovery: tuple[dict[str, bytes], int] = field(default_factory=lambda: ({}, 0))
+
+
+def signed_by_member(body: bytes, view: Reads, kind: str, *, proposal: str = "", member: str = "") -> Signed:
+    """Verify a request.
+
+    Raises:
+        RequestError: malformed, or about something else (``gov.wrong_message_type``, ``gov.wrong_proposal``).
+        AccessError: the signer is no member (``gov.not_a_member``) or another one (``gov.wrong_member``).
+    """
+    message = cose.parse(body)
+    if message.headers.get(MESSAGE_TYPE) != kind:
+        raise RequestError(f"the message is no {kind}", code="gov.wrong_message_type")
+    named = message.headers.get(PROPOSAL_ID, "")
+    if named != proposal:
+        raise RequestError("the message is about another proposal", code="gov.wrong_proposal")
+    created = message.headers.get(CREATED_AT)
+    if not isinstance(created, int) or isinstance(created, bool) or not 0 <= created < 1 << 40:
+        raise RequestError("the message does not say when it was made", code="gov.malformed")
+    key_id = message.headers.get(cose.KEY_ID)
+    signer = key_id.decode("ascii", "replace") if isinstance(key_id, bytes) else ""
+    certificate = view.get(tables.MEMBERS_CERTS, signer.encode()) if len(signer) == 64 else None
+    if certificate is None:
+        raise AccessError("the signer is no member", code="gov.not_a_member")
+    key = x509.load_pem_x509_certificate(certificate).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise AccessError("the signer's key is no elliptic-curve key", code="gov.not_a_member")
+    cose.verify(message, key)
+    if member and signer != member:
+        raise AccessError("the message is another member's", code="gov.wrong_member")
+    return Signed(signer, message.payload or b"", body, created, cose.signed_digest(message).hex())
+
+
+def _active(view: Reads, signed: Signed) -> None:
+    info = json.loads(view.get(tables.MEMBERS_INFO, signed.member.encode()) or b"{}")
+    if info.get("status") != ACTIVE:
+        raise AccessError("the signer is no active member", code="gov.not_active")
+
+
+def _document(payload: bytes) -> Any:
+    try:
+        return json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise RequestError("the payload is no JSON", code="gov.malformed") from error
+
+
+class Proposals:
+    """Decides; sans-I/O but for the rules.
+
+    Args:
+        call: runs the rules.
+    """
+
+    def __init__(self, call: CallRules) -> None:
+        self._call = call
+
+    # --- requests ---
+
+    async def create(self, body: bytes, view: Reads, root: bytes) -> Change:
+        """A member proposes; ``root`` is the ledger's Merkle root now, which makes the id of the proposal.
+
+        Raises:
+            CocoError: refused, with a stable code; nothing changes.
+        """
+        signed = signed_by_member(body, view, PROPOSAL)
+        _active(view, signed)
+        draft = Draft(view)
+        if (known := self._recent(draft, signed)) is not None:
+            return Change(self.show(view, known))
+        content = _document(signed.payload)
+        listed = content.get("actions") if isinstance(content, dict) else None
+        if not isinstance(listed, list) or not 0 < len(listed) <= _ACTIONS_MAX:
+            raise RequestError("a proposal is an object with actions", code="gov.malformed")
+        for action in listed:
+            actions.action_of(action)
+        proposal = {"proposer": signed.member, "actions": listed}
+        reason = await self._call(self._rules(draft), "validate", proposal, actions.state(draft))
+        if reason is not None:
+            raise GovernanceError(str(reason)[:500], code="gov.proposal_invalid")
+        identity = sha256(tables.row(listed) + root + signed.digest.encode()).hexdigest()
+        draft.put(tables.PROPOSALS, identity.encode(), tables.row({"actions": listed}))
+        info = {"proposer_id": signed.member, "state": OPEN, "ballots": {}, "created_at": signed.created_at_s}
+        self._remember(draft, signed, identity)
+        return await self._decide(draft, identity, info)
+
+    async def vote(self, identity: str, member: str, body: bytes, view: Reads) -> Change:
+        """A member casts its ballot: ``{"vote": true | false}``."""
+        signed = signed_by_member(body, view, BALLOT, proposal=identity, member=member)
+        _active(view, signed)
+        info = self._info(view, identity)
+        content = _document(signed.payload)
+        ballot = content.get("vote") if isinstance(content, dict) else None
+        if not isinstance(ballot, bool):
+            raise RequestError('a ballot is {"vote": true} or {"vote": false}', code="gov.malformed")
+        if signed.member in info["ballots"]:
+            if info["ballots"][signed.member] == ballot:
+                return Change(self.show(view, identity))
+            raise GovernanceError("this member has voted already", code="gov.vote_exists")
+        self._is_open(info)
+        draft = Draft(view)
+        draft.put(tables.COSE_HISTORY, signed.member.encode(), body)
+        info["ballots"][signed.member] = ballot
+        return await self._decide(draft, identity, info)
+
+    def withdraw(self, identity: str, body: bytes, view: Reads) -> Change:
+        """Its proposer takes a proposal back."""
+        signed = signed_by_member(body, view, WITHDRAWAL, proposal=identity)
+        info = self._info(view, identity)
+        if signed.member != info["proposer_id"]:
+            raise AccessError("only its proposer withdraws a proposal", code="gov.not_the_proposer")
+        if info["state"] == "Withdrawn":
+            return Change(self.show(view, identity))
+        self._is_open(info)
+        draft = Draft(view)
+        draft.put(tables.COSE_HISTORY, signed.member.encode(), body)
+        info["state"] = "Withdrawn"
+        self._save(draft, identity, info)
+        return Change(self.show(draft, identity), draft.rows())
+
+    def state_digest(self, member: str, body: bytes, view: Reads, root: bytes) -> Change:
+        """A member asks for the state that it will acknowledge."""
+        signed = signed_by_member(body, view, STATE_DIGEST, member=member)
+        draft = Draft(view)
+        draft.put(tables.MEMBERS_ACKS, signed.member.encode(), tables.row({"state_digest": root.hex()}))
+        return Change({"memberId": signed.member, "stateDigest": root.hex()}, draft.rows())
+
+    def acknowledge(self, member: str, body: bytes, view: Reads) -> Change:
+        """A member says that it knows the state: from now on it governs."""
+        signed = signed_by_member(body, view, ACK, member=member)
+        content = _document(signed.payload)
+        expected = json.loads(view.get(tables.MEMBERS_ACKS, signed.member.encode()) or b"{}").get("state_digest")
+        given = content.get("state_digest", content.get("stateDigest")) if isinstance(content, dict) else None
+        if expected is None or given != expected:
+            raise GovernanceError("that is not the state to acknowledge", code="gov.wrong_state_digest")
+        draft = Draft(view)
+        key = signed.member.encode()
+        info = draft.document(tables.MEMBERS_INFO, key) or {}
+        draft.put(tables.COSE_HISTORY, key, body)
+        draft.put(tables.MEMBERS_INFO, key, tables.row({**info, "status": ACTIVE}))
+        becomes = info.get("status") != ACTIVE and draft.get(tables.MEMBERS_ENCRYPTION, key) is not None
+        return self._change({}, draft, reshare=becomes)
+
+    # --- answers ---
+
+    def show(self, view: Reads | Draft, identity: str) -> dict[str, Any]:
+        """A proposal as the open format shows it.
+
+        Raises:
+            NotFoundError: there is none (``gov.unknown_proposal``).
+        """
+        info = self._info(view, identity)
+        found: dict[str, Any] = {
+            "proposalId": identity,
+            "proposerId": info["proposer_id"],
+            "proposalState": info["state"],
+            "ballotCount": len(info["ballots"]),
+            "ballotSubmitters": sorted(info["ballots"]),
+        }
+        if info["state"] != OPEN:
+            found["finalVotes"] = info.get("final_votes", info["ballots"])
+        if "failure" in info:
+            found["failure"] = info["failure"]
+        return found
+
+    def listed(self, view: Reads) -> list[dict[str, Any]]:
+        """Every open proposal."""
+        shown = [self.show(view, key.decode()) for key, _ in view.scan(tables.PROPOSALS_INFO)]
+        return [one for one in shown if one["proposalState"] == OPEN]
+
+    async def rehearse(self, listed: list[Any], view: Reads) -> dict[str, Any]:
+        """What an accepted proposal with these actions would change, without proposing anything.
+
+        Raises:
+            CocoError: it would fail, with the reason.
+        """
+        draft = Draft(view)
+        proposal = {"proposer": "", "actions": listed}
+        reason = await self._call(self._rules(draft), "validate", proposal, actions.state(draft))
+        if reason is not None:
+            raise GovernanceError(str(reason)[:500], code="gov.proposal_invalid")
+        before = actions.state(draft)
+        effects = await self._call(self._rules(draft), "apply", proposal, before)
+        await self._perform(draft, effects)
+        rows = {f"{table} {_name(key)}": _value(value) for table, key, value in draft.rows()}
+        return {"before": before, "after": actions.state(draft), "rows": rows, "drops_others": draft.drops_others}
+
+    # --- deciding ---
+
+    async def _decide(self, draft: Draft, identity: str, info: dict[str, Any]) -> Change:
+        rules, before = self._rules(draft), actions.state(draft)
+        listed = (draft.document(tables.PROPOSALS, identity.encode()) or {})["actions"]
+        proposal = {"proposer": info["proposer_id"], "actions": listed}
+        verdict = await self._call(rules, "resolve", proposal, info["ballots"], before)
+        effects = Draft(draft.view, dict(draft.writes))
+        if verdict == "Accepted":
+            info["final_votes"] = dict(info["ballots"])
+            try:
+                await self._perform(effects, await self._call(rules, "apply", proposal, before))
+                info["state"] = "Accepted"
+                draft = effects
+            except CocoError as error:
+                info["state"] = "Failed"
+                info["failure"] = {"reason": str(error)[:1000], "code": error.code}
+        elif verdict == "Rejected":
+            info["state"], info["final_votes"] = "Rejected", dict(info["ballots"])
+        elif verdict != OPEN:
+            raise GovernanceError("the rules decided nothing that there is", code="gov.rules_failed")
+        self._save(draft, identity, info)
+        if draft.drops_others:
+            self._drop_others(draft, identity)
+        return self._change(self.show(draft, identity), draft, reshare=draft.reshare)
+
+    async def _perform(self, draft: Draft, effects: Any) -> None:
+        if not isinstance(effects, list) or len(effects) > _ACTIONS_MAX:
+            raise GovernanceError("the rules gave no list of actions", code="gov.rules_failed")
+        actions.perform(draft, effects)
+        if (tables.CONSTITUTION, tables.SINGLETON) in draft.writes:
+            await self._can_be_replaced(draft)
+
+    async def _can_be_replaced(self, draft: Draft) -> None:
+        """G2: with every vote for it, a new constitution must let itself be replaced by another."""
+        rules, seen = self._rules(draft), actions.state(draft)
+        votes = {name: True for name, info in seen["members"].items() if info["status"] == ACTIVE}
+        change = {"name": "set_constitution", "args": {"constitution": "# another"}}
+        proposal = {"proposer": next(iter(votes), ""), "actions": [change]}
+        refused = await self._call(rules, "validate", proposal, seen)
+        verdict = await self._call(rules, "resolve", proposal, votes, seen)
+        effects = await self._call(rules, "apply", proposal, seen)
+        if refused is not None or verdict != "Accepted" or effects != [change]:
+            raise GovernanceError("nobody could ever replace these rules", code="gov.rules_for_ever")
+
+    def _drop_others(self, draft: Draft, identity: str) -> None:
+        for key, value in draft.scan(tables.PROPOSALS_INFO).items():
+            info = json.loads(value)
+            if info["state"] == OPEN and key.decode() != identity:
+                self._save(draft, key.decode(), {**info, "state": "Dropped"})
+
+    # --- rows ---
+
+    def _change(self, answer: dict[str, Any], draft: Draft, *, reshare: bool) -> Change:
+        recovery = draft.recovery_members(), int(draft.settings().get("recovery_threshold", 1))
+        return Change(answer, draft.rows(), reshare, recovery)
+
+    def _rules(self, draft: Draft) -> str:
+        source = json.loads(draft.get(tables.CONSTITUTION, tables.SINGLETON) or b'""')
+        if not source:
+            raise GovernanceError("this network was founded without rules to govern it", code="gov.no_constitution")
+        return str(source)
+
+    def _info(self, view: Reads | Draft, identity: str) -> dict[str, Any]:
+        row = view.get(tables.PROPOSALS_INFO, identity.encode())
+        if row is None:
+            raise NotFoundError("there is no such proposal", code="gov.unknown_proposal")
+        info: dict[str, Any] = json.loads(row)
+        return info
+
+    def _is_open(self, info: dict[str, Any]) -> None:
+        if info["state"] != OPEN:
+            raise GovernanceError(f"the proposal is {info['state']}", code="gov.proposal_closed")
+
+    def _save(self, draft: Draft, identity: str, info: dict[str, Any]) -> None:
+        draft.put(tables.PROPOSALS_INFO, identity.encode(), tables.row(info))
+
+    def _recent(self, draft: Draft, signed: Signed) -> str | None:
+        """The proposal that this very request made; a request older than what is remembered is refused."""
+        window = self._window(draft, signed.member)
+        known = window.get(f"{signed.created_at_s:013d}:{signed.digest}")
+        if known is None and len(window) >= self._window_size(draft) and signed.created_at_s < int(min(window)[:13]):
+            raise GovernanceError("the request is older than those that are remembered", code="gov.too_old")
+        return known
+
+    def _window(self, draft: Draft, member: str) -> dict[str, str]:
+        prefix = f"{member}:"
+        rows = {key.decode(): value.decode() for key, value in draft.scan(tables.COSE_RECENT).items()}
+        return {key.removeprefix(prefix): value for key, value in rows.items() if key.startswith(prefix)}
+
+    def _window_size(self, draft: Draft) -> int:
+        return min(_WINDOW_MAX, int(draft.settings().get("recent_cose_proposals_window_size", 100)))
+
+    def _remember(self, draft: Draft, signed: Signed, identity: str) -> None:
+        """Each member has a window of its own: one cannot push another's requests out (G1)."""
+        window = self._window(draft, signed.member)
+        for old in sorted(window)[: max(0, len(window) + 1 - self._window_size(draft))]:
+            draft.remove(tables.COSE_RECENT, f"{signed.member}:{old}".encode())
+        name = f"{signed.member}:{signed.created_at_s:013d}:{signed.digest}"
+        draft.put(tables.COSE_RECENT, name.encode(), identity.encode())
+        draft.put(tables.COSE_HISTORY, signed.member.encode(), signed.body)
+
+
+def _name(key: bytes) -> str:
+    return "" if key == tables.SINGLETON else key.decode("utf-8", "replace")
+
+
+def _value(value: bytes | None) -> Any:
+    if value is None:
+        return None
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value.decode("utf-8", "replace")

@@ -1,0 +1,177 @@
+"""Where rules run: a process that is forked before the enclave's second lock-down, and forks once for every call.
+
+Rules:
+
+* Rules are written by members, who may be malicious: a call gets JSON and gives JSON, and nothing of it outlives it.
+* Steps are counted, so a loop ends at the same place everywhere; memory has a hard limit, because the interpreter can
+  be stopped in a loop but not in ``"a" * 300000000``. What dies says nothing but that it died.
+* Only a primary calls rules, and what they gave is recorded: a limit never makes two nodes disagree.
+* The process is locked down like the enclave, but for forking; it holds no key and knows no state but what it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+from typing import Any
+
+import starlark
+
+from coco.enclave.core import lockdown
+from coco.errors import GovernanceError
+
+#: Memory of one call beyond what the process has, its processor time as a second net, and about a thousand steps each.
+_MEMORY_BYTES, _CPU_SECONDS, _THOUSANDS_OF_STEPS = 256 << 20, 10, 20_000
+_STACK = 200
+ANSWER_BYTES_MAX = 4 << 20
+_TIMEOUT_S = 20.0
+_SIZE = struct.Struct("!I")
+
+
+class _TooLong(Exception):
+    pass
+
+
+def call(source: str, function: str, arguments: list[Any]) -> dict[str, Any]:
+    """Run one function of a constitution here; the answer as it goes back."""
+    steps = 0
+
+    def cancelled() -> bool:
+        nonlocal steps
+        steps += 1
+        if steps > _THOUSANDS_OF_STEPS:
+            raise _TooLong
+        return False
+
+    options = starlark.EvalOptions(check_cancelled=cancelled, max_callstack_size=_STACK)
+    try:
+        module, names = starlark.Module(), starlark.Globals.standard()
+        starlark.eval_with(options, module, starlark.parse("constitution", source), names)
+        value = module.freeze().call_with(options, function, *arguments).value
+        return {"value": json.loads(json.dumps(value, allow_nan=False))}
+    except _TooLong:
+        return {"code": "gov.rules_too_long", "reason": "the rules take too many steps"}
+    except (starlark.StarlarkError, ValueError, TypeError, RecursionError) as error:
+        return {"code": "gov.rules_failed", "reason": str(error)[-1000:]}
+    except MemoryError:
+        return {"code": "gov.rules_out_of_memory", "reason": "the rules take too much memory"}
+
+
+def size() -> int:
+    """Bytes of address space that this process has, asked while there is a ``/proc``."""
+    with open("/proc/self/statm") as statm:  # noqa: PTH123 - before lock-down, plain on purpose
+        return int(statm.read().split()[0]) * resource.getpagesize()
+
+
+def fork(base: int) -> socket.socket:
+    """Make the process, between the two halves of the lock-down and before any thread.
+
+    Args:
+        base: :func:`size` of this process.
+
+    Returns:
+        The socket over which it is asked.
+    """
+    call("def f(x):\n    return x\n", "f", [1])  # whatever loads lazily
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        try:
+            ours.close()
+            _close_others(theirs.fileno())
+            lockdown.seal(forks=True)
+            _serve(theirs.fileno(), base + _MEMORY_BYTES)
+        finally:
+            os._exit(0)
+    theirs.close()
+    return ours
+
+
+def _close_others(keep: int) -> None:
+    os.closerange(0, keep)
+    os.closerange(keep + 1, 4096)
+
+
+def _serve(descriptor: int, memory: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while (request := _read(descriptor)) is not None:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+            resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
+            _write_all(writing, json.dumps(call(*json.loads(request))).encode())
+            os._exit(0)
+        os.close(writing)
+        answer = bytearray()
+        while len(answer) <= ANSWER_BYTES_MAX and (data := os.read(reading, 65536)):
+            answer += data
+        os.close(reading)
+        os.waitpid(child, 0)
+        if not answer or len(answer) > ANSWER_BYTES_MAX:
+            died = {"code": "gov.rules_out_of_memory", "reason": "the rules take too much memory or time"}
+            answer = bytearray(json.dumps(died).encode())
+        _write_all(descriptor, _SIZE.pack(len(answer)) + answer)
+
+
+def _read(descriptor: int) -> bytes | None:
+    data = bytearray()
+    wanted = _SIZE.size
+    while len(data) < wanted:
+        more = os.read(descriptor, min(65536, wanted - len(data)))
+        if not more:
+            return None
+        data += more
+        if len(data) == _SIZE.size:
+            wanted = _SIZE.size + _SIZE.unpack(data)[0]
+    return bytes(data[_SIZE.size :])
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+class Rules:
+    """Calls rules; one call at a time."""
+
+    def __init__(self, worker: socket.socket) -> None:
+        worker.setblocking(False)
+        self._worker = worker
+        self._lock = asyncio.Lock()
+
+    async def call(self, source: str, function: str, *arguments: Any) -> Any:
+        """What a function of a constitution gives.
+
+        Raises:
+            GovernanceError: it fails (``gov.rules_failed``), takes too long (``gov.rules_too_long``) or too much memory
+                (``gov.rules_out_of_memory``).
+        """
+        request = json.dumps([source, function, list(arguments)]).encode()
+        loop = asyncio.get_running_loop()
+        try:
+            async with self._lock, asyncio.timeout(_TIMEOUT_S):
+                await loop.sock_sendall(self._worker, _SIZE.pack(len(request)) + request)
+                (size,) = _SIZE.unpack(await self._exactly(_SIZE.size))
+                answer = json.loads(await self._exactly(size))
+        except OSError as error:
+            raise GovernanceError("the rules cannot be run any more", code="gov.rules_gone") from error
+        if "code" in answer:
+            raise GovernanceError(answer["reason"], code=answer["code"])
+        return answer["value"]
+
+    async def _exactly(self, size: int) -> bytes:
+        loop, data = asyncio.get_running_loop(), bytearray()
+        while len(data) < size:
+            more = await loop.sock_recv(self._worker, min(65536, size - len(data)))
+            if not more:
+                raise GovernanceError("the rules cannot be run any more", code="gov.rules_gone")
+            data += more
+        return bytes(data)

@@ -1,0 +1,163 @@
+"""Governance at a node: requests of members go to the primary, one at a time, and are answered once they are committed.
+
+A request is signed, so any node takes it and forwards it as it is; the primary verifies it again. Repeating one is
+safe: whoever got no answer, because a primary died, sends the same bytes again and hears what became of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from coco.enclave.configuration import actions
+from coco.enclave.configuration.proposals import Change, Proposals
+from coco.enclave.links import decode
+from coco.enclave.sequencer import Sequencer
+from coco.errors import BusyError, GovernanceError, NotFoundError, RequestError
+from coco.ledger import tables
+
+GOVERN = "govern"
+
+
+class Asked(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A member's request on its way to the primary."""
+
+    verb: str
+    #: Proposal that it is about, and member whose it should be; empty where neither is named.
+    proposal: str
+    member: str
+    body: bytes
+
+
+class Governing:
+    """The member's side of the administration listener.
+
+    Args:
+        sequencer: writes the rows.
+        proposals: decides.
+        wrap: the row that keeps the ledger secret for recovery members and a threshold.
+        changing: held by whoever changes the rows of nodes.
+    """
+
+    def __init__(
+        self,
+        sequencer: Sequencer,
+        proposals: Proposals,
+        wrap: Callable[[Mapping[str, bytes], int], bytes],
+        changing: asyncio.Lock,
+    ) -> None:
+        self._sequencer, self._proposals, self._wrap, self._changing = sequencer, proposals, wrap, changing
+
+    # --- requests ---
+
+    async def serve(self, asked: Asked) -> dict[str, Any]:
+        """Take a request.
+
+        Raises:
+            CocoError: refused; ``node.no_primary`` and ``consensus.rolled_back`` are worth sending again.
+        """
+        replica = self._sequencer.replica
+        if not replica.is_primary:
+            answer = await replica.ask_primary(GOVERN, msgspec.msgpack.encode(asked))
+            forwarded: dict[str, Any] = json.loads(answer)
+            return forwarded
+        if not replica.may_execute:
+            raise BusyError("this node is not primary yet", code="node.no_primary")
+        async with self._changing:
+            # G1: whoever may sign is looked up in what is committed, and so is everything else.
+            await self._sequencer.committed(self._sequencer.store.latest)
+            change = await self._decide(asked)
+            if change.rows:
+                rows = list(change.rows)
+                if change.reshare:
+                    rows.append((tables.WRAPPED_SECRET, tables.SINGLETON, self._wrap(*change.recovery)))
+                await self._sequencer.committed(await self._sequencer.write_rows(rows))
+        return change.answer
+
+    async def answer(self, body: bytes) -> bytes:
+        """Answer a node that forwards a request."""
+        if not self._sequencer.replica.is_primary:
+            raise BusyError("this node is not primary", code="node.no_primary")
+        return tables.row(await self.serve(decode(Asked, body)))
+
+    async def _decide(self, asked: Asked) -> Change:
+        store = self._sequencer.store
+        view, root = store.view(self._sequencer.replica.committed), store.journal.tree.root()
+        match asked.verb:
+            case "create":
+                return await self._proposals.create(asked.body, view, root)
+            case "vote":
+                return await self._proposals.vote(asked.proposal, asked.member, asked.body, view)
+            case "withdraw":
+                return self._proposals.withdraw(asked.proposal, asked.body, view)
+            case "state_digest":
+                return self._proposals.state_digest(asked.member, asked.body, view, root)
+            case "ack":
+                return self._proposals.acknowledge(asked.member, asked.body, view)
+        raise RequestError("there is no such request", code="gov.malformed")
+
+    # --- reading ---
+
+    @property
+    def _view(self) -> Any:
+        return self._sequencer.store.view(self._sequencer.replica.committed)
+
+    def open_proposals(self) -> dict[str, Any]:
+        """Every open proposal."""
+        return {"value": self._proposals.listed(self._view)}
+
+    def proposal(self, identity: str) -> dict[str, Any]:
+        """One proposal, open or not."""
+        return self._proposals.show(self._view, identity)
+
+    def actions_of(self, identity: str) -> dict[str, Any]:
+        """What a proposal would do."""
+        row = self._view.get(tables.PROPOSALS, identity.encode())
+        if row is None:
+            raise NotFoundError("there is no such proposal", code="gov.unknown_proposal")
+        found: dict[str, Any] = json.loads(row)
+        return found
+
+    def ballot(self, identity: str, member: str) -> dict[str, Any]:
+        """How a member voted."""
+        row = self._view.get(tables.PROPOSALS_INFO, identity.encode())
+        ballots = json.loads(row)["ballots"] if row is not None else {}
+        if member not in ballots:
+            raise NotFoundError("that member has not voted on it", code="gov.unknown_ballot")
+        return {"vote": ballots[member]}
+
+    async def rehearse(self, body: bytes) -> dict[str, Any]:
+        """What actions would change, if they were accepted now; nothing is written."""
+        try:
+            listed = json.loads(body)["actions"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RequestError("a proposal is an object with actions", code="gov.malformed") from error
+        if not isinstance(listed, list):
+            raise GovernanceError("a proposal has a list of actions", code="gov.malformed")
+        return await self._proposals.rehearse(listed, self._view)
+
+    def constitution(self) -> str:
+        """The rules in force."""
+        return str(json.loads(self._view.get(tables.CONSTITUTION, tables.SINGLETON) or b'""'))
+
+    def members(self) -> dict[str, Any]:
+        """Every member, with certificate and status."""
+        view = self._view
+        found = []
+        for key, row in view.scan(tables.MEMBERS_INFO):
+            info = json.loads(row)
+            one = {"memberId": key.decode(), "status": info["status"], "memberData": info.get("member_data")}
+            one["certificate"] = (view.get(tables.MEMBERS_CERTS, key) or b"").decode()
+            encryption = view.get(tables.MEMBERS_ENCRYPTION, key)
+            if encryption is not None:
+                one["publicEncryptionKey"] = encryption.decode()
+            found.append(one)
+        return {"value": found}
+
+    def state(self) -> dict[str, Any]:
+        """What the rules see."""
+        return actions.state(actions.Draft(self._view))

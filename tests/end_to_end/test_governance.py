@@ -1,0 +1,250 @@
+"""A consortium governs itself: proposals and votes through any node, while primaries die, with tools of others too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from network import ROOT, Several, run
+from test_failover import eventually, whole
+
+from coco import constitutions
+from coco.cli.sandbox import make_actor
+from coco.client.governance import Governance, Signer
+from coco.client.http import HttpsClient, RemoteError
+from coco.client.operators import nobody
+from coco.client.verify import service_context
+from coco.ledger.statements import fingerprint
+
+
+class Consortium(Several):
+    """Three members of equal rights; the first also holds the recovery share."""
+
+    def __init__(self, directory: Any) -> None:
+        super().__init__(directory)
+        self.genesis["constitution"] = constitutions.text("majority")
+        folder = self.files.directory / "members"
+        for name in ("bob", "carol"):
+            self.genesis["members"].append({"cert": make_actor(folder, name)})
+        self.files.genesis.write_text(json.dumps(self.genesis))
+        self.members = [self.signer(name) for name in ("alice", "bob", "carol")]
+
+    def signer(self, name: str) -> Signer:
+        folder = self.files.directory / "members"
+        return Signer.load(folder / f"{name}.pem", folder / f"{name}.key.pem")
+
+    def governance(self, node: Any) -> Governance:
+        return Governance(self.client(node))
+
+    async def accepted(self, nodes: list[Any], *actions: Any) -> str:
+        """Propose and vote, each request through another node."""
+        made = await self.governance(nodes[0]).propose(self.members[0], {"actions": list(actions)})
+        await self.governance(nodes[-1]).vote(self.members[1], made["proposalId"], True)
+        done = await self.governance(nodes[0]).vote(self.members[2], made["proposalId"], True)
+        assert done["proposalState"] == "Accepted", done
+        return made["proposalId"]
+
+
+def action(name: str, **args: Any) -> dict[str, Any]:
+    return {"name": name, "args": args}
+
+
+def test_members_admit_a_participant_while_primaries_die_and_remove_it_from_its_session(tmp_path):
+    async def story() -> None:
+        network = Consortium(tmp_path / "network")
+        try:
+            for _ in range(3):
+                await network.start()
+            await network.voters(network.nodes[0], 3)
+            certificate = make_actor(network.files.directory / "participants", "erin")
+            erin = network.files.directory / "participants" / "erin.pem"
+            add = action("set_user", cert=certificate, user_data={"name": "erin"})
+            backup = network.nodes[2]
+            made = await network.governance(backup).propose(network.members[0], {"actions": [add]})
+            identity = made["proposalId"]
+            assert made["proposalState"] == "Open"
+            await network.governance(network.nodes[1]).vote(network.members[0], identity, True)
+            # The primary dies between two votes; the next vote is sent until somebody takes it.
+            os.kill(network.nodes[0].enclave_pid, signal.SIGKILL)
+            done = await network.governance(backup).vote(network.members[1], identity, True)
+            assert done["proposalState"] == "Accepted" and done["ballotCount"] == 2
+            assert await network.governance(network.nodes[1]).get(f"/members/proposals/{identity}") == done
+            assert await network.governance(backup).get("/members/proposals") == {"value": []}
+            # Erin calls over one connection; once she is removed, the next request on it is a stranger's.
+            context = service_context(network.service, str(erin), str(erin.with_suffix(".key.pem")))
+            session = HttpsClient("localhost", backup.relays["application"].port, context)
+
+            async def who() -> Any:
+                return (await session.request("GET", "/coco/caller")).json()["kind"]
+
+            async with asyncio.timeout(20):
+                while await who() != "participant":
+                    await asyncio.sleep(0.1)
+            name = fingerprint(__import__("cryptography.x509").x509.load_pem_x509_certificate(certificate.encode()))
+            removal = await network.governance(backup).propose(
+                network.members[1], {"actions": [action("remove_user", user_id=name)]}
+            )
+            assert await who() == "participant", "no effect before acceptance"
+            for member in network.members[1:]:
+                await network.governance(network.nodes[1]).vote(member, removal["proposalId"], True)
+            async with asyncio.timeout(20):
+                while await who() != "anonymous":
+                    await asyncio.sleep(0.1)
+            await session.close()
+        finally:
+            await network.stop()
+
+    run(story())
+
+
+def test_a_pending_node_waits_for_the_vote_and_a_change_of_rules_binds_owners(tmp_path):
+    async def story() -> None:
+        network = Consortium(tmp_path / "network")
+        try:
+            first = await network.start()
+            # Nobody signs for this one: it waits.
+            joining = asyncio.ensure_future(network.start(owner=nobody))
+            async with asyncio.timeout(30):
+                while True:
+                    rows = (await network.ask(first, "/node/network"))["nodes"]
+                    pending = [name for name, row in rows.items() if row["status"] == "Pending"]
+                    if pending:
+                        break
+                    await asyncio.sleep(0.1)
+            await asyncio.sleep(1)
+            assert not joining.done() and not rows[pending[0]]["votes"]
+            await network.accepted([first], action("transition_node_to_trusted", node_id=pending[0]))
+            second = await asyncio.wait_for(joining, 40)
+            assert pending[0] in await network.voters(first, 2)
+            # New rules; whoever signs for a node must know them.
+            await network.accepted(
+                [first, second], action("set_constitution", constitution=constitutions.text("unanimous"))
+            )
+            assert await network.governance(second).constitution() == constitutions.text("unanimous")
+            third = asyncio.ensure_future(network.start())
+            with pytest.raises(Exception, match=r"join\.not_the_owner"):
+                await asyncio.wait_for(third, 30)
+            network.genesis["constitution"] = constitutions.text("unanimous")
+            network.files.genesis.write_text(json.dumps(network.genesis))
+            await network.start()
+            await network.voters(first, 3)
+        finally:
+            await network.stop()
+
+    run(story())
+
+
+def test_the_open_formats_own_tool_signs_what_is_accepted(tmp_path):
+    async def story() -> None:
+        network = Consortium(tmp_path / "network")
+        try:
+            node = await network.start()
+            folder = network.files.directory / "members"
+            tool = ROOT / ".venv-ccf" / "bin" / "ccf_cose_sign1"
+
+            def sign(name: str, kind: str, content: Any, proposal: str = "") -> bytes:
+                path = tmp_path / "content.json"
+                path.write_text(json.dumps(content))
+                command = [str(tool), "--ccf-gov-msg-type", kind, "--ccf-gov-msg-created_at", "2026-11-22T00:00:00Z"]
+                command += [
+                    "--signing-key",
+                    str(folder / f"{name}.key.pem"),
+                    "--signing-cert",
+                    str(folder / f"{name}.pem"),
+                ]
+                command += ["--content", str(path)]
+                command += ["--ccf-gov-msg-proposal_id", proposal] if proposal else []
+                done = subprocess.run(command, capture_output=True)
+                assert done.returncode == 0, done.stderr.decode()
+                return done.stdout
+
+            client = network.client(node)
+
+            async def post(path: str, body: bytes) -> Any:
+                reply = await client.request(
+                    "POST", f"/gov/members/{path}?api-version=2024-07-01", body, content_type="application/cose"
+                )
+                return reply.json()
+
+            certificate = make_actor(network.files.directory / "participants", "frank")
+            made = await post(
+                "proposals:create", sign("alice", "proposal", {"actions": [action("set_user", cert=certificate)]})
+            )
+            identity = made["proposalId"]
+            for name, signer in (("alice", network.members[0]), ("bob", network.members[1])):
+                body = sign(name, "ballot", {"vote": True}, identity)
+                made = await post(f"proposals/{identity}/ballots/{signer.member}:submit", body)
+            assert made["proposalState"] == "Accepted"
+            # Refusals of the wire.
+            for path, body, code in (
+                ("proposals:create", b"", "cose.malformed"),
+                ("proposals:create", b"\x00" * 100, "cose.malformed"),
+                (f"proposals/{identity}:withdraw", sign("bob", "withdrawal", {}, identity), "gov.not_the_proposer"),
+            ):
+                with pytest.raises(RemoteError) as refused:
+                    await post(path, body)
+                assert refused.value.code == code
+            for path, code in (
+                ("/gov/members/proposals", "gov.unsupported_api_version"),
+                (f"/gov/members/proposals/{'0' * 64}?api-version=2024-07-01", "gov.unknown_proposal"),
+            ):
+                with pytest.raises(RemoteError) as refused:
+                    (await client.request("GET", path)).json()
+                assert refused.value.code == code
+        finally:
+            await network.stop()
+
+    run(story())
+
+
+def test_a_sandboxs_nodes_restart_under_new_rules(sandboxes, tmp_path):
+    sandbox = sandboxes("ruled", "--nodes", "3")
+    summary = sandbox.start()
+    (tmp_path / "rules.star").write_text(constitutions.text("majority"))
+    change = {"actions": [action("set_constitution", constitution="@rules.star")]}
+    (tmp_path / "change.json").write_text(json.dumps(change))
+    command = [sys.executable, "-m", "coco.cli.main", "member", "propose", str(tmp_path / "change.json"), "--json"]
+    command += ["--admin", summary["nodes"]["n1"]["administration_url"], "--service", summary["service_certificate"]]
+    command += ["--cert", str(sandbox.directory / "members" / "alice.pem")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["proposalState"] == "Accepted", done.stdout
+    eventually(lambda: whole(sandbox), "three nodes vote")
+    os.kill(summary["nodes"]["n2"]["enclave_pid"], signal.SIGKILL)
+    eventually(lambda: not whole(sandbox), "it is gone")
+    eventually(lambda: whole(sandbox), "it has joined again")
+
+
+def test_the_commands_govern(sandboxes, tmp_path):
+    sandbox = sandboxes("governed")
+    summary = sandbox.start()
+    certificate = make_actor(tmp_path, "grace")
+    (tmp_path / "proposal.json").write_text(json.dumps({"actions": [action("set_user", cert="@grace.pem")]}))
+    at = ["--admin", summary["administration_url"], "--service", summary["service_certificate"], "--json"]
+    alice = ["--cert", str(sandbox.directory / "members" / "alice.pem")]
+
+    def coco(*arguments: str, code: int = 0) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "coco.cli.main", *arguments, *at], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    proposal = str(tmp_path / "proposal.json")
+    rehearsed = coco("proposal", "rehearse", proposal)
+    assert len(rehearsed["after"]["users"]) == len(rehearsed["before"]["users"]) + 1
+    made = coco("member", "propose", proposal, *alice)
+    assert made["proposalState"] == "Accepted", "a sandbox's rules accept at once"
+    shown = coco("proposal", "show", made["proposalId"])
+    assert shown["actions"][0]["args"]["cert"] == certificate
+    assert coco("proposal", "list") == {"value": []}
+    assert coco("member", "vote", made["proposalId"], "--for", *alice, code=1)["error"]["code"] == "gov.proposal_closed"
+    assert coco("member", "withdraw", made["proposalId"], *alice, code=1)["error"]["code"] == "gov.proposal_closed"
+    assert len(coco("member", "ack", *alice)["stateDigest"]) == 64
+    (tmp_path / "bad.json").write_text("[]")
+    assert coco("proposal", "rehearse", str(tmp_path / "bad.json"), code=2)["error"]["code"] == "member.bad_proposal"

@@ -1,0 +1,413 @@
+"""Proposals, votes and actions without a node: every state, every refusal, and a model of the majority."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import cbor2
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coco import constitutions
+from coco.cli.sandbox import make_actor
+from coco.enclave.configuration import nodes
+from coco.enclave.configuration.actions import ACTIONS
+from coco.enclave.configuration.proposals import Change, Proposals
+from coco.enclave.core import rules_worker
+from coco.errors import AccessError, CocoError, GovernanceError, RequestError
+from coco.ledger import tables
+from coco.ledger.statements import fingerprint, sign_as_member
+
+ROOT = bytes(range(32))
+_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
+
+
+class Member:
+    def __init__(self, directory: Any, name: str) -> None:
+        self.pem = make_actor(directory, name)
+        self.certificate = x509.load_pem_x509_certificate(self.pem.encode())
+        key = load_pem_private_key((directory / f"{name}.key.pem").read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        self.key, self.id = key, fingerprint(self.certificate)
+        self.now = 1000
+
+    def sign(self, kind: str, payload: Any, proposal: str = "", at: int | None = None) -> bytes:
+        self.now += 1
+        created = self.now if at is None else at
+        return sign_as_member(self.key, self.certificate, kind, payload, created_at_s=created, proposal_id=proposal)
+
+
+def rsa_pem() -> str:
+    public = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+class Network:
+    """Administrative tables in a dictionary, and the rules called here."""
+
+    def __init__(self, members: list[Member], rules: str, *, production: bool = False) -> None:
+        self.rows: dict[tuple[str, bytes], bytes] = {}
+        self.proposals = Proposals(self._call)
+        self.reshared: list[tuple[set[str], int]] = []
+        self.put(tables.CONSTITUTION, tables.SINGLETON, tables.row(rules))
+        self.put(tables.GENESIS, tables.SINGLETON, tables.row({"production": production}))
+        settings_row = {"recovery_threshold": 1, "recent_cose_proposals_window_size": 3}
+        self.put(tables.SERVICE_CONFIG, tables.SINGLETON, tables.row(settings_row))
+        self.put(tables.NODE_MEASUREMENTS, b"m", nodes.ALLOWED)
+        node = {"status": nodes.TRUSTED, "engine": 1, "measurement": "m", "peer_address": "a:1", "owner": ""}
+        self.put(tables.NODES_INFO, b"founder", tables.row(node))
+        for member in members:
+            self.add(member)
+        self.put(tables.MEMBERS_ENCRYPTION, members[0].id.encode(), rsa_pem().encode())
+
+    def add(self, member: Member, status: str = "Active") -> None:
+        self.put(tables.MEMBERS_CERTS, member.id.encode(), member.pem.encode())
+        self.put(tables.MEMBERS_INFO, member.id.encode(), tables.row({"status": status, "member_data": {}}))
+
+    async def _call(self, source: str, function: str, *arguments: Any) -> Any:
+        answer = rules_worker.call(source, function, list(json.loads(json.dumps(arguments))))
+        if "code" in answer:
+            raise GovernanceError(answer["reason"], code=answer["code"])
+        return answer["value"]
+
+    def put(self, table: str, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self.rows.pop((table, key), None)
+        else:
+            self.rows[table, key] = value
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self.rows.get((table, key))
+
+    def scan(self, table: str, prefix: bytes = b"") -> Any:
+        return iter(sorted((k, v) for (t, k), v in self.rows.items() if t == table and k.startswith(prefix)))
+
+    def take(self, change: Change) -> Any:
+        for row in change.rows:
+            self.put(*row)
+        if change.reshare:
+            self.reshared.append((set(change.recovery[0]), change.recovery[1]))
+        return change.answer
+
+    def propose(self, member: Member, *actions: Any, body: bytes = b"") -> Any:
+        message = body or member.sign("proposal", {"actions": list(actions)})
+        return self.take(asyncio.run(self.proposals.create(message, self, ROOT)))
+
+    def vote(self, member: Member, proposal: str, vote: Any = True, body: bytes = b"") -> Any:
+        message = body or member.sign("ballot", {"vote": vote}, proposal)
+        return self.take(asyncio.run(self.proposals.vote(proposal, member.id, message, self)))
+
+    def withdraw(self, member: Member, proposal: str) -> Any:
+        return self.take(self.proposals.withdraw(proposal, member.sign("withdrawal", {}, proposal), self))
+
+    def document(self, table: str, key: str) -> Any:
+        row = self.get(table, key.encode())
+        return None if row is None else json.loads(row)
+
+
+def action(name: str, **args: Any) -> dict[str, Any]:
+    return {"name": name, "args": args}
+
+
+NOTHING = action("remove_user", user_id="nobody")
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("members")
+    return [Member(directory, f"m{number}") for number in range(4)]
+
+
+@pytest.fixture
+def network(members):
+    return Network(members[:3], constitutions.text("majority"))
+
+
+def refused(call: Any, code: str) -> None:
+    with pytest.raises(CocoError) as error:
+        call()
+    assert error.value.code == code
+
+
+def test_a_majority_accepts_and_the_ledger_says_who_voted_what(network, members):
+    made = network.propose(members[0], action("set_user", cert=members[3].pem, user_data={"name": "x"}))
+    assert (made["proposalState"], made["ballotCount"]) == ("Open", 0)
+    identity = made["proposalId"]
+    assert [one["proposalId"] for one in network.proposals.listed(network)] == [identity]
+    assert network.vote(members[0], identity)["proposalState"] == "Open"
+    assert network.get(tables.USERS_CERTS, members[3].id.encode()) is None, "no effect before acceptance"
+    done = network.vote(members[1], identity)
+    assert done["proposalState"] == "Accepted"
+    assert done["finalVotes"] == {members[0].id: True, members[1].id: True}
+    assert network.get(tables.USERS_CERTS, members[3].id.encode()) == members[3].pem.encode()
+    assert network.proposals.listed(network) == []
+    assert network.get(tables.COSE_HISTORY, members[1].id.encode())
+
+
+def test_G1_a_request_counts_once_in_every_form(network, members):
+    body = members[0].sign("proposal", {"actions": [NOTHING]})
+    made = network.propose(members[0], body=body)
+    assert network.propose(members[0], body=body) == made, "the same again is the same"
+    # The other form of the same signature, and another envelope around it.
+    tagged = cbor2.loads(body)
+    protected, unprotected, payload, signature = tagged.value
+    s = int.from_bytes(signature[48:], "big")
+    flipped = signature[:48] + (_ORDER - s).to_bytes(48, "big")
+    for other in ([protected, unprotected, payload, flipped], [protected, {"x": 1}, payload, signature]):
+        again = cbor2.dumps(cbor2.CBORTag(18, other))
+        assert network.propose(members[0], body=again) == made
+    assert len(list(network.scan(tables.PROPOSALS))) == 1
+    # A ballot again is the same; another one is refused.
+    ballot = members[1].sign("ballot", {"vote": False}, made["proposalId"])
+    first = network.vote(members[1], made["proposalId"], body=ballot)
+    assert network.vote(members[1], made["proposalId"], body=ballot) == first
+    refused(lambda: network.vote(members[1], made["proposalId"], True), "gov.vote_exists")
+
+
+def test_G1_each_member_has_a_window_of_its_own(network, members):
+    old = members[1].sign("proposal", {"actions": [NOTHING]}, at=10)
+    made = network.propose(members[1], body=old)
+    for number in range(6):
+        network.propose(members[0], action("remove_user", user_id=str(number)))
+    assert network.propose(members[1], body=old) == made, "another member's requests push none of mine out"
+    recent = [key for key, _ in network.scan(tables.COSE_RECENT)]
+    assert sum(key.startswith(members[0].id.encode()) for key in recent) == 3
+    stale = members[0].sign("proposal", {"actions": [NOTHING]}, at=5)
+    refused(lambda: network.propose(members[0], body=stale), "gov.too_old")
+
+
+def test_who_may_not_is_refused_and_nothing_changes(network, members):
+    made = network.propose(members[0], NOTHING)["proposalId"]
+    before = dict(network.rows)
+    stranger = members[3]
+    for call, code in (
+        (lambda: network.propose(stranger, NOTHING), "gov.not_a_member"),
+        (lambda: network.vote(stranger, made), "gov.not_a_member"),
+        (lambda: network.withdraw(members[1], made), "gov.not_the_proposer"),
+        (lambda: network.vote(members[1], "ab" * 32), "gov.unknown_proposal"),
+        (lambda: network.vote(members[1], made, "yes"), "gov.malformed"),
+        (lambda: network.vote(members[1], made, body=members[1].sign("ballot", {}, made)), "gov.malformed"),
+        (lambda: network.vote(members[1], made, body=members[1].sign("proposal", {}, made)), "gov.wrong_message_type"),
+        (lambda: network.vote(members[1], made, body=members[1].sign("ballot", {"vote": True})), "gov.wrong_proposal"),
+        (
+            lambda: network.vote(members[1], made, body=members[2].sign("ballot", {"vote": True}, made)),
+            "gov.wrong_member",
+        ),
+        (lambda: network.propose(members[0], body=b"\xff"), "cose.malformed"),
+        (lambda: network.propose(members[0], body=members[0].sign("proposal", {"actions": []})), "gov.malformed"),
+        (lambda: network.propose(members[0], body=members[0].sign("proposal", [])), "gov.malformed"),
+        (lambda: network.propose(members[0], action("no_such")), "gov.unknown_action"),
+        (lambda: network.propose(members[0], {"name": "set_user", "args": []}), "gov.unknown_action"),
+    ):
+        refused(call, code)
+        assert network.rows == before
+    broken = bytearray(members[0].sign("proposal", {"actions": [NOTHING]}))
+    broken[-1] ^= 1
+    refused(lambda: network.propose(members[0], body=bytes(broken)), "cose.bad_signature")
+    network.add(members[3], "Accepted")
+    refused(lambda: network.propose(members[3], NOTHING), "gov.not_active")
+    refused(lambda: network.vote(members[3], made), "gov.not_active")
+
+
+def test_a_proposal_ends_once(network, members):
+    withdrawn = network.propose(members[0], NOTHING)["proposalId"]
+    network.vote(members[1], withdrawn)
+    assert network.withdraw(members[0], withdrawn)["proposalState"] == "Withdrawn"
+    assert network.withdraw(members[0], withdrawn)["proposalState"] == "Withdrawn"
+    refused(lambda: network.vote(members[2], withdrawn), "gov.proposal_closed")
+    rejected = network.propose(members[0], NOTHING)["proposalId"]
+    network.vote(members[1], rejected, False)
+    assert network.vote(members[2], rejected, False)["proposalState"] == "Rejected"
+    refused(lambda: network.vote(members[0], rejected), "gov.proposal_closed")
+    refused(lambda: network.withdraw(members[0], rejected), "gov.proposal_closed")
+
+
+def test_what_fails_is_failed_with_its_reason_and_changes_nothing_else(network, members):
+    good = action("set_user", cert=members[3].pem)
+    made = network.propose(members[0], good, action("set_member_data", member_id="nobody", member_data={}))
+    network.vote(members[0], made["proposalId"])
+    done = network.vote(members[1], made["proposalId"])
+    assert done["proposalState"] == "Failed" and done["failure"]["code"] == "gov.unknown_member"
+    assert "action 1" in done["failure"]["reason"]
+    assert network.get(tables.USERS_CERTS, members[3].id.encode()) is None, "all of it or nothing"
+
+
+@pytest.mark.parametrize(
+    ("actions", "code"),
+    [
+        ([action("remove_node", node_id="founder")], "gov.no_node_left"),
+        ([action("remove_virtual_measurement", measurement="m")], "gov.no_node_left"),
+        ([action("set_recovery_threshold", recovery_threshold=2)], "gov.not_recoverable"),
+        ([action("set_recovery_threshold", recovery_threshold=0)], "gov.bad_argument"),
+        ([action("set_recovery_threshold", recovery_threshold=True)], "gov.bad_argument"),
+        ([action("transition_node_to_trusted", node_id="founder")], "gov.node_not_pending"),
+        ([action("transition_node_to_trusted", node_id="none")], "gov.unknown_node"),
+        ([action("set_user", cert="no pem")], "gov.bad_argument"),
+        ([action("set_user", cert="x", user_data=[])], "gov.bad_argument"),
+        ([action("set_member", cert="no pem")], "gov.bad_argument"),
+        ([action("set_operator", cert="no pem", addresses=["a"])], "gov.bad_argument"),
+        ([action("set_user_data", user_id="none", user_data={})], "gov.unknown_user"),
+        ([action("set_constitution", constitution="def f(:")], "gov.rules_failed"),
+        ([action("set_constitution", constitution=constitutions.text("majority") + "\nfail('x')")], "gov.rules_failed"),
+    ],
+)
+def test_what_must_hold_holds_under_any_constitution(members, actions, code):
+    network = Network(members[:3], constitutions.text("sandbox"))
+    before = network.document(tables.SERVICE_CONFIG, "\0" * 8)
+    done = network.propose(members[0], *actions)
+    assert (done["proposalState"], done["failure"]["code"]) == ("Failed", code)
+    assert network.document(tables.SERVICE_CONFIG, "\0" * 8) == before
+
+
+def test_every_action_is_accepted_and_leaves_its_rows(members):
+    network = Network(members[:3], constitutions.text("sandbox"))
+    pending = {"status": nodes.PENDING, "engine": 2, "measurement": "m", "peer_address": "b:1", "owner": ""}
+    network.put(tables.NODES_INFO, b"second", tables.row(pending))
+    network.put(tables.NODES_INFO, b"third", tables.row({**pending, "engine": 3}))
+    new, pem = members[3], rsa_pem()
+    done = set()
+
+    def accepted(name: str, **args: Any) -> None:
+        answer = network.propose(members[0], action(name, **args))
+        assert answer["proposalState"] == "Accepted", answer
+        done.add(name)
+
+    accepted("set_member", cert=new.pem, encryption_pub_key=pem, member_data={"name": "new"})
+    assert network.document(tables.MEMBERS_INFO, new.id) == {"status": "Accepted", "member_data": {"name": "new"}}
+    assert network.reshared == [], "a member gets a share once it is active"
+    digest = network.take(network.proposals.state_digest(new.id, new.sign("state_digest", {}), network, ROOT))
+    wrong = new.sign("ack", {"state_digest": "00"})
+    refused(lambda: network.proposals.acknowledge(new.id, wrong, network), "gov.wrong_state_digest")
+    right = new.sign("ack", {"state_digest": digest["stateDigest"]})
+    network.take(network.proposals.acknowledge(new.id, right, network))
+    assert network.document(tables.MEMBERS_INFO, new.id)["status"] == "Active"
+    assert network.reshared == [({members[0].id, new.id}, 1)]
+    accepted("set_recovery_threshold", recovery_threshold=2)
+    accepted("trigger_recovery_shares_refresh")
+    assert network.reshared[1:] == [({members[0].id, new.id}, 2)] * 2
+    accepted("set_member_data", member_id=new.id, member_data={"a": 1})
+    assert network.document(tables.MEMBERS_INFO, new.id) == {"status": "Active", "member_data": {"a": 1}}
+    refusal = network.propose(members[0], action("remove_member", member_id=new.id))
+    assert refusal["failure"]["code"] == "gov.not_recoverable"
+    accepted("set_recovery_threshold", recovery_threshold=1)
+    accepted("remove_member", member_id=new.id)
+    assert network.get(tables.MEMBERS_CERTS, new.id.encode()) is None
+    assert network.reshared[-1] == ({members[0].id}, 1)
+    accepted("remove_member", member_id=new.id)  # idempotent, as the open format has it
+    accepted("set_user", cert=new.pem, user_data={"x": 1})
+    accepted("set_user_data", user_id=new.id, user_data={"x": 2})
+    assert network.document(tables.USERS_INFO, new.id) == {"user_data": {"x": 2}}
+    accepted("remove_user", user_id=new.id)
+    assert network.get(tables.USERS_INFO, new.id.encode()) is None
+    accepted("set_operator", cert=new.pem, addresses=["10.0.0.1"])
+    assert network.document(tables.OPERATORS, new.id)["addresses"] == ["10.0.0.1"]
+    accepted("remove_operator", operator_id=new.id)
+    accepted("transition_node_to_trusted", node_id="second")
+    assert network.document(tables.NODES_INFO, "second")["status"] == nodes.TRUSTED
+    accepted("remove_node", node_id="second")
+    assert network.document(tables.NODES_INFO, "second")["status"] == nodes.RETIRED
+    accepted("remove_node", node_id="third")
+    assert network.get(tables.NODES_INFO, b"third") is None, "a pending one is forgotten"
+    accepted("add_virtual_measurement", measurement="n")
+    assert network.get(tables.NODE_MEASUREMENTS, b"n") == nodes.ALLOWED
+    accepted("remove_virtual_measurement", measurement="n")
+    accepted("set_constitution", constitution=constitutions.text("unanimous"))
+    assert done == set(ACTIONS), "every action is tried"
+    assert network.propose(members[0], NOTHING)["proposalState"] == "Open", "the new rules are in force"
+
+
+def test_a_change_of_rules_is_judged_by_the_old_ones_and_drops_what_is_open(network, members):
+    other = network.propose(members[2], NOTHING)["proposalId"]
+    network.vote(members[0], other)
+    change = network.propose(members[0], action("set_constitution", constitution=constitutions.text("unanimous")))
+    network.vote(members[0], change["proposalId"])
+    assert network.vote(members[1], change["proposalId"])["proposalState"] == "Accepted"
+    assert network.proposals.show(network, other)["proposalState"] == "Dropped"
+    refused(lambda: network.vote(members[1], other), "gov.proposal_closed")
+    # Two of three were enough; now they are not.
+    now = network.propose(members[0], NOTHING)["proposalId"]
+    network.vote(members[0], now)
+    assert network.vote(members[1], now)["proposalState"] == "Open"
+    assert network.vote(members[2], now)["proposalState"] == "Accepted"
+
+
+HOSTILE = {
+    "never accepts": "def validate(p, s):\n    return None\ndef resolve(p, v, s):\n    return 'Open'\ndef apply(p, s):\n    return []\n",
+    "refuses every change": "def validate(p, s):\n    return 'no'\ndef resolve(p, v, s):\n    return 'Accepted'\ndef apply(p, s):\n    return p['actions']\n",
+    "keeps itself": "def validate(p, s):\n    return None\ndef resolve(p, v, s):\n    return 'Accepted'\ndef apply(p, s):\n    return [a for a in p['actions'] if a['name'] != 'set_constitution']\n",
+}
+
+
+@pytest.mark.parametrize("rules", HOSTILE.values(), ids=HOSTILE.keys())
+def test_G2_rules_that_nobody_could_replace_are_no_rules(members, rules):
+    network = Network(members[:3], constitutions.text("sandbox"))
+    done = network.propose(members[0], action("set_constitution", constitution=rules))
+    assert (done["proposalState"], done["failure"]["code"]) == ("Failed", "gov.rules_for_ever")
+
+
+def test_rules_that_fail_leave_the_proposal_as_it_was(members):
+    rules = constitutions.text("majority").replace(
+        "def apply(proposal, state):", "def apply(proposal, state):\n    fail('oh')"
+    )
+    network = Network(members[:3], rules)
+    made = network.propose(members[0], NOTHING)["proposalId"]
+    network.vote(members[0], made)
+    done = network.vote(members[1], made)
+    assert done["proposalState"] == "Failed" and "constitution:" in done["failure"]["reason"]
+    broken = Network(members[:3], rules.replace("def resolve(", "def resolved("))
+    refused(lambda: broken.propose(members[0], NOTHING), "gov.rules_failed")
+    refused(lambda: Network(members[:3], "").propose(members[0], NOTHING), "gov.no_constitution")
+
+
+def test_rehearsing_writes_nothing(network, members):
+    before = dict(network.rows)
+    wanted = [action("set_user", cert=members[3].pem, user_data={"a": 1})]
+    found = asyncio.run(network.proposals.rehearse(wanted, network))
+    assert network.rows == before
+    assert found["before"]["users"] == {} and found["after"]["users"] == {members[3].id: {"a": 1}}
+    with pytest.raises(GovernanceError):
+        asyncio.run(network.proposals.rehearse([action("no_such")], network))
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["propose", "for", "against", "withdraw"]), st.integers(0, 2), st.integers(0, 3)),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps)
+def test_random_votes_end_as_a_small_model_says(members, story):
+    network = Network(members[:3], constitutions.text("majority"))
+    model: list[dict[str, Any]] = []
+    for step, who, which in story:
+        member = members[who]
+        if step == "propose":
+            made = network.propose(member, action("remove_user", user_id=str(len(model))))
+            model.append({"id": made["proposalId"], "by": who, "state": "Open", "votes": {}})
+            continue
+        if not model:
+            continue
+        one = model[which % len(model)]
+        try:
+            if step == "withdraw":
+                network.withdraw(member, one["id"])
+            else:
+                network.vote(member, one["id"], step == "for")
+        except (GovernanceError, AccessError, RequestError):
+            pass
+        if one["state"] == "Open" and step == "withdraw" and who == one["by"]:
+            one["state"] = "Withdrawn"
+        elif one["state"] == "Open" and step != "withdraw" and who not in one["votes"]:
+            one["votes"][who] = step == "for"
+            ayes = sum(one["votes"].values())
+            one["state"] = "Accepted" if ayes > 1 else "Rejected" if len(one["votes"]) - ayes > 1 else "Open"
+    for one in model:
+        shown = network.proposals.show(network, one["id"])
+        assert (shown["proposalState"], shown["ballotCount"]) == (one["state"], len(one["votes"]))
