@@ -246,5 +246,24 @@ def test_the_commands_govern(sandboxes, tmp_path):
     assert coco("member", "vote", made["proposalId"], "--for", *alice, code=1)["error"]["code"] == "gov.proposal_closed"
     assert coco("member", "withdraw", made["proposalId"], *alice, code=1)["error"]["code"] == "gov.proposal_closed"
     assert len(coco("member", "ack", *alice)["stateDigest"]) == 64
+
+    def offline(*arguments: str) -> Any:
+        command = [sys.executable, "-m", "coco.cli.main", "constitution", *arguments, "--json"]
+        command += ["--ledger", str(sandbox.ledger)]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout)
+
+    # Anyone with a ledger reads what was in force when, and what changed.
+    now, first = offline("show"), offline("show", "--at", "1")
+    name = next(
+        iter(
+            set(now["constitution"]["membership"]["participants"])
+            - set(first["constitution"]["membership"]["participants"])
+        )
+    )
+    assert now["constitution"]["membership"]["participants"][name]["cert"] == certificate
+    assert now["constitution"]["voting_policy"]["rules"] == constitutions.text("sandbox")
+    assert len({digest for _, digest in now["versions"]}) == len(now["versions"]) >= 2
+    changes = offline("diff", "1", str(now["versions"][-1][0]))["changes"]
+    assert [change["at"] for change in changes] == [f"/membership/participants/{name}"]
     (tmp_path / "bad.json").write_text("[]")
     assert coco("proposal", "rehearse", str(tmp_path / "bad.json"), code=2)["error"]["code"] == "member.bad_proposal"

@@ -70,6 +70,7 @@ def test_errors_have_codes_hints_and_exit_codes(tmp_path):
             "version",
         ),
         *("member propose", "member vote", "member withdraw", "member ack"),
+        *("constitution show", "constitution diff"),
         *("proposal list", "proposal show", "proposal rehearse"),
         *("node start", "node join", "node replace", "node retire", "node status"),
     ],

@@ -86,7 +86,12 @@ def test_rules_see_no_file_no_clock_and_nothing_of_the_call_before():
 
 def state(active: int, *, production: bool = False) -> dict[str, Any]:
     members = {f"m{number}": {"status": "Active"} for number in range(active)}
-    return {"members": {**members, "gone": {"status": "Retired"}}, "settings": {"production": production}}
+    trusted = {f"n{number}": {"status": "Trusted"} for number in range(6)}
+    return {
+        "members": {**members, "gone": {"status": "Retired"}},
+        "nodes": trusted,
+        "settings": {"production": production},
+    }
 
 
 @pytest.mark.parametrize(
@@ -103,6 +108,13 @@ def state(active: int, *, production: bool = False) -> dict[str, Any]:
         ("unanimous", "yyy", 3, "Accepted"),
         ("unanimous", "n", 3, "Rejected"),
         ("sandbox", "", 3, "Accepted"),
+        ("m-of-n", "y", 4, "Open"),
+        ("m-of-n", "yy", 4, "Accepted"),
+        ("m-of-n", "nn", 4, "Open"),
+        ("m-of-n", "nnn", 4, "Rejected"),
+        ("operator", "y", 3, "Open"),
+        ("operator", "yy", 3, "Accepted"),
+        ("operator", "nn", 3, "Rejected"),
     ],
 )
 def test_the_constitutions_that_ship_decide_as_they_say(name, votes, active, decision):
@@ -120,6 +132,21 @@ def test_the_constitutions_that_ship_decide_as_they_say(name, votes, active, dec
     assert call("resolve", proposal, {**cast, "gone": True, "other": True}, state(active)) == decision
     assert call("validate", proposal, state(active)) is None
     assert call("apply", proposal, state(active)) == proposal["actions"]
+
+
+def test_under_the_operators_rules_one_member_trusts_nodes_up_to_a_number():
+    source = constitutions.text("operator")
+
+    def resolve(proposer: str, *names: str) -> str:
+        actions = [{"name": name, "args": {"node_id": "x"}} for name in names]
+        answer = rules_worker.call(source, "resolve", [{"proposer": proposer, "actions": actions}, {}, state(3)])
+        return answer["value"]
+
+    assert resolve("m0", "transition_node_to_trusted") == "Accepted"
+    assert resolve("m0", "transition_node_to_trusted", "remove_node") == "Accepted"
+    assert resolve("m0", "transition_node_to_trusted", "transition_node_to_trusted") == "Open", "one too many"
+    assert resolve("m0", "transition_node_to_trusted", "add_virtual_measurement") == "Open"
+    assert resolve("gone", "transition_node_to_trusted") == "Open"
 
 
 def test_the_sandboxs_rules_refuse_production():

@@ -14,6 +14,7 @@ from coco.errors import ConfigurationError, LedgerError
 from coco.host.persistence import iterate_entries, open_database
 from coco.ledger import tables
 from coco.ledger.chunks import write_chunk
+from coco.ledger.constitution import Constitution
 from coco.ledger.replay import Replay
 
 _CHUNK_BYTES = 5_000_000
@@ -94,6 +95,29 @@ def verify(ledger: Path, service: str, say: Callable[[str], None] = lambda text:
         "root": replay.tree.root(end).hex(),
         "service_pinned": bool(service),
     }
+
+
+def constitution(ledger: Path, at: int = 1 << 62) -> tuple[dict[str, Any], list[tuple[int, str]]]:
+    """The constitution at an entry, and every version up to it: the entry that made it, and its hash.
+
+    Raises:
+        ConfigurationError: there is no such ledger.
+    """
+    found = Constitution()
+    for seqno, entry in _entries(ledger):
+        if seqno > at:
+            break
+        found.feed(seqno, Entry.parse(entry).public_writes())
+    return found.document(), found.versions
+
+
+def differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Each place at which two documents differ: where, what it was, what it is (None: nothing there)."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in sorted({*before, *after}):
+            yield from differences(before.get(name), after.get(name), f"{path}/{name}")
+    elif before != after:
+        yield path, before, after
 
 
 def describe(ledger: Path, first: int, last: int) -> Iterator[dict[str, Any]]:

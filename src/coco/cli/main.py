@@ -41,6 +41,8 @@ app.add_typer(account_app, name="account")
 app.add_typer(node_app, name="node")
 member_app = typer.Typer(no_args_is_help=True, help="Govern a network as a member.")
 proposal_app = typer.Typer(no_args_is_help=True, help="Read proposals, and rehearse one.")
+constitution_app = typer.Typer(no_args_is_help=True, help="Read the constitution in a ledger.")
+app.add_typer(constitution_app, name="constitution")
 app.add_typer(member_app, name="member")
 app.add_typer(proposal_app, name="proposal")
 
@@ -454,6 +456,50 @@ def proposal_rehearse(proposal: ProposalFile, admin: Admin, service: ServicePem,
     """What a proposal would change if it were accepted now; nothing is written."""
     content = _proposal(proposal, as_json)
     _govern(admin, service, as_json, lambda network: network.rehearse(content), governing.print_rehearsal)
+
+
+LedgerFile = Annotated[Path, typer.Option(help="Ledger of a node.")]
+
+
+@constitution_app.command("show")
+def constitution_show(
+    at: Annotated[int, typer.Option("--at", help="Entry; by default the last one.")] = 1 << 62,
+    ledger: LedgerFile = Path(".coco/n0/ledger.db"),
+    as_json: Json = False,
+) -> None:
+    """The constitution at an entry of a ledger, as anyone can read it, and its versions so far."""
+    try:
+        document, versions = ledgers.constitution(ledger, at)
+    except CocoError as error:
+        fail(error, as_json)
+
+    def text() -> None:
+        for seqno, digest in versions:
+            console.print(f"{seqno:>10}  {digest}")
+        console.print_json(json.dumps(document))
+
+    show({"constitution": document, "versions": versions}, as_json, text)
+
+
+@constitution_app.command("diff")
+def constitution_diff(
+    before: Annotated[int, typer.Argument(help="Entry.")],
+    after: Annotated[int, typer.Argument(help="A later entry.")],
+    ledger: LedgerFile = Path(".coco/n0/ledger.db"),
+    as_json: Json = False,
+) -> None:
+    """What changed in the constitution between two entries."""
+    try:
+        one, other = (ledgers.constitution(ledger, at)[0] for at in (before, after))
+    except CocoError as error:
+        fail(error, as_json)
+    found = [{"at": at, "before": old, "after": new} for at, old, new in ledgers.differences(one, other)]
+
+    def text() -> None:
+        for row in found:
+            console.print(f"{row['at']}\n  - {json.dumps(row['before'])}\n  + {json.dumps(row['after'])}")
+
+    show({"changes": found}, as_json, text)
 
 
 @node_app.command("start")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from importlib import resources
 
 #: Names of the constitutions that ship.
-NAMES = ("majority", "unanimous", "sandbox")
+NAMES = ("majority", "unanimous", "m-of-n", "operator", "sandbox")
 
 
 def text(name: str) -> str:
