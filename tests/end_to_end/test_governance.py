@@ -6,20 +6,25 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+from cryptography import x509
+from eth_account import Account
 from network import ROOT, Several, run
-from test_failover import eventually, whole
+from test_failover import KEY, SENDER, Payments, eventually, whole
 
 from coco import constitutions
+from coco._native import Entry
 from coco.cli.sandbox import make_actor
 from coco.client.governance import Governance, Signer
 from coco.client.http import HttpsClient, RemoteError
 from coco.client.operators import nobody
 from coco.client.verify import service_context
+from coco.ledger import tables
 from coco.ledger.statements import fingerprint
 
 
@@ -86,7 +91,7 @@ def test_members_admit_a_participant_while_primaries_die_and_remove_it_from_its_
             async with asyncio.timeout(20):
                 while await who() != "participant":
                     await asyncio.sleep(0.1)
-            name = fingerprint(__import__("cryptography.x509").x509.load_pem_x509_certificate(certificate.encode()))
+            name = fingerprint(x509.load_pem_x509_certificate(certificate.encode()))
             removal = await network.governance(backup).propose(
                 network.members[1], {"actions": [action("remove_user", user_id=name)]}
             )
@@ -267,3 +272,87 @@ def test_the_commands_govern(sandboxes, tmp_path):
     assert [change["at"] for change in changes] == [f"/membership/participants/{name}"]
     (tmp_path / "bad.json").write_text("[]")
     assert coco("proposal", "rehearse", str(tmp_path / "bad.json"), code=2)["error"]["code"] == "member.bad_proposal"
+
+
+def test_who_leaves_takes_no_later_secret_and_nodes_go_on_reading_every_epoch(tmp_path):
+    async def story() -> None:
+        network = Consortium(tmp_path / "network")
+        certificate = make_actor(network.files.directory / "participants", "erin")
+        network.genesis["participants"].append({"cert": certificate, "user_data": {"insecure_any_account": True}})
+        try:
+            first = await network.start()
+            second = await network.start()
+            await network.voters(first, 2)
+            client = network.client(first, "application")
+            nonce = 0
+
+            async def pay() -> str:
+                nonlocal nonce
+                fields = {"nonce": nonce, "to": SENDER, "value": 1, "gas": 21_000, "chainId": 2017}
+                signed = Account.from_key(KEY).sign_transaction(
+                    {**fields, "maxFeePerGas": 0, "maxPriorityFeePerGas": 0}
+                )
+                nonce += 1
+                found = await rpc(client, "eth_sendRawTransactionSync", "0x" + signed.raw_transaction.hex())
+                return str(found["transactionHash"])
+
+            async def rpc(client: HttpsClient, method: str, *params: Any) -> Any:
+                body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+                answer = json.loads((await client.request("POST", "/", body)).body)
+                assert "error" not in answer, answer
+                return answer["result"]
+
+            hashes = [await pay()]
+            name = fingerprint(x509.load_pem_x509_certificate(certificate.encode()))
+            await network.accepted([first, second], action("remove_user", user_id=name))
+            hashes.append(await pay())
+            await network.accepted([second, first], action("trigger_ledger_rekey"))
+            hashes.append(await pay())
+            # A node that joins now gets every secret; one that was there got the new ones in the ledger.
+            third = await network.start()
+            await network.voters(first, 3)
+            os.kill(first.enclave_pid, signal.SIGKILL)
+            for node in (second, third):
+                reader = network.client(node, "application")
+                async with asyncio.timeout(30):
+                    while True:
+                        try:
+                            found = [await rpc(reader, "eth_getTransactionReceipt", one) for one in hashes]
+                            break
+                        except AssertionError:
+                            await asyncio.sleep(0.2)
+                assert all(receipt["status"] == "0x1" for receipt in found)
+            client = network.client(third, "application")
+            hashes.append(await pay())
+        finally:
+            await network.stop()
+        # What anyone reads: two epochs began, each wrapped for the nodes that were trusted, and for nobody who left.
+        with sqlite3.connect(network.files.ledger(1)) as ledger:
+            entries = [bytes(row) for (row,) in ledger.execute("SELECT entry FROM entries ORDER BY seqno")]
+        rows = [dict(Entry.parse(entry).public_writes().rows(tables.NODE_SECRETS)) for entry in entries]
+        began = [json.loads(row[tables.SINGLETON]) for row in rows if row]
+        assert len(began) == 2 and all(len(one["nodes"]) == 2 for one in began)
+        assert [one["first_seqno"] for one in began] == [number + 2 for number, row in enumerate(rows) if row]
+
+    run(story())
+
+
+def test_a_recovery_reads_every_epoch(sandboxes, tmp_path):
+    sandbox = sandboxes("epochs")
+    summary = sandbox.start()
+    payments = Payments(sandbox.url)
+    payments.pay()
+    (tmp_path / "rekey.json").write_text(json.dumps({"actions": [action("trigger_ledger_rekey")]}))
+    for _ in range(2):
+        command = [sys.executable, "-m", "coco.cli.main", "member", "propose", str(tmp_path / "rekey.json"), "--json"]
+        command += ["--admin", summary["administration_url"], "--service", summary["service_certificate"]]
+        command += ["--cert", str(sandbox.directory / "members" / "alice.pem")]
+        done = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout)
+        assert done["proposalState"] == "Accepted", done
+        payments.pay()
+    sandbox.stop()
+    sandbox.start()
+    payments.web3.provider.endpoint_uri = sandbox.url
+    payments.check()
+    payments.pay()
+    payments.check()

@@ -10,9 +10,9 @@ from typing import Any
 
 import requests
 from eth_account import Account
-from operators import PATIENCE_S, Operator
 
 from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS, SandboxFiles
+from operators import PATIENCE_S, Operator
 
 TO = WELL_KNOWN_ACCOUNTS[0][0]
 #: What a client may be told while nodes come and go; all of it is worth another try.

@@ -447,6 +447,24 @@ def test_H5_time_follows_the_host_in_bounded_steps_and_never_goes_back():
     assert clock.now_ms == 2_061_000
 
 
+def test_K2_an_epoch_that_is_rolled_back_takes_its_secret_with_it():
+    journal = Journal(append=lambda *entry: None, read=None)
+    journal.begin(view=2, secret=LedgerSecret.generate())
+    store = Store(journal)
+    for name in tables.STATE_TABLES:
+        store.declare(name)
+    for _ in range(4):
+        store.write(WriteSet([(tables.SERVICE_CONFIG, tables.SINGLETON, b"{}")]))
+    second = LedgerSecret.generate()
+    journal.hold(5, second)  # entry 4 began it
+    store.write(WriteSet([(tables.SERVICE_CONFIG, tables.SINGLETON, b"{}")]))
+    assert journal.secret_at(5) is second and journal.secret_at(4) is not second
+    store.roll_back(4)
+    assert journal.secret_at(5) is second, "the entry that began it is still there"
+    store.roll_back(3)
+    assert journal.secret_at(5) is not second and len(journal.secrets) == 1
+
+
 def test_H5_the_clock_stays_near_what_most_voters_say():
     clock, agreement = Clock(1_000_000), Agreement(5_000)
     voters = (1, 2, 3)

@@ -51,6 +51,7 @@ class Primary:
             address="10.0.0.9:1",
             owner="",
             evidence=Evidence(VIRTUAL, "m", bytes(64)).to_json(),
+            encryption_key="",
             seqno=1,
         )
         self.write(

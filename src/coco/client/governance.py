@@ -20,7 +20,10 @@ from coco.ledger.statements import fingerprint, sign_as_member
 API_VERSION = "2024-07-01"
 _PROPOSALS = "/gov/members/proposals"
 #: Refusals that are worth the same request again; it is safe, for a request counts once.
-_AGAIN = ("node.no_primary", "peers.unreachable", "consensus.rolled_back", "consensus.not_primary", "node.not_open")
+_AGAIN = (
+    *("node.no_primary", "node.not_open", "peers.unreachable", "consensus.rolled_back", "consensus.not_primary"),
+    "gov.node_leaving",
+)
 _PATIENCE_S, _PAUSE_S = 15.0, 0.5
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from coco.enclave.configuration import actions
+from coco.enclave.configuration import actions, nodes
 from coco.enclave.configuration.proposals import Change, Proposals
+from coco.enclave.epochs import Epochs
 from coco.enclave.links import decode
 from coco.enclave.sequencer import Sequencer
 from coco.errors import BusyError, GovernanceError, NotFoundError, RequestError
@@ -39,7 +40,7 @@ class Governing:
     Args:
         sequencer: writes the rows.
         proposals: decides.
-        wrap: the row that keeps the ledger secret for recovery members and a threshold.
+        epochs: keeps ledger secrets for members and nodes.
         changing: held by whoever changes the rows of nodes.
     """
 
@@ -47,10 +48,10 @@ class Governing:
         self,
         sequencer: Sequencer,
         proposals: Proposals,
-        wrap: Callable[[Mapping[str, bytes], int], bytes],
+        epochs: Epochs,
         changing: asyncio.Lock,
     ) -> None:
-        self._sequencer, self._proposals, self._wrap, self._changing = sequencer, proposals, wrap, changing
+        self._sequencer, self._proposals, self._epochs, self._changing = sequencer, proposals, epochs, changing
 
     # --- requests ---
 
@@ -72,11 +73,20 @@ class Governing:
             await self._sequencer.committed(self._sequencer.store.latest)
             change = await self._decide(asked)
             if change.rows:
-                rows = list(change.rows)
-                if change.reshare:
-                    rows.append((tables.WRAPPED_SECRET, tables.SINGLETON, self._wrap(*change.recovery)))
-                await self._sequencer.committed(await self._sequencer.write_rows(rows))
+                rows, epoch = list(change.rows), None
+                if change.rekey:
+                    self._nobody_is_leaving()
+                    epoch = partial(self._epochs.begin, change.recovery, change.node_keys)
+                elif change.reshare:
+                    rows.append(self._epochs.wrap(*change.recovery))
+                await self._sequencer.committed(await self._sequencer.write_rows(rows, epoch=epoch))
         return change.answer
+
+    def _nobody_is_leaving(self) -> None:
+        """A node that leaves gets no secret of the next epoch, and its vote may be needed until it has left."""
+        trusted = {row.engine for row in nodes.rows(self._view) if row.status == nodes.TRUSTED}
+        if not self._sequencer.replica.members.all <= trusted:
+            raise BusyError("a node is leaving; try again", code="gov.node_leaving")
 
     async def answer(self, body: bytes) -> bytes:
         """Answer a node that forwards a request."""

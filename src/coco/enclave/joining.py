@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from coco import _native, limits
 from coco.attestation.evidence import VIRTUAL, Evidence, report_data
@@ -23,7 +23,7 @@ from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.nodes import JoinRequest
 from coco.enclave.consensus import Members, Start
 from coco.enclave.core.control import Control
-from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, private_der, self_signed
+from coco.enclave.core.identity import EncryptionKey, NodeIdentity, ServiceIdentity, private_der, self_signed
 from coco.enclave.links import Link, Links, decode
 from coco.enclave.membership import FETCH, JOIN, WELCOME_STATEMENT, FetchRange, JoinAnswer, Welcome
 from coco.errors import AttestationError, BusyError, CocoError, ConfigurationError, LedgerError
@@ -33,7 +33,6 @@ from coco.ledger.statements import MESSAGE_TYPE
 
 _AGAIN_S = 0.2
 _FETCH_S = 30.0
-_RSA_BITS = 2048
 _NONCE_BYTES = 32
 #: Refusals after which asking again is of no use.
 _FINAL = ("join.", "attestation.", "ledger.")
@@ -45,6 +44,7 @@ class Joined:
     """What a joiner was given."""
 
     identity: NodeIdentity
+    encryption: EncryptionKey
     service: ServiceIdentity
     engine: int
     view_offset: int
@@ -94,9 +94,7 @@ class Joiner:
         self._key = ec.generate_private_key(ec.SECP384R1())
         self._certificate = self_signed(self._key, time_ms)
         self._node_id = cose.key_id(self._key.public_key())
-        self._encryption = rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS)
-        public = self._encryption.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        self._encryption_key = public.decode()
+        self._encryption = EncryptionKey.generate()
 
     async def join(self) -> Joined:
         """Ask until this node is welcome.
@@ -113,14 +111,14 @@ class Joiner:
             self._measurement,
             report_data(
                 cose.spki(self._key.public_key()),
-                encryption_key=self._encryption_key.encode(),
+                encryption_key=self._encryption.pem.encode(),
                 service=cose.spki(self._service),
                 configuration=self._configuration,
             ),
         )
         request = JoinRequest(
             evidence=evidence.to_json(),
-            encryption_key=self._encryption_key,
+            encryption_key=self._encryption.pem,
             configuration=self._configuration,
             nonce=randomness.token_bytes(_NONCE_BYTES),
             address=self._start.peer_address,
@@ -170,7 +168,7 @@ class Joiner:
         if certificate.public_key() != self._key.public_key():
             raise AttestationError("the certificate is another node's", code="join.other_node")
         service = ServiceIdentity(
-            wrapping.open_service_key(welcome.service_key, self._encryption),
+            wrapping.open_service_key(welcome.service_key, self._encryption.private),
             x509.load_pem_x509_certificate(welcome.service.encode()),
         )
         if service.key.public_key() != self._service:
@@ -178,7 +176,9 @@ class Joiner:
         secrets = [
             (
                 first,
-                wrapping.open_for_node(row, self._node_id, self._encryption, self._encryption_key, service.spki),
+                wrapping.open_for_node(
+                    row, self._node_id, self._encryption.private, self._encryption.pem, service.spki
+                ),
             )
             for first, row in welcome.secrets
         ]
@@ -188,6 +188,7 @@ class Joiner:
         )
         return Joined(
             NodeIdentity(self._key, certificate),
+            self._encryption,
             service,
             welcome.engine,
             welcome.view_offset,

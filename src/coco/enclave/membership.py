@@ -255,6 +255,7 @@ class Membership:
             address=request.address,
             owner=owner,
             evidence=request.evidence,
+            encryption_key=request.encryption_key,
             seqno=seqno,
         )
         rows: list[tuple[str, bytes, bytes | None]] = [(tables.NODES_INFO, node_id.encode(), tables.row(document))]

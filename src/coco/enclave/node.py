@@ -36,8 +36,9 @@ from coco.enclave.core.background import Background
 from coco.enclave.core.clock import Agreement, Clock
 from coco.enclave.core.control import Control
 from coco.enclave.core.faults import place_of
-from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem, private_der
+from coco.enclave.core.identity import EncryptionKey, NodeIdentity, ServiceIdentity, pem, private_der
 from coco.enclave.core.rules_worker import Rules
+from coco.enclave.epochs import Epochs
 from coco.enclave.frontend.http import Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
 from coco.enclave.frontend.routes import administration_app, application_app
@@ -177,6 +178,7 @@ class EnclaveNode:
         key = ec.generate_private_key(ec.SECP384R1())
         names = list(dict.fromkeys([*start.host_names, "localhost", "127.0.0.1"]))
         self.identity = NodeIdentity(key, self.service.endorse(key.public_key(), engine, names, self.clock.now_ms))
+        self._encryption = EncryptionKey.generate()
 
     def _make_sequencer(self, genesis: bytes) -> None:
         settings = self.genesis.settings
@@ -207,9 +209,8 @@ class EnclaveNode:
             accept_insecure_virtual=self.genesis.insecure_virtual,
             log=self._control.log,
         )
-        self.governing = Governing(
-            self.sequencer, Proposals(self._rules.call), self._wrapped_for, self.membership.changing
-        )
+        self._epochs = Epochs(self.journal, self.service.spki, self.identity.node_id, self._encryption)
+        self.governing = Governing(self.sequencer, Proposals(self._rules.call), self._epochs, self.membership.changing)
         self.submissions = Submissions(self.sequencer, self.links, self.caller)
         self.snapshots = Snapshots(
             control=self._control,
@@ -280,7 +281,8 @@ class EnclaveNode:
         return await self.membership.serve(certificate, kind, body)
 
     def _followed(self, writes: _native.WriteSet) -> None:
-        """Whatever is remembered of callers and nodes may be old."""
+        """Whatever is remembered of callers and nodes may be old, and another epoch may begin."""
+        self._epochs.followed(writes)
         if not tables.ACTOR_TABLES.isdisjoint(writes.tables()):
             self._callers.clear()
             self._callers_old_at = self.journal.last_seqno
@@ -378,13 +380,6 @@ class EnclaveNode:
         )
         transaction.put(tables.WRAPPED_SECRET, tables.SINGLETON, row)
 
-    def _wrapped_for(self, members: Mapping[str, bytes], threshold: int) -> bytes:
-        """The current ledger secret, wrapped for recovery members."""
-        first, secret = self.journal.secrets[-1]
-        return wrapping.wrap(
-            secret, service_key=self.service.spki, first_seqno=first, members=members, threshold=threshold
-        )
-
     def _check_platform(self) -> None:
         if not self.genesis.insecure_virtual:
             raise ConfigurationError(
@@ -400,6 +395,7 @@ class EnclaveNode:
             address=self._peer_address,
             owner="",
             evidence=self._evidence(b"").to_json(),
+            encryption_key=self._encryption.pem,
             seqno=self.journal.last_seqno + 1,
         )
         return [
@@ -466,7 +462,7 @@ class EnclaveNode:
             time_ms=self.clock.now_ms,
         )
         joined = await joiner.join()
-        self.identity, self.service = joined.identity, joined.service
+        self.identity, self.service, self._encryption = joined.identity, joined.service, joined.encryption
         self._dial_as_a_node()
         self.clock = Clock(start.time_ms, joined.time_ms)
         for first, secret in joined.secrets:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coco import limits
-from coco._native import WriteSet
+from coco._native import LedgerSecret, WriteSet
 from coco.enclave.adapters.base import BlockContext, Envelope, LedgerAdapter, Outcome, Verdict
 from coco.enclave.core.clock import Clock
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem
@@ -30,6 +30,10 @@ from coco.ledger.position import Position
 from coco.ledger.signature import sign_root
 
 _EXPIRY_INTERVAL_S = 60.0
+
+
+#: The secret of an epoch whose first entry is given, and the rows that keep it.
+NewEpoch = Callable[[int], tuple[LedgerSecret, Sequence[tuple[str, bytes, bytes | None]]]]
 
 
 @dataclass
@@ -333,8 +337,14 @@ class Sequencer:
         await self._execute(runtime, batch[:middle])
         await self._execute(runtime, batch[middle:])
 
-    async def write_rows(self, rows: Sequence[tuple[str, bytes, bytes | None]]) -> int:
+    async def write_rows(
+        self, rows: Sequence[tuple[str, bytes, bytes | None]], *, epoch: NewEpoch | None = None
+    ) -> int:
         """Write rows of the framework's own as one entry; return its seqno.
+
+        Args:
+            rows: table, key, and value or None to remove it.
+            epoch: begins another epoch with the next entry: gets its number, gives secret and the rows that keep it.
 
         Raises:
             ConsensusError: this node is not primary; the caller may try again.
@@ -342,8 +352,14 @@ class Sequencer:
         async with self._writer, self._order:
             if not (self.replica.may_execute or self.replica.founds):
                 raise ConsensusError("this node is not primary", code="consensus.not_primary")
-            writes = WriteSet(list(rows))
+            written, secret = list(rows), None
+            if epoch is not None:
+                secret, kept = epoch(self.store.journal.last_seqno + 2)
+                written += kept
+            writes = WriteSet(written)
             seqno = self.store.write(writes)
+            if secret is not None:
+                self.store.journal.hold(seqno + 1, secret)
             self.on_followed(writes)
             self._entry_written()
             return seqno

@@ -38,6 +38,8 @@ GENESIS: Final = "public:coco.gov.genesis"
 OPERATORS: Final = "public:coco.gov.operators"
 #: The current ledger secret, wrapped; and each former one, wrapped under its successor.
 WRAPPED_SECRET: Final = "public:coco.internal.wrapped_ledger_secret"  # noqa: S105 - the name of a table
+#: The ledger secret that the next entry begins to use, for each node that is trusted then (J4).
+NODE_SECRETS: Final = "public:coco.internal.node_ledger_secrets"
 FORMER_SECRETS: Final = "public:coco.internal.former_ledger_secrets"
 #: Members' statements that a new service identity continues an old one (J7).
 IDENTITY_STATEMENTS: Final = "public:coco.gov.identity_statements"
@@ -72,6 +74,7 @@ STATE_TABLES: Final = (
     OPERATORS,
     WRAPPED_SECRET,
     FORMER_SECRETS,
+    NODE_SECRETS,
     IDENTITY_STATEMENTS,
     ACCOUNTS,
 )

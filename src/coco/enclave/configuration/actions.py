@@ -46,6 +46,8 @@ class Draft:
     writes: dict[tuple[str, bytes], bytes | None] = field(default_factory=dict)
     #: Recovery members or their threshold changed: the ledger secret is to be wrapped anew.
     reshare: bool = False
+    #: Somebody left: what is written from now on is sealed under another secret.
+    rekey: bool = False
     #: What other members have voted on means something else now: other open proposals are dropped.
     drops_others: bool = False
 
@@ -95,6 +97,11 @@ class Draft:
         members = self.members()
         keys = self.scan(tables.MEMBERS_ENCRYPTION)
         return {k.decode(): pem for k, pem in keys.items() if members.get(k.decode(), {}).get("status") == ACTIVE}
+
+    def node_keys(self) -> dict[str, str]:
+        """PEM of the encryption key of every trusted node."""
+        rows = {key.decode(): json.loads(value) for key, value in self.scan(tables.NODES_INFO).items()}
+        return {name: row.get("encryption_pub_key", "") for name, row in rows.items() if row["status"] == nodes.TRUSTED}
 
     def settings(self) -> dict[str, Any]:
         """Settings of the service."""
@@ -191,7 +198,7 @@ def _remove_member(draft: Draft, args: Mapping[str, Any]) -> None:
     name = _text(args, "member_id").encode()
     if draft.get(tables.MEMBERS_INFO, name) is None:
         return  # unknown: nothing to do, as in the open format
-    draft.reshare |= name.decode() in draft.recovery_members()
+    draft.rekey = True
     for table in (tables.MEMBERS_INFO, tables.MEMBERS_CERTS, tables.MEMBERS_ENCRYPTION, tables.MEMBERS_ACKS):
         draft.remove(table, name)
 
@@ -215,6 +222,7 @@ def _set_user(draft: Draft, args: Mapping[str, Any]) -> None:
 
 def _remove_user(draft: Draft, args: Mapping[str, Any]) -> None:
     name = _text(args, "user_id").encode()
+    draft.rekey |= draft.get(tables.USERS_INFO, name) is not None
     for table in (tables.USERS_INFO, tables.USERS_CERTS):
         draft.remove(table, name)
 
@@ -289,6 +297,10 @@ def _refresh_shares(draft: Draft, args: Mapping[str, Any]) -> None:
     draft.reshare = True
 
 
+def _rekey(draft: Draft, args: Mapping[str, Any]) -> None:
+    draft.rekey = True
+
+
 ACTIONS: Mapping[str, Callable[[Draft, Mapping[str, Any]], None]] = {
     "set_member": _set_member,
     "remove_member": _remove_member,
@@ -305,6 +317,7 @@ ACTIONS: Mapping[str, Callable[[Draft, Mapping[str, Any]], None]] = {
     "set_constitution": _set_constitution,
     "set_recovery_threshold": _set_recovery_threshold,
     "trigger_recovery_shares_refresh": _refresh_shares,
+    "trigger_ledger_rekey": _rekey,
 }
 
 

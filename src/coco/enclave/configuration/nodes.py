@@ -82,7 +82,14 @@ def next_engine(view: StoreView) -> int:
 
 
 def row_document(
-    *, engine: int, status: str, address: str, owner: str, evidence: Mapping[str, Any], seqno: int
+    *,
+    engine: int,
+    status: str,
+    address: str,
+    owner: str,
+    evidence: Mapping[str, Any],
+    encryption_key: str,
+    seqno: int,
 ) -> dict[str, Any]:
     """Value of a node's row, before it is dumped."""
     return {
@@ -90,6 +97,7 @@ def row_document(
         "retired_committed": False,
         "quote_info": {"format": evidence["platform"], **evidence},
         "measurement": Evidence.parse(dict(evidence)).measurement,
+        "encryption_pub_key": encryption_key,
         "rpc_interfaces": {},
         "ledger_secret_seqno": seqno,
         "engine": engine,

@@ -54,9 +54,12 @@ class Change:
 
     answer: dict[str, Any]
     rows: list[tuple[str, bytes, bytes | None]] = field(default_factory=list)
+    #: The current ledger secret is to be wrapped anew; or another one begins.
     reshare: bool = False
-    #: Recovery members and threshold that the secret is to be wrapped for, if ``reshare``.
+    rekey: bool = False
+    #: Recovery members and threshold that the secret is then to be wrapped for, and trusted nodes' keys.
     recovery: tuple[dict[str, bytes], int] = field(default_factory=lambda: ({}, 0))
+    node_keys: dict[str, str] = field(default_factory=dict)
 
 
 def signed_by_member(body: bytes, view: Reads, kind: str, *, proposal: str = "", member: str = "") -> Signed:
@@ -297,7 +300,7 @@ class Proposals:
 
     def _change(self, answer: dict[str, Any], draft: Draft, *, reshare: bool) -> Change:
         recovery = draft.recovery_members(), int(draft.settings().get("recovery_threshold", 1))
-        return Change(answer, draft.rows(), reshare, recovery)
+        return Change(answer, draft.rows(), reshare, draft.rekey, recovery, draft.node_keys())
 
     def _rules(self, draft: Draft) -> str:
         source = json.loads(draft.get(tables.CONSTITUTION, tables.SINGLETON) or b'""')

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from coco._native import wipe
@@ -25,6 +25,7 @@ from coco.ledger import cose
 CERTIFICATE_DAYS = 365
 #: A node's certificate is issued to this name and its engine id.
 NODE_NAME = "Coco Node"
+_RSA_BITS = 2048
 _SKEW = datetime.timedelta(hours=1)
 
 
@@ -130,6 +131,22 @@ class ServiceIdentity:
 def self_signed(key: ec.EllipticCurvePrivateKey, time_ms: int) -> x509.Certificate:
     """A certificate that says nothing but that its holder has the key: of a node before a service endorses it."""
     return _builder("Coco Joiner", "Coco Joiner", key.public_key(), time_ms).sign(key, hashes.SHA384())
+
+
+@dataclass(frozen=True)
+class EncryptionKey:
+    """A node's RSA key, to which ledger secrets are sealed; made in the enclave, gone with the process."""
+
+    private: rsa.RSAPrivateKey
+    #: PEM of the public key.
+    pem: str
+
+    @classmethod
+    def generate(cls) -> EncryptionKey:
+        """A fresh one."""
+        private = rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS)
+        public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return cls(private, public.decode())
 
 
 @dataclass(frozen=True)

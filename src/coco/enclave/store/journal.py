@@ -115,7 +115,8 @@ class Journal:
         self._signatures.append(seqno)
 
     def cut(self, seqno: int) -> None:
-        """Forget every adopted entry above ``seqno``."""
+        """Forget every adopted entry above ``seqno``, and an epoch that one of them began."""
+        self._secrets = [item for item in self._secrets if item[0] <= seqno + 1]
         self.tree.truncate(seqno + 1)
         self._views = [(first, view) for first, view in self._views if first <= seqno]
         while self._signatures and self._signatures[-1] > seqno:
