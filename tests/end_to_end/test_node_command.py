@@ -75,6 +75,11 @@ def test_who_may_not_join_does_not(operator, tmp_path):
         other.stop()
     rows = operator.status("n0")["network"]["nodes"]
     assert len(rows) == 1
+    # Nobody listens there: it says so after a while, and ends.
+    said = operator.run(
+        "x3", "join", "--peer", "127.0.0.1:9", "--service", operator.service, "--operator", str(operator.certificate)
+    )
+    assert said["error"]["code"] == "join.nobody_answers"
 
 
 def test_a_dead_node_is_replaced_at_its_address_or_at_another(operator):

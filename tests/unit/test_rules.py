@@ -172,3 +172,49 @@ def test_a_worker_that_is_gone_is_said():
         ours.close()
 
     asyncio.run(story())
+
+
+def test_a_call_that_is_given_up_leaves_no_answer_for_the_next():
+    import json
+    import socket
+    import struct
+
+    async def story() -> None:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        rules, loop = rules_worker.Rules(ours), asyncio.get_running_loop()
+
+        async def answer(value: Any) -> None:
+            await loop.sock_recv(theirs, 65536)
+            body = json.dumps({"value": value}).encode()
+            await loop.sock_sendall(theirs, struct.pack("!I", len(body)) + body)
+
+        left = asyncio.ensure_future(rules.call("", "first"))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        following = asyncio.ensure_future(rules.call("", "second"))
+        await answer(1)
+        await answer(2)
+        assert await following == 2 and left.cancelled()
+        ours.close()
+        theirs.close()
+
+    asyncio.run(story())
+
+
+def test_a_worker_that_does_not_answer_is_asked_no_more(monkeypatch):
+    import socket
+
+    monkeypatch.setattr(rules_worker, "_TIMEOUT_S", 0.1)
+
+    async def story() -> None:
+        ours, theirs = socket.socketpair()
+        rules = rules_worker.Rules(ours)
+        for _ in range(2):
+            with pytest.raises(GovernanceError) as gone:
+                await rules.call("", "f")
+            assert gone.value.code == "gov.rules_gone"
+        ours.close()
+        theirs.close()
+
+    asyncio.run(story())

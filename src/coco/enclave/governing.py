@@ -22,6 +22,8 @@ from coco.errors import BusyError, GovernanceError, NotFoundError, RequestError
 from coco.ledger import tables
 
 GOVERN = "govern"
+#: Anyone may rehearse; so that members are served all the same, only so many do at once.
+_REHEARSALS_MAX = 2
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -52,6 +54,7 @@ class Governing:
         changing: asyncio.Lock,
     ) -> None:
         self._sequencer, self._proposals, self._epochs, self._changing = sequencer, proposals, epochs, changing
+        self._rehearsing = 0
 
     # --- requests ---
 
@@ -148,7 +151,13 @@ class Governing:
             raise RequestError("a proposal is an object with actions", code="gov.malformed") from error
         if not isinstance(listed, list):
             raise GovernanceError("a proposal has a list of actions", code="gov.malformed")
-        return await self._proposals.rehearse(listed, self._view)
+        if self._rehearsing >= _REHEARSALS_MAX:
+            raise BusyError("others are rehearsing; try again", code="gov.busy")
+        self._rehearsing += 1
+        try:
+            return await self._proposals.rehearse(listed, self._view)
+        finally:
+            self._rehearsing -= 1
 
     def constitution(self) -> str:
         """The rules in force."""

@@ -126,10 +126,12 @@ class Joiner:
             owner_statement=statement,
         )
         body = msgspec.msgpack.encode(request)
-        said = ""
+        said, heard_at = "", asyncio.get_running_loop().time()
         while True:
             for address in list(self._addresses):
                 answer = await self._ask(address, body)
+                if answer is not None:
+                    heard_at = asyncio.get_running_loop().time()
                 if isinstance(answer, Welcome):
                     # It leads: it has the whole ledger, and whatever snapshot there is.
                     self._addresses.remove(address)
@@ -140,6 +142,8 @@ class Joiner:
                     self._control.log(f"join.{said}")
                 if answer is not None and answer.primary and answer.primary not in self._addresses:
                     self._addresses.append(answer.primary)
+            if asyncio.get_running_loop().time() - heard_at > limits.JOIN_SECONDS_MAX:
+                raise BusyError("no node of the network answers", code="join.nobody_answers")
             await asyncio.sleep(_AGAIN_S)
 
     async def _ask(self, address: str, body: bytes) -> JoinAnswer | None:

@@ -323,6 +323,8 @@ class Membership:
         secrets = [
             (first, wrapping.seal_for_node(secret, first, row.node_id, request.encryption_key, self._service.spki))
             for first, secret in self._sequencer.store.journal.secrets
+            # An epoch that is not committed yet may never be; the entry that begins it holds its secret for this node.
+            if first <= anchor.position.seqno + 1
         ]
         return Welcome(
             node_id=row.node_id,

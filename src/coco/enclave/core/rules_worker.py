@@ -146,6 +146,9 @@ class Rules:
         worker.setblocking(False)
         self._worker = worker
         self._lock = asyncio.Lock()
+        #: An answer was given up: the next one to come would be taken for another call's.
+        self._broken = False
+        self._calls: set[asyncio.Task[Any]] = set()
 
     async def call(self, source: str, function: str, *arguments: Any) -> Any:
         """What a function of a constitution gives.
@@ -155,17 +158,30 @@ class Rules:
                 (``gov.rules_out_of_memory``).
         """
         request = json.dumps([source, function, list(arguments)]).encode()
-        loop = asyncio.get_running_loop()
-        try:
-            async with self._lock, asyncio.timeout(_TIMEOUT_S):
-                await loop.sock_sendall(self._worker, _SIZE.pack(len(request)) + request)
-                (size,) = _SIZE.unpack(await self._exactly(_SIZE.size))
-                answer = json.loads(await self._exactly(size))
-        except OSError as error:
-            raise GovernanceError("the rules cannot be run any more", code="gov.rules_gone") from error
+        # Whoever asked may leave; the exchange goes on to its end, so that the next one begins at a beginning.
+        task = asyncio.get_running_loop().create_task(self._exchange(request))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        answer = await asyncio.shield(task)
         if "code" in answer:
             raise GovernanceError(answer["reason"], code=answer["code"])
         return answer["value"]
+
+    async def _exchange(self, request: bytes) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            if self._broken:
+                raise GovernanceError("the rules cannot be run any more", code="gov.rules_gone")
+            self._broken = True
+            try:
+                async with asyncio.timeout(_TIMEOUT_S):
+                    await loop.sock_sendall(self._worker, _SIZE.pack(len(request)) + request)
+                    (size,) = _SIZE.unpack(await self._exactly(_SIZE.size))
+                    answer: dict[str, Any] = json.loads(await self._exactly(size))
+            except (OSError, TimeoutError) as error:
+                raise GovernanceError("the rules cannot be run any more", code="gov.rules_gone") from error
+            self._broken = False
+            return answer
 
     async def _exactly(self, size: int) -> bytes:
         loop, data = asyncio.get_running_loop(), bytearray()
