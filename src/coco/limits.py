@@ -104,7 +104,7 @@ STRANGER_SECONDS_MAX: Final = 30
 ADMISSIONS_MAX: Final = 30
 ADMISSIONS_SECONDS: Final = 600
 #: Time for which a joiner asks when nobody answers.
-JOIN_SECONDS_MAX: Final = 60
+JOIN_SECONDS_MAX: Final = 30
 #: Joiners whom governance has not decided about.
 PENDING_NODES_MAX: Final = 16
 #: Ids of transactions that are remembered, so that what is sent again after a failover runs once.
