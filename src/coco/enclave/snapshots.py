@@ -259,7 +259,7 @@ class Reader:
     def __init__(self, offer: Offer, secret: LedgerSecret) -> None:
         self._cipher: SnapshotCipher = secret.snapshot_cipher(offer.salt, offer.seqno)
         self.offer = offer
-        self.leaves = b""
+        self._leaves = bytearray()
         self.header: Header | None = None
         self._leaf_parts = 0
 
@@ -277,14 +277,14 @@ class Reader:
             return None
         if self._leaf_parts:
             self._leaf_parts -= 1
-            self.leaves += text
+            self._leaves += text
             return None
         piece = decode(Piece, text)
         return WriteSet.decode(piece.public, piece.private)
 
     def leaf(self, seqno: int) -> bytes:
         """Leaf of an entry at or below the snapshot's."""
-        return self.leaves[seqno * _LEAF_BYTES : (seqno + 1) * _LEAF_BYTES]
+        return bytes(self._leaves[seqno * _LEAF_BYTES : (seqno + 1) * _LEAF_BYTES])
 
     @property
     def digest(self) -> bytes:
