@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from coco.cli.sandbox import SandboxFiles, make_actor, make_genesis, make_owner
+from coco.cli.keys import make_actor
+from coco.cli.sandbox import SandboxFiles, make_genesis, make_owner
 from coco.client.http import HttpsClient
 from coco.client.members import recover
 from coco.client.verify import service_context, unverified_context

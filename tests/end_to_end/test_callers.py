@@ -224,7 +224,7 @@ def test_G4_no_session_ticket_and_a_stranger_is_nobody(network, tmp_path):
                 input=b"", capture_output=True, timeout=20,
             )  # fmt: skip
             assert b"alert protocol version" in old.stderr or b"Cipher is (NONE)" in old.stdout
-            from coco.cli.sandbox import make_actor
+            from coco.cli.keys import make_actor
 
             make_actor(tmp_path, "stranger")
             context = service_context(

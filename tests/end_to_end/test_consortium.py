@@ -19,7 +19,7 @@ from test_failover import KEY, SENDER, Payments, eventually, whole
 
 from coco import constitutions
 from coco._native import Entry
-from coco.cli.sandbox import make_actor
+from coco.cli.keys import make_actor
 from coco.client.governance import Governance, Signer
 from coco.client.http import HttpsClient, RemoteError
 from coco.client.operators import nobody
@@ -356,3 +356,71 @@ def test_a_recovery_reads_every_epoch(sandboxes, tmp_path):
     payments.check()
     payments.pay()
     payments.check()
+
+
+def test_three_organisations_found_a_network_with_commands_alone(tmp_path):
+    def coco(*arguments: str, code: int = 0) -> Any:
+        command = [sys.executable, "-m", "coco.cli.main", *arguments, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        assert done.returncode == code, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    # Each organisation has a folder and keys of its own; only certificates and public keys go to the others.
+    names = ("north", "south", "west")
+    for name in names:
+        files = coco("member", "keygen", name, "--dir", name, *(["--recovery"] if name == "north" else []))
+        assert (tmp_path / files["key"]).stat().st_mode & 0o077 == 0
+        coco("member", "keygen", f"{name}-app", "--dir", name)
+    assert coco("member", "keygen", "north", "--dir", "north", code=2)["error"]["code"] == "network.file_exists"
+    init = ["network", "init", "trade", "--insecure-virtual", "--operator", "north/north-app.pem=127.0.0.1"]
+    for name in names:
+        init += ["--member", f"{name}/{name}.pem", "--participant", f"{name}/{name}-app.pem"]
+    for wrong, error in (
+        (["--recovery-threshold", "2"], "network.not_recoverable"),
+        (["--constitution", "nothing"], "network.bad_rules"),
+        (["--member", "nobody.pem"], "network.bad_certificate"),
+        (["--operator", "north/north.pem"], "network.bad_operator"),
+    ):
+        assert coco(*init, *wrong, code=2)["error"]["code"] == error
+    founded = coco(*init)
+    assert (founded["members"], founded["participants"]) == (3, 3)
+    assert coco(*init, code=2)["error"]["code"] == "network.file_exists"
+    start = [
+        sys.executable,
+        "-m",
+        "coco.cli.main",
+        "node",
+        "start",
+        "--dir",
+        "n0",
+        "--genesis",
+        "genesis.json",
+        "--json",
+    ]
+    with subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path) as node:
+        try:
+            said = json.loads(node.stdout.readline())
+            at = ["--admin", said["administration_url"], "--service", said["service_certificate"]]
+            coco("member", "keygen", "east", "--dir", "east")
+            (tmp_path / "admit.json").write_text(
+                json.dumps({"actions": [action("set_member", cert="@east/east.pem", member_data={"name": "east"})]})
+            )
+            made = coco("member", "propose", "admit.json", *at, "--cert", "south/south.pem")
+            assert made["proposalState"] == "Open"
+            for name in ("south", "west"):
+                made = coco("member", "vote", made["proposalId"], "--for", *at, "--cert", f"{name}/{name}.pem")
+            assert made["proposalState"] == "Accepted"
+            # The fourth knows the state, acknowledges it, and then counts.
+            (tmp_path / "none.json").write_text(json.dumps({"actions": [action("remove_user", user_id="none")]}))
+            early = coco("member", "propose", "none.json", *at, "--cert", "east/east.pem", code=1)
+            assert early["error"]["code"] == "gov.not_active"
+            coco("member", "ack", *at, "--cert", "east/east.pem")
+            made = coco("member", "propose", "none.json", *at, "--cert", "east/east.pem")
+            for name, state in (("east", "Open"), ("north", "Open"), ("west", "Accepted")):
+                made = coco("member", "vote", made["proposalId"], "--for", *at, "--cert", f"{name}/{name}.pem")
+                assert made["proposalState"] == state, "three of four are more than half"
+            listed = coco("constitution", "show", "--ledger", "n0/ledger.db")["constitution"]["membership"]["members"]
+            assert sorted(one["member_data"]["name"] for one in listed.values()) == ["east", "north", "south", "west"]
+        finally:
+            node.send_signal(signal.SIGTERM)
+            node.communicate(timeout=40)

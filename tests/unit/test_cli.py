@@ -69,6 +69,7 @@ def test_errors_have_codes_hints_and_exit_codes(tmp_path):
             "doctor",
             "version",
         ),
+        *("member keygen", "network init"),
         *("member propose", "member vote", "member withdraw", "member ack"),
         *("constitution show", "constitution diff"),
         *("proposal list", "proposal show", "proposal rehearse"),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco import constitutions
-from coco.cli.sandbox import make_actor
+from coco.cli.keys import make_actor
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration.actions import ACTIONS
 from coco.enclave.configuration.proposals import Change, Proposals

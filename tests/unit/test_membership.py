@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from coco import limits
 from coco._native import LedgerSecret, WriteSet
 from coco.attestation.evidence import VIRTUAL, Evidence, report_data
-from coco.cli.sandbox import make_actor
+from coco.cli.keys import make_actor
 from coco.client.operators import owner
 from coco.enclave.configuration import nodes
 from coco.enclave.consensus import Members, Start

@@ -7,7 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coco.cli.sandbox import make_actor
+from coco.cli.keys import make_actor
 from coco.client.pin import Pin
 from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.errors import AttestationError

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from coco.cli import account as accounts
 from coco.cli import doctor as examination
 from coco.cli import ledger as ledgers
 from coco.cli import member as governing
+from coco.cli import network as networks
 from coco.cli import node as nodes
 from coco.cli import sandbox as sandboxes
 from coco.cli import simulate as simulations
@@ -30,6 +31,7 @@ from coco.client.governance import Governance, Signer
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.pin import Pin
 from coco.client.verify import service_context, verify_node
+from coco.constitutions import NAMES
 from coco.errors import CocoError, ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=coco.__doc__)
@@ -43,6 +45,8 @@ member_app = typer.Typer(no_args_is_help=True, help="Govern a network as a membe
 proposal_app = typer.Typer(no_args_is_help=True, help="Read proposals, and rehearse one.")
 constitution_app = typer.Typer(no_args_is_help=True, help="Read the constitution in a ledger.")
 app.add_typer(constitution_app, name="constitution")
+network_app = typer.Typer(no_args_is_help=True, help="Found a network of several organisations.")
+app.add_typer(network_app, name="network")
 app.add_typer(member_app, name="member")
 app.add_typer(proposal_app, name="proposal")
 
@@ -369,6 +373,61 @@ def _proposal(path: Path, as_json: bool) -> dict[str, Any]:
         return governing.read_proposal(path)
     except CocoError as error:
         fail(error, as_json)
+
+
+def _table(rows: Mapping[str, Any]) -> None:
+    for name, value in rows.items():
+        console.print(f"{name:20} {value}")
+
+
+@member_app.command("keygen")
+def member_keygen(
+    name: Annotated[str, typer.Argument(help="Name of the actor, and of its files.")],
+    directory: Annotated[Path, typer.Option("--dir", help="Folder for the files.")] = Path(),
+    recovery: Annotated[bool, typer.Option("--recovery", help="Also a key for a recovery share.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the key and certificate of a member, participant or operator."""
+    try:
+        files = networks.keygen(directory, name, recovery=recovery)
+    except CocoError as error:
+        fail(error, as_json)
+    show(files, as_json, lambda: _table(files))
+
+
+@network_app.command("init")
+def network_init(
+    name: Annotated[str, typer.Argument(help="Name of the network: a-z, 0-9 and -.")],
+    member: Annotated[list[Path], typer.Option(help="Certificate of a member; NAME.encryption.pem beside it.")],
+    participant: Annotated[list[Path] | None, typer.Option(help="Certificate of a participant; repeatable.")] = None,
+    operator: Annotated[list[str] | None, typer.Option(help="CERTIFICATE=ADDRESS,...; repeatable.")] = None,
+    constitution: Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}, or a file.")] = "majority",
+    recovery_threshold: Annotated[int, typer.Option(help="Shares that recover the service.", min=1)] = 1,
+    chain_id: Annotated[int, typer.Option(help="Chain id of the Ethereum adapter.")] = 2017,
+    fees: Annotated[str, typer.Option(help="free or eip1559.")] = "free",
+    out: Annotated[Path, typer.Option(help="File for the genesis.")] = Path("genesis.json"),
+    insecure_virtual: Annotated[
+        bool, typer.Option("--insecure-virtual", help="Accept platform virtual, which proves nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the genesis of a network that several organisations found; compare its hash among you."""
+    founding = networks.Founding(
+        name,
+        member,
+        participant or [],
+        operator or [],
+        constitution,
+        recovery_threshold,
+        chain_id,
+        fees,
+        insecure_virtual,
+    )
+    try:
+        written = networks.write(founding, out)
+    except CocoError as error:
+        fail(error, as_json)
+    show(written, as_json, lambda: _table(written))
 
 
 @member_app.command("propose")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import datetime
 import json
 import os
 import secrets
@@ -16,12 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
 from coco import constitutions
 from coco.channel.messages import Ready
+from coco.cli.keys import make_actor, make_encryption_key
 from coco.cli.output import console, progress, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.governance import Governance
@@ -82,7 +78,6 @@ _MEMBER, _PARTICIPANT, _OPERATOR = "alice", "dapp", "operator"
 _HOST = "127.0.0.1"
 _RESTART_SECONDS = 0.5
 _JOIN_SECONDS, _POLL_SECONDS = 60.0, 0.05
-_CERTIFICATE_DAYS = 3650
 
 
 @dataclass(frozen=True)
@@ -125,52 +120,14 @@ class SandboxFiles:
         return Member.load(*paths)
 
 
-def _write_secret(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(data)
-
-
-def _private_pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def make_actor(directory: Path, name: str) -> str:
-    """Make a key and a self-signed certificate as files; return the certificate's PEM."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=_CERTIFICATE_DAYS))
-        .sign(key, hashes.SHA384())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    _write_secret(directory / f"{name}.key.pem", _private_pem(key))
-    (directory / f"{name}.pem").write_bytes(pem)
-    return pem.decode()
-
-
 def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) -> dict[str, Any]:
     """Make the sandbox's actors and its genesis document."""
     member = make_actor(files.directory / "members", _MEMBER)
-    encryption = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    _write_secret(files.actor("members", _MEMBER, ".encryption.key.pem"), _private_pem(encryption))
-    public = encryption.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    public = make_encryption_key(files.actor("members", _MEMBER, ".encryption.key.pem"))
     participant = make_actor(files.directory / "participants", _PARTICIPANT)
     genesis: dict[str, Any] = {
         "network": f"coco-dev-{secrets.token_hex(2)}",
-        "members": [{"cert": member, "encryption_public_key": public.decode(), "member_data": {"name": _MEMBER}}],
+        "members": [{"cert": member, "encryption_public_key": public, "member_data": {"name": _MEMBER}}],
         "participants": [{"cert": participant, "user_data": {"name": _PARTICIPANT, "insecure_any_account": True}}],
         "operators": [{"cert": make_actor(files.directory / "operators", _OPERATOR), "addresses": [_HOST]}],
         "constitution": constitutions.text("sandbox"),
