@@ -39,9 +39,11 @@ def test_two_hundred_seeds_hold(nodes):
     assert total["acknowledged"] == total["submitted"]
 
 
-@pytest.mark.parametrize("seed", [231, 786, 2361, 3050, 3487, 4424, 7143])
-def test_seeds_that_found_something_hold(seed):
-    assert run(Plan(seed=seed)).violation == ""
+@pytest.mark.parametrize(
+    ("nodes", "seed"), [*((3, seed) for seed in (231, 786, 2361, 3050, 3487, 4424, 7143)), (5, 4460)]
+)
+def test_seeds_that_found_something_hold(nodes, seed):
+    assert run(Plan(nodes=nodes, seed=seed)).violation == ""
 
 
 def test_one_seed_is_one_run():

@@ -210,6 +210,8 @@ class Driver:
         #: Entries of the log above ``_base``, whole.
         self._log: deque[_Placed] = deque()
         self._assembler = Assembler()
+        #: Beginnings of entries in the log whose other pieces it lacks: another primary may have them, and bring them.
+        self._beginnings: list[Assembler] = []
         #: Messages that wait until everything up to a number is durable.
         self._after: deque[tuple[int, list[Send]]] = deque()
         self._reads: list[tuple[int, bytes]] = []
@@ -373,7 +375,7 @@ class Driver:
         assert self._installing is not None
         install, self._installing = self._installing, None
         self._log.clear()
-        self._assembler = Assembler()
+        self._assembler, self._beginnings = Assembler(), []
         self._base, self._applied_index, self.applied = position, install.index, position.seqno
         self._signed = max(self._signed, signed)
         actions: list[Action] = []
@@ -437,18 +439,16 @@ class Driver:
     def _store(self, number: int, slots: Sequence[tuple[int, int, bool, bytes, bytes]]) -> Persist:
         truncate_above = None
         entries: list[LedgerEntry] = []
-        if slots:
-            first = slots[0][0]
-            if self._assembler.is_within and first <= self._assembler.first:
-                self._assembler = Assembler()
-            while self._log and self._log[-1].last >= first:
-                self._log.pop()
-                truncate_above = self.last.seqno
+        if slots and self._cut_log(slots[0][0]):
+            truncate_above = self.last.seqno
         for index, term, is_configuration, context, data in slots:
             if is_configuration:
                 continue
             if not context:
-                # The engine's own, with which a term begins: what the former primary had begun never was.
+                # The engine's own, with which a term begins: what the former primary had begun never was; unless a
+                # later primary, that has all of it, overwrites this one's log.
+                if self._assembler.is_within:
+                    self._beginnings.append(self._assembler)
                 self._assembler = Assembler()
                 continue
             entry = self._assembler.add(index, context, data)
@@ -462,6 +462,22 @@ class Driver:
             entries.append(entry)
         return Persist(number, truncate_above, tuple(entries))
 
+    def _cut_log(self, first: int) -> bool:
+        """What follows is written at ``first``: forget what lay there and after it; whether a whole entry is gone.
+
+        A cut may go through an entry: its pieces before the cut are still in the log, and the others may come again.
+        """
+        beginnings = [*self._beginnings, self._assembler] if self._assembler.is_within else self._beginnings
+        gone = False
+        while self._log and self._log[-1].last >= first:
+            placed = self._log.pop()
+            beginnings.append(Assembler.within(placed.entry, placed.first))
+            gone = True
+        self._beginnings = [one for one in beginnings if one.keep(first)]
+        self._assembler = next((one for one in self._beginnings if one.following == first), Assembler())
+        self._beginnings = [one for one in self._beginnings if one is not self._assembler]
+        return gone
+
     def _members_changed(
         self, actions: list[Action], voters: list[int], learners: list[int], outgoing: list[int]
     ) -> None:
@@ -471,6 +487,9 @@ class Driver:
     def _take_committed(self, actions: list[Action]) -> None:
         fresh: list[LedgerEntry] = []
         before = self._signed
+        if self._beginnings:
+            # What is committed is never written again.
+            self._beginnings = [one for one in self._beginnings if one.first > self._applied_index]
         while self._log and self._log[0].last <= self._applied_index:
             entry = self._log.popleft().entry
             self._base = entry.position

@@ -45,6 +45,27 @@ class Assembler:
         #: Index of the first piece of the entry under way, or of the one that came last.
         self.first = 0
 
+    @classmethod
+    def within(cls, entry: LedgerEntry, first: int) -> Assembler:
+        """An entry as if its last pieces had not come yet; :meth:`keep` says which have."""
+        made = cls()
+        pieces = [data for _, data in cut(entry)]
+        made._parts, made.first = pieces, first
+        made._header = (*entry.position, len(pieces), entry.is_signature)
+        return made
+
+    def keep(self, below: int) -> bool:
+        """Forget the pieces at ``below`` and after it; whether any is left of an entry under way."""
+        self._parts = self._parts[: max(0, below - self.first)]
+        if not self._parts:
+            self._header = None
+        return self.is_within
+
+    @property
+    def following(self) -> int:
+        """Index at which the next piece belongs."""
+        return self.first + len(self._parts)
+
     @property
     def is_within(self) -> bool:
         """Whether an entry is under way."""
