@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from hashlib import sha256
 from typing import Any
 
 import cbor2
@@ -18,13 +19,17 @@ from coco import constitutions
 from coco.cli.keys import make_actor
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration.actions import ACTIONS
+from coco.enclave.configuration.draft import Validity
 from coco.enclave.configuration.proposals import Change, Proposals
 from coco.enclave.core import rules_worker
+from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.errors import AccessError, CocoError, GovernanceError, RequestError
 from coco.ledger import tables
 from coco.ledger.statements import fingerprint, sign_as_member
 
 ROOT = bytes(range(32))
+TIME_MS = 1_800_000_000_000
+SERVICE, OTHER_SERVICE = (pem(ServiceIdentity.generate(TIME_MS).certificate) for _ in range(2))
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
 
 
@@ -60,6 +65,7 @@ class Network:
         self.put(tables.GENESIS, tables.SINGLETON, tables.row({"production": production}))
         settings_row = {"recovery_threshold": 1, "recent_cose_proposals_window_size": 3}
         self.put(tables.SERVICE_CONFIG, tables.SINGLETON, tables.row(settings_row))
+        self.put(tables.SERVICE_INFO, tables.SINGLETON, tables.row({"status": "Opening", "cert": SERVICE}))
         self.put(tables.NODE_MEASUREMENTS, b"m", nodes.ALLOWED)
         node = {"status": nodes.TRUSTED, "engine": 1, "measurement": "m", "peer_address": "a:1", "owner": ""}
         self.put(tables.NODES_INFO, b"founder", tables.row(node))
@@ -93,8 +99,9 @@ class Network:
         for row in change.rows:
             self.put(*row)
         self.rekeyed += change.rekey
+        self.renewed, self.renewed_service = change.renew, change.renew_service
         if change.reshare:
-            self.reshared.append((set(change.recovery[0]), change.recovery[1]))
+            self.reshared.append((set(change.keepers.members), change.keepers.threshold))
         return change.answer
 
     def propose(self, member: Member, *actions: Any, body: bytes = b"") -> Any:
@@ -205,6 +212,7 @@ def test_who_may_not_is_refused_and_nothing_changes(network, members):
         (lambda: network.propose(members[0], body=members[0].sign("proposal", {"actions": []})), "gov.malformed"),
         (lambda: network.propose(members[0], body=members[0].sign("proposal", [])), "gov.malformed"),
         (lambda: network.propose(members[0], action("no_such")), "gov.unknown_action"),
+        (lambda: network.propose(members[0], {"name": [], "args": {}}), "gov.unknown_action"),
         (lambda: network.propose(members[0], {"name": "set_user", "args": []}), "gov.unknown_action"),
     ):
         refused(call, code)
@@ -254,6 +262,25 @@ def test_what_fails_is_failed_with_its_reason_and_changes_nothing_else(network, 
         ([action("set_user", cert="x", user_data=[])], "gov.bad_argument"),
         ([action("set_member", cert="no pem")], "gov.bad_argument"),
         ([action("set_operator", cert="no pem", addresses=["a"])], "gov.bad_argument"),
+        ([action("set_operator", cert=SERVICE, addresses=[1])], "gov.bad_argument"),
+        ([action("set_member", cert=SERVICE, recovery_role="Owner")], "gov.bad_argument"),
+        ([action("set_service_configuration", epoch_length_s=1)], "gov.bad_argument"),
+        ([action("set_service_configuration", no_such=1)], "gov.bad_argument"),
+        ([action("set_service_configuration", default_visibility="everyone")], "gov.bad_argument"),
+        ([action("set_node_certificate_validity", node_id="founder", validity_period_days=8)], "gov.bad_argument"),
+        ([action("set_node_certificate_validity", node_id="founder", valid_from="soon")], "gov.bad_argument"),
+        ([action("set_node_certificate_validity", node_id="none")], "gov.unknown_node"),
+        ([action("set_service_certificate_validity", validity_period_days=0)], "gov.bad_argument"),
+        ([action("transition_service_to_open", next_service_identity=OTHER_SERVICE)], "gov.other_service"),
+        ([action("transition_service_to_open", next_service_identity=SERVICE, nodes=["x"])], "gov.other_nodes"),
+        ([action("add_node_code", code_id="short")], "gov.bad_argument"),
+        ([action("add_snp_measurement", measurement="z" * 96)], "gov.bad_argument"),
+        ([action("add_snp_host_data", host_data="0" * 64, security_policy="p")], "gov.bad_argument"),
+        ([action("add_snp_tcb_version", cpuid="00a00f11", tcb_version={"snp": 256})], "gov.bad_argument"),
+        ([action("remove_snp_tcb_version", cpuid="00a00f11")], "gov.unknown_processor"),
+        ([action("set_tee_policy", tee="sgx", tcb_states=["Perfect"])], "gov.bad_argument"),
+        ([action("set_tee_policy", tee="virtual", tcb_states=["UpToDate"])], "gov.bad_argument"),
+        ([action("deny_certificate", fingerprint="xyz")], "gov.bad_argument"),
         ([action("set_user_data", user_id="none", user_data={})], "gov.unknown_user"),
         ([action("set_constitution", constitution="def f(:")], "gov.rules_failed"),
         ([action("set_constitution", constitution=constitutions.text("majority") + "\nfail('x')")], "gov.rules_failed"),
@@ -319,6 +346,56 @@ def test_every_action_is_accepted_and_leaves_its_rows(members):
     accepted("add_virtual_measurement", measurement="n")
     assert network.get(tables.NODE_MEASUREMENTS, b"n") == nodes.ALLOWED
     accepted("remove_virtual_measurement", measurement="n")
+    accepted("deny_certificate", fingerprint="AB" * 32)
+    assert network.get(tables.DENIED_CERTIFICATES, b"ab" * 32)
+    accepted("allow_certificate", fingerprint="ab" * 32)
+    assert not network.get(tables.DENIED_CERTIFICATES, b"ab" * 32)
+    accepted("set_node_certificate_validity", node_id="founder", validity_period_days=3)
+    assert network.renewed == {"founder": Validity(None, 3)}
+    accepted("set_all_nodes_certificate_validity", valid_from="270115080000Z")
+    assert network.renewed == {"founder": Validity(1_800_000_000, 7)}
+    accepted("set_service_certificate_validity", validity_period_days=30, valid_from="2027-01-15T08:00:00Z")
+    assert network.renewed_service == Validity(1_800_000_000, 30)
+    accepted("set_service_configuration", epoch_length_s=60, default_visibility="participants")
+    configured = network.document(tables.SERVICE_CONFIG, "\0" * 8)
+    assert configured["epoch_length_s"] == 60 and configured["recent_cose_proposals_window_size"] == 3
+    accepted("transition_service_to_open", next_service_identity=SERVICE, nodes=["founder"])
+    assert network.document(tables.SERVICE_INFO, "\0" * 8)["status"] == "Open"
+    again = network.propose(members[0], action("transition_service_to_open", next_service_identity=SERVICE))
+    assert again["failure"]["code"] == "gov.not_opening"
+    policy = sha256(b"policy").hexdigest()
+    for add, table, key, args in (
+        ("add_node_code", tables.NODE_CODE_IDS, "ab" * 32, {"code_id": "AB" * 32}),
+        ("add_snp_measurement", tables.NODE_SNP_MEASUREMENTS, "ab" * 48, {"measurement": "ab" * 48}),
+        ("add_tdx_measurement", tables.NODE_TDX_MEASUREMENTS, "ab" * 48, {"measurement": "ab" * 48}),
+        (
+            "add_snp_host_data",
+            tables.NODE_SNP_HOST_DATA,
+            policy,
+            {"host_data": policy, "security_policy": "policy"},
+        ),
+        (
+            "add_snp_uvm_endorsement",
+            tables.NODE_SNP_UVM_ENDORSEMENTS,
+            "did:x509:a",
+            {"did": "did:x509:a", "feed": "ContainerPlat", "svn": "100"},
+        ),
+        (
+            "add_snp_tcb_version",
+            tables.NODE_SNP_TCB_VERSIONS,
+            "00A00F11",
+            {"cpuid": "00a00f11", "tcb_version": "00" * 8},
+        ),
+    ):
+        accepted(add, **args)
+        assert network.get(table, key.encode()) is not None, add
+        accepted(add.replace("add_", "remove_"), **args)
+        assert network.get(table, key.encode()) is None, add
+    accepted("set_tee_policy", tee="sgx", tcb_states=["UpToDate", "SWHardeningNeeded"])
+    assert network.document(tables.TEE_POLICY, "sgx") == {"tcb_states": ["SWHardeningNeeded", "UpToDate"]}
+    accepted("set_tee_policy", tee="sgx", tcb_states=[])
+    assert network.get(tables.TEE_POLICY, b"sgx") is None
+    accepted("assert_service_identity", service_identity=SERVICE)
     network.rekeyed = 0
     accepted("trigger_ledger_rekey")
     assert network.rekeyed == 1

@@ -35,6 +35,10 @@ SERVICE = ServiceIdentity.generate(TIME_MS)
 ADDRESS = "10.0.0.1:900"
 
 
+async def _everybody(node: dict[str, Any], view: Any) -> bool:
+    return True
+
+
 class Primary:
     """The membership of a primary over a real store, whose consensus the test plays."""
 
@@ -71,6 +75,7 @@ class Primary:
             sequencer=me,
             replica=me,
             service=SERVICE,
+            admits=_everybody,
             network="test",
             constitution_hash=_empty_constitution,
             accept_insecure_virtual=True,
@@ -123,7 +128,7 @@ class JoinerSide:
             configuration=b"c",
         )
         evidence = Evidence(VIRTUAL, "m", data).to_json()
-        statement = sign(self.node_id, "m", ADDRESS) if sign else b""
+        statement = sign(self.node_id, "m", ADDRESS, ["localhost"]) if sign else b""
         self.request = nodes.JoinRequest(evidence, encryption, b"c", b"n" * 32, ADDRESS, ["localhost"], statement)
 
     async def ask(self, primary: Primary) -> Waiting | Welcome:

@@ -31,6 +31,7 @@ WANTED: dict[str, Any] = {
     "node_id": cose.key_id(NODE),
     "address": "10.0.0.1:900",
     "measurement": "m",
+    "host_names": ["localhost"],
 }
 
 
@@ -70,7 +71,7 @@ def check(
 
 def test_J2_an_owner_signs_for_one_node_of_one_network(operator):
     sign, view = operator
-    statement = sign(WANTED["node_id"], "m", WANTED["address"])
+    statement = sign(WANTED["node_id"], "m", WANTED["address"], WANTED["host_names"])
     expected = node_payload(**WANTED, expires_s=0)
     assert len(check(view, statement, expected)) == 64
     for name in WANTED:
@@ -98,7 +99,7 @@ def test_J2_an_owner_signs_for_one_node_of_one_network(operator):
 def test_J2_an_operator_has_its_addresses(operator, address, allowed):
     sign, view = operator
     expected = node_payload(**{**WANTED, "address": address}, expires_s=0)
-    statement = sign(WANTED["node_id"], "m", address)
+    statement = sign(WANTED["node_id"], "m", address, WANTED["host_names"])
     if allowed:
         check(view, statement, expected)
     else:

@@ -53,6 +53,8 @@ class Start(_Message, frozen=True, tag="start"):
     peer_address: Name
     #: Where a joiner asks first; only for ``join``.
     peers: Annotated[list[Name], Meta(max_length=limits.NODES_MAX)]
+    #: SHA-256 of the rules that a joiner's owner has approved; empty: any.
+    expected_constitution: Annotated[bytes, Meta(max_length=32)] = b""
 
 
 class Appended(_Message, frozen=True, tag="appended"):

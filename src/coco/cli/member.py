@@ -50,6 +50,15 @@ def read_proposal(path: Path) -> dict[str, Any]:
     return found
 
 
+def for_service(proposal: dict[str, Any], service: str) -> dict[str, Any]:
+    """The proposal, naming the service that it is for, so that it counts in no other network (G1)."""
+    listed = proposal.get("actions")
+    if isinstance(listed, list) and not any(one.get("name") == "assert_service_identity" for one in listed):
+        named = {"name": "assert_service_identity", "args": {"service_identity": service}}
+        return {**proposal, "actions": [named, *listed]}
+    return proposal
+
+
 def print_proposal(found: dict[str, Any]) -> None:
     """A proposal for a person."""
     console.print(f"{found['proposalId']}  {found['proposalState']}  by {found['proposerId'][:16]}")

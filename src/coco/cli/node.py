@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ def options(
             hint="give --genesis and --service",
         )
     sign: Owner = nobody
+    rules = b""
+    if join:
+        rules = (
+            _read(files.constitution, "constitution")
+            if files.constitution is not None
+            else str(genesis.get("constitution", ""))
+        ).encode()
     if join and files.operator is not None:
         key = files.operator_key or files.operator.with_name(files.operator.stem + ".key.pem")
         sign = owner(
@@ -68,11 +76,7 @@ def options(
             key,
             network=str(genesis.get("network", "")),
             service=service,
-            constitution=(
-                _read(files.constitution, "constitution")
-                if files.constitution is not None
-                else str(genesis.get("constitution", ""))
-            ),
+            constitution=rules.decode(),
         )
     application, administration, peers = ports
     return NodeOptions(
@@ -85,6 +89,7 @@ def options(
         join=join,
         owner=sign,
         expected_service=service.encode(),
+        expected_constitution=sha256(rules).digest() if join else b"",
         host_names=list(dict.fromkeys([listen, "localhost", "127.0.0.1"])),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -17,8 +17,8 @@ from coco.ledger.statements import NODE_STATEMENT, RETIRE_STATEMENT, node_payloa
 
 _STATEMENT_SECONDS = 24 * 3600
 
-#: Signs for a node: id, measurement and address in, COSE Sign1 out.
-Owner = Callable[[str, str, str], bytes]
+#: Signs for a node: id, measurement, address and host names in, COSE Sign1 out.
+Owner = Callable[[str, str, str, Sequence[str]], bytes]
 
 
 def _load(certificate: Path, key: Path, service: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate, str]:
@@ -48,7 +48,7 @@ def owner(certificate: Path, key: Path, *, network: str, service: str, constitut
     """
     signer, shown, name = _load(certificate, key, service)
 
-    def sign(node_id: str, measurement: str, address: str) -> bytes:
+    def sign(node_id: str, measurement: str, address: str, host_names: Sequence[str]) -> bytes:
         now_s = int(time.time())
         payload = node_payload(
             network=network,
@@ -57,6 +57,7 @@ def owner(certificate: Path, key: Path, *, network: str, service: str, constitut
             node_id=node_id,
             address=address,
             measurement=measurement,
+            host_names=host_names,
             expires_s=now_s + _STATEMENT_SECONDS,
         )
         return sign_as_member(signer, shown, NODE_STATEMENT, payload, created_at_s=now_s)
@@ -72,6 +73,6 @@ def retirement(certificate: Path, key: Path, *, network: str, service: str, node
     return sign_as_member(signer, shown, RETIRE_STATEMENT, payload, created_at_s=now_s)
 
 
-def nobody(node_id: str, measurement: str, address: str) -> bytes:
+def nobody(node_id: str, measurement: str, address: str, host_names: Sequence[str]) -> bytes:
     """No operator: governance decides about the node."""
     return b""

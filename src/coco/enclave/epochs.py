@@ -15,6 +15,8 @@ from collections.abc import Mapping
 
 from coco._native import LedgerSecret, WriteSet
 from coco.enclave.configuration import secrets as wrapping
+from coco.enclave.configuration.keepers import Keepers
+from coco.enclave.configuration.reads import Reads
 from coco.enclave.core.identity import EncryptionKey
 from coco.enclave.store import Journal
 from coco.errors import LedgerError
@@ -37,28 +39,32 @@ class Epochs:
         self._journal, self._service_key = journal, service_key
         self._node_id, self._encryption = node_id, encryption
 
-    def wrap(self, members: Mapping[str, bytes], threshold: int) -> Row:
-        """The row that keeps the current secret for recovery members."""
-        first, secret = self._journal.secrets[-1]
-        return self._wrapped(secret, first, members, threshold)
+    def wrap(self, keepers: Keepers) -> Row:
+        """The row that keeps the current secret for a recovery."""
+        first, secret = self._journal.current_secret
+        return self._kept(secret, first, keepers)
 
-    def _wrapped(self, secret: LedgerSecret, first: int, members: Mapping[str, bytes], threshold: int) -> Row:
-        row = wrapping.wrap(
-            secret, service_key=self._service_key, first_seqno=first, members=members, threshold=threshold
-        )
-        return tables.WRAPPED_SECRET, tables.SINGLETON, row
+    def _kept(self, secret: LedgerSecret, first: int, keepers: Keepers) -> Row:
+        return tables.WRAPPED_SECRET, tables.SINGLETON, wrapping.keep(secret, first, keepers, self._service_key)
+
+    def found(self, keepers: Keepers, time_ms: int) -> list[Row]:
+        """The rows that keep the first secret of a life of the service."""
+        first, _ = self._journal.current_secret
+        began = tables.row({"first_seqno": first, "began_ms": time_ms, "nodes": {}})
+        return [self.wrap(keepers), (tables.NODE_SECRETS, tables.SINGLETON, began)]
 
     def begin(
-        self, recovery: tuple[Mapping[str, bytes], int], node_keys: Mapping[str, str], first: int
+        self, keepers: Keepers, node_keys: Mapping[str, str], time_ms: int, first: int
     ) -> tuple[LedgerSecret, list[Row]]:
         """A fresh secret for the entries from ``first`` on, and the rows that keep it.
 
         Args:
-            recovery: PEM of each recovery member's key, and the threshold.
+            keepers: for whom it is kept.
             node_keys: PEM of each trusted node's key.
+            time_ms: of this moment, since the Unix epoch.
             first: number of its first entry.
         """
-        former_first, former = self._journal.secrets[-1]
+        former_first, former = self._journal.current_secret
         secret = LedgerSecret.generate(self._journal.tree.root())
         for_nodes = {
             node: json.loads(wrapping.seal_for_node(secret, first, node, key, self._service_key))
@@ -66,14 +72,29 @@ class Epochs:
             if key
         }
         return secret, [
-            self._wrapped(secret, first, *recovery),
+            self._kept(secret, first, keepers),
             (
                 tables.FORMER_SECRETS,
                 former_first.to_bytes(8, "big"),
                 wrapping.wrap_former(former, former_first, secret),
             ),
-            (tables.NODE_SECRETS, tables.SINGLETON, tables.row({"first_seqno": first, "nodes": for_nodes})),
+            (
+                tables.NODE_SECRETS,
+                tables.SINGLETON,
+                tables.row({"first_seqno": first, "began_ms": time_ms, "nodes": for_nodes}),
+            ),
         ]
+
+    def open_former(self, view: Reads, first: int, successor: LedgerSecret) -> LedgerSecret:
+        """A former secret, as the ledger keeps it under its successor.
+
+        Raises:
+            LedgerError: it is not kept (``ledger.secret_unavailable``).
+        """
+        row = view.get(tables.FORMER_SECRETS, first.to_bytes(8, "big"))
+        if row is None:
+            raise LedgerError(f"the secret of entry {first} is not kept here", code="ledger.secret_unavailable")
+        return wrapping.unwrap_former(row, first, successor)
 
     def followed(self, writes: WriteSet) -> None:
         """Take in the secret of an epoch that another node began; an entry without one changes nothing.
@@ -86,7 +107,7 @@ class Epochs:
             return
         document = json.loads(row)
         first = int(document["first_seqno"])
-        if self._journal.secrets[-1][0] >= first:
+        if self._journal.current_secret[0] >= first:
             return  # begun here, or welcomed with it
         sealed = document["nodes"].get(self._node_id)
         if sealed is None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from coco.enclave.configuration import actions, nodes
+from coco.enclave.certificates import Certificates
+from coco.enclave.configuration import nodes
+from coco.enclave.configuration.draft import Draft, state
 from coco.enclave.configuration.proposals import Change, Proposals
-from coco.enclave.epochs import Epochs
+from coco.enclave.epochs import Epochs, Row
 from coco.enclave.links import decode
 from coco.enclave.sequencer import Sequencer
 from coco.errors import BusyError, GovernanceError, NotFoundError, RequestError
@@ -36,6 +39,12 @@ class Asked(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     body: bytes
 
 
+def _somebody_leaves(change: Change) -> bool:
+    """Whether a node leaves by this change: the epoch begins once it has left (``duties.py``)."""
+    rows = [json.loads(value) for table, _, value in change.rows if table == tables.NODES_INFO and value is not None]
+    return any(row["status"] == nodes.RETIRED for row in rows)
+
+
 class Governing:
     """The member's side of the administration listener.
 
@@ -43,7 +52,9 @@ class Governing:
         sequencer: writes the rows.
         proposals: decides.
         epochs: keeps ledger secrets for members and nodes.
+        certificates: issues those that members ask for.
         changing: held by whoever changes the rows of nodes.
+        log: takes an event with its numbers and ids.
     """
 
     def __init__(
@@ -51,9 +62,12 @@ class Governing:
         sequencer: Sequencer,
         proposals: Proposals,
         epochs: Epochs,
+        certificates: Certificates,
         changing: asyncio.Lock,
+        log: Callable[..., None],
     ) -> None:
-        self._sequencer, self._proposals, self._epochs, self._changing = sequencer, proposals, epochs, changing
+        self._sequencer, self._proposals, self._epochs = sequencer, proposals, epochs
+        self._certificates, self._changing, self._log = certificates, changing, log
         self._rehearsing = 0
 
     # --- requests ---
@@ -76,14 +90,39 @@ class Governing:
             await self._sequencer.committed(self._sequencer.store.latest)
             change = await self._decide(asked)
             if change.rows:
-                rows, epoch = list(change.rows), None
-                if change.rekey:
+                now_ms = self._sequencer.clock.now_ms
+                rows, epoch = [*change.rows, *self._renewed(change, now_ms)], None
+                if change.rekey and not _somebody_leaves(change):
                     self._nobody_is_leaving()
-                    epoch = partial(self._epochs.begin, change.recovery, change.node_keys)
+                    epoch = partial(self._epochs.begin, change.keepers, change.node_keys, now_ms)
                 elif change.reshare:
-                    rows.append(self._epochs.wrap(*change.recovery))
+                    rows.append(self._epochs.wrap(change.keepers))
                 await self._sequencer.committed(await self._sequencer.write_rows(rows, epoch=epoch))
         return change.answer
+
+    async def admits(self, node: dict[str, Any], view: Any) -> bool:
+        """Whether the rules in force trust a node without a vote; its operator has signed for it (J2).
+
+        Rules that do not say so, or fail, leave it to a vote. A network that was founded without rules knows no votes,
+        so there the operator's word counts.
+        """
+        draft = Draft(view)
+        source = str(json.loads(draft.get(tables.CONSTITUTION, tables.SINGLETON) or b'""'))
+        if not source or draft.service().get("status") == "Opening":
+            return True  # the vote to open names every node
+        try:
+            return bool(await self._proposals.admits(source, node, state(draft)))
+        except GovernanceError as error:
+            self._log("gov.admit_failed", {}, {"code": error.code})
+            return False
+
+    def _renewed(self, change: Change, now_ms: int) -> list[Row]:
+        rows = self._certificates.renewed(change.renew, self._view, now_ms)
+        if change.renew_service is not None:
+            written = {table: value for table, _, value in change.rows}
+            info = written.get(tables.SERVICE_INFO) or self._view.get(tables.SERVICE_INFO, tables.SINGLETON)
+            rows.append(self._certificates.renewed_service(change.renew_service, info or b"{}", now_ms))
+        return rows
 
     def _nobody_is_leaving(self) -> None:
         """A node that leaves gets no secret of the next epoch, and its vote may be needed until it has left."""
@@ -179,4 +218,4 @@ class Governing:
 
     def state(self) -> dict[str, Any]:
         """What the rules see."""
-        return actions.state(actions.Draft(self._view))
+        return state(Draft(self._view))

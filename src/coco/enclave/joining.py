@@ -25,7 +25,7 @@ from coco.enclave.consensus import Members, Start
 from coco.enclave.core.control import Control
 from coco.enclave.core.identity import EncryptionKey, NodeIdentity, ServiceIdentity, private_der, self_signed
 from coco.enclave.links import Link, Links, decode
-from coco.enclave.membership import FETCH, JOIN, WELCOME_STATEMENT, FetchRange, JoinAnswer, Welcome
+from coco.enclave.membership import FETCH, JOIN, OTHER_RULES, WELCOME_STATEMENT, FetchRange, JoinAnswer, Welcome
 from coco.errors import AttestationError, BusyError, CocoError, ConfigurationError, LedgerError
 from coco.ledger import cose
 from coco.ledger.position import Position
@@ -124,6 +124,7 @@ class Joiner:
             address=self._start.peer_address,
             host_names=self._start.host_names,
             owner_statement=statement,
+            constitution=self._start.expected_constitution,
         )
         body = msgspec.msgpack.encode(request)
         said, heard_at = "", asyncio.get_running_loop().time()
@@ -166,6 +167,9 @@ class Joiner:
         return decode(JoinAnswer, signed.payload or b"")  # type: ignore[arg-type]
 
     def _accept(self, welcome: Welcome, request: JoinRequest) -> Joined:
+        expected = self._start.expected_constitution
+        if expected and welcome.constitution_hash != expected:
+            raise AttestationError("the network has other rules than this node's owner has seen", code=OTHER_RULES)
         if welcome.node_id != self._node_id or welcome.nonce != request.nonce:
             raise AttestationError("the welcome is another node's", code="join.other_node")
         certificate = x509.load_pem_x509_certificate(welcome.certificate.encode())

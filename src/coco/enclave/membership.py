@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco import limits
 from coco._native import Entry
+from coco.enclave.certificates import Certificates
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.nodes import JoinRequest, NodeRow
@@ -27,11 +29,17 @@ from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.enclave.links import decode
 from coco.enclave.replica import Replica
 from coco.enclave.sequencer import Sequencer
+from coco.enclave.store import StoreView
 from coco.errors import AccessError, BusyError, ConsensusError, HostLiedError, NotFoundError, RequestError
 from coco.ledger import cose, tables
 from coco.ledger.statements import MESSAGE_TYPE, NODE_STATEMENT, RETIRE_STATEMENT, node_payload, retire_payload
 
 JOIN, FETCH, RETIRE = "join", "fetch", "retire"
+#: Whether the rules in force trust a node, which its operator has signed for, without a vote.
+Admits = Callable[[dict[str, Any], StoreView], Awaitable[bool]]
+
+#: Nothing is sent to a newcomer that has approved other rules.
+OTHER_RULES = "join.other_constitution"
 _DUTY_S = 0.1
 #: A learner that lacks no more entries of the engine's log than this is made a voter.
 _CAUGHT_UP = 20
@@ -90,12 +98,15 @@ class Membership:
         sequencer: Sequencer,
         replica: Replica,
         service: ServiceIdentity,
+        admits: Admits,
         network: str,
         constitution_hash: Callable[[], bytes],
         accept_insecure_virtual: bool,
         log: Callable[..., None],
     ) -> None:
         self._control, self._sequencer, self._replica, self._service = control, sequencer, replica, service
+        self._admits = admits
+        self.certificates = Certificates(service)
         self._service_name = cose.key_id(service.key.public_key())
         self._network, self._constitution_hash = network, constitution_hash
         self._accept_insecure_virtual, self._log = accept_insecure_virtual, log
@@ -179,6 +190,8 @@ class Membership:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise AccessError("a node has a key on P-384", code="join.bad_key")
         node_id = cose.key_id(key)
+        if request.constitution and request.constitution != self._constitution_hash():
+            raise AccessError("the network has other rules than this node's owner has seen", code=OTHER_RULES)
         async with self.changing:
             row = self._row_of(node_id)
             if row is None:
@@ -226,6 +239,7 @@ class Membership:
                 node_id=node_id,
                 address=request.address,
                 measurement=measurement,
+                host_names=request.host_names,
                 expires_s=0,
             )
             time_s = self._sequencer.clock.now_ms // 1000
@@ -237,7 +251,16 @@ class Membership:
                 address=request.address,
                 time_s=time_s,
             )
-            status = nodes.TRUSTED
+            replaced = [row for row in others if row.address == request.address and row.status == nodes.TRUSTED]
+            node = {
+                "address": request.address,
+                "owner": owner,
+                "measurement": measurement,
+                "host_names": request.host_names,
+                "replaces": replaced[-1].node_id if replaced and replaced[-1].owner == owner else None,
+            }
+            if await self._admits(node, view):
+                status = nodes.TRUSTED
         most = limits.NODES_MAX if status == nodes.TRUSTED else limits.PENDING_NODES_MAX
         if sum(row.status == status for row in others) >= most:
             raise BusyError("the network has as many nodes as it may have", code="join.too_many_nodes")
@@ -257,22 +280,25 @@ class Membership:
             evidence=request.evidence,
             encryption_key=request.encryption_key,
             seqno=seqno,
+            host_names=request.host_names,
+            statement=request.owner_statement,
         )
         rows: list[tuple[str, bytes, bytes | None]] = [(tables.NODES_INFO, node_id.encode(), tables.row(document))]
+        row = NodeRow(node_id, engine, status, request.address, owner, measurement)
         if status == nodes.TRUSTED:
-            endorsed = self._service.endorse(key, engine, request.host_names, self._sequencer.clock.now_ms)
-            rows.append((tables.NODE_CERTIFICATES, node_id.encode(), pem(endorsed).encode()))
+            rows.append(self.certificates.issue(key, row, request.host_names, view, self._sequencer.clock.now_ms))
         await self._sequencer.write_rows(rows)
         self._log("join.admitted", {"engine": engine}, {"node": node_id, "status": status})
-        return NodeRow(node_id, engine, status, request.address, owner, measurement)
+        return row
 
     async def _endorse(self, row: NodeRow, key: ec.EllipticCurvePublicKey, request: JoinRequest) -> None:
         """Give a node that governance has trusted its certificate: until now it had none."""
         name = row.node_id.encode()
         async with self.changing:
-            if self._sequencer.store.view().get(tables.NODE_CERTIFICATES, name) is None:
-                endorsed = self._service.endorse(key, row.engine, request.host_names, self._sequencer.clock.now_ms)
-                await self._sequencer.write_rows([(tables.NODE_CERTIFICATES, name, pem(endorsed).encode())])
+            view, now_ms = self._sequencer.store.view(), self._sequencer.clock.now_ms
+            if view.get(tables.NODE_CERTIFICATES, name) is None:
+                issued = self.certificates.issue(key, row, request.host_names, view, now_ms)
+                await self._sequencer.write_rows([issued])
 
     def _count_admission(self, address: str) -> None:
         """A process that dies again and again must not fill the ledger with rows."""
@@ -361,6 +387,10 @@ class Membership:
 
     async def _attend(self) -> None:
         members = self._replica.members
+        own = self.rows().get(self._replica.node)
+        if own is not None and own.status == nodes.RETIRED and len(members.voters) > 1:
+            await self._replica.hand_over()  # members removed the primary: another one takes it out
+            return
         for engine in sorted(members.all - {self._replica.node}):
             row = self.rows().get(engine)
             if row is not None and row.status == nodes.RETIRED:
@@ -373,7 +403,7 @@ class Membership:
             newer = [n for n in trusted if n > engine and trusted[n].address == row.address]
             if engine not in members.all:
                 if any(n in members.voters for n in newer):
-                    await self._retire(row)
+                    await self._retire(row, replaced=True)
                 elif not newer:
                     self._replica.change_members([("learner", engine)])
                 else:
@@ -385,10 +415,11 @@ class Membership:
                 self._replica.change_members([("voter", engine), *(("removed", n) for n in replaced)])
                 return
 
-    async def _retire(self, row: NodeRow) -> int:
+    async def _retire(self, row: NodeRow, *, replaced: bool = False) -> int:
+        """Write that a node leaves; of one that its successor replaced nothing is left to wait for."""
         key = row.node_id.encode()
         document = json.loads(self._sequencer.store.view().get(tables.NODES_INFO, key) or b"{}")
-        retired = tables.row({**document, "status": nodes.RETIRED})
+        retired = tables.row({**document, "status": nodes.RETIRED, "retired_committed": replaced})
         seqno = await self._sequencer.write_rows([(tables.NODES_INFO, key, retired)])
         self._log("node.retired", {"engine": row.engine}, {"node": row.node_id})
         return seqno

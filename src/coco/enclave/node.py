@@ -7,7 +7,6 @@ start is a new node identity, always: no key, vote or term is ever read back.
 from __future__ import annotations
 
 import asyncio
-import base64
 import importlib
 import json
 from collections.abc import Callable, Mapping
@@ -29,15 +28,25 @@ from coco.enclave.catching_up import HISTORY_AFTER_JOIN, CatchUp
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
+from coco.enclave.configuration.draft import Draft
 from coco.enclave.configuration.genesis import Genesis
+from coco.enclave.configuration.keepers import keepers
 from coco.enclave.configuration.proposals import Proposals
 from coco.enclave.consensus import Members, Start
 from coco.enclave.core.background import Background
 from coco.enclave.core.clock import Agreement, Clock
 from coco.enclave.core.control import Control
 from coco.enclave.core.faults import place_of
-from coco.enclave.core.identity import EncryptionKey, NodeIdentity, ServiceIdentity, pem, private_der
+from coco.enclave.core.identity import (
+    EncryptionKey,
+    NodeIdentity,
+    ServiceIdentity,
+    endorsed_names,
+    pem,
+    private_der,
+)
 from coco.enclave.core.rules_worker import Rules
+from coco.enclave.duties import Duties
 from coco.enclave.epochs import Epochs
 from coco.enclave.frontend.http import Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
@@ -49,11 +58,11 @@ from coco.enclave.joining import Joined, Joiner, fetch
 from coco.enclave.links import Links, decode
 from coco.enclave.membership import JOIN, RETIRE, Membership
 from coco.enclave.pool import Pool
-from coco.enclave.recovery import PAGE, Recovery, read_former_life, recovery_members
+from coco.enclave.recovery import PAGE, Recovery, read_former_life
 from coco.enclave.replica import ENGINE, Replica
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
 from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, Snapshots
-from coco.enclave.store import Journal, LogIndex, Store
+from coco.enclave.store import Journal, LogIndex, Store, StoreView
 from coco.enclave.submissions import DROPPED, PENDING, SUBMIT, Submissions
 from coco.errors import (
     AccessError,
@@ -126,6 +135,8 @@ class EnclaveNode:
         self._position = (-1, b"")
         self._configuration_hash = bytes(32)
         self._logged: Any = None
+        #: Entry that opens the service, while that is not committed.
+        self._opens_at = 0
         self._open_lock = asyncio.Lock()
         #: Queries have threads of their own: however long they take, batches and signatures go on.
         self._query_threads = ThreadPoolExecutor(_QUERY_THREADS, thread_name_prefix="coco-query")
@@ -204,13 +215,18 @@ class EnclaveNode:
             sequencer=self.sequencer,
             replica=self.replica,
             service=self.service,
+            admits=lambda node, view: self.governing.admits(node, view),
             network=self.genesis.network,
             constitution_hash=self._constitution_hash,
             accept_insecure_virtual=self.genesis.insecure_virtual,
             log=self._control.log,
         )
-        self._epochs = Epochs(self.journal, self.service.spki, self.identity.node_id, self._encryption)
-        self.governing = Governing(self.sequencer, Proposals(self._rules.call), self._epochs, self.membership.changing)
+        self._epochs = epochs = Epochs(self.journal, self.service.spki, self.identity.node_id, self._encryption)
+        self.journal.open_former = lambda first, successor: epochs.open_former(self.store.view(), first, successor)
+        certificates, changing, log = self.membership.certificates, self.membership.changing, self._control.log
+        proposals = Proposals(self._rules.call, lambda: self.clock.now_ms // 1000)
+        self.governing = Governing(self.sequencer, proposals, epochs, certificates, changing, log)
+        self._duties = Duties(self.sequencer, certificates, epochs, changing, log)
         self.submissions = Submissions(self.sequencer, self.links, self.caller)
         self.snapshots = Snapshots(
             control=self._control,
@@ -236,6 +252,26 @@ class EnclaveNode:
         with private_der(self.identity.key) as key:
             self.links.dial_as(self.identity.chain(self.service), key, _public(self.service.certificate))
 
+    def _dress(self, writes: _native.WriteSet) -> None:
+        """Show another certificate from now on, if an entry gives this node or the service one."""
+        own = dict(writes.rows(tables.NODE_CERTIFICATES)).get(self.identity.node_id.encode())
+        info = dict(writes.rows(tables.SERVICE_INFO)).get(tables.SINGLETON)
+        service = x509.load_pem_x509_certificate(json.loads(info)["cert"].encode()) if info is not None else None
+        if own is None and (service is None or service == self.service.certificate):
+            return
+        if own is not None:
+            self.identity.certificate = x509.load_pem_x509_certificate(own)
+        if service is not None and _public(service) == _public(self.service.certificate):
+            self.service.certificate = service
+        if not self.is_governed:
+            return  # nobody is shown anything yet
+        self._dial_as_a_node()
+        with private_der(self.identity.key) as key:
+            chain = self.identity.chain(self.service)
+            self.links.accept_as(self.replica.node, chain, key)
+            for listener in self._listeners:
+                listener.show(chain, key)
+
     def _meet_peers(self) -> None:
         """Be a node among others from now on."""
         self.links.address = self.membership.address
@@ -245,6 +281,7 @@ class EnclaveNode:
             self.links.accept_as(self.replica.node, self.identity.chain(self.service), key)
         self.replica.follow()
         self._spawn(self.membership.attend())
+        self._spawn(self._duties.attend())
         self._spawn(self._leave_when_retired())
 
     async def _leave_when_retired(self) -> None:
@@ -283,7 +320,12 @@ class EnclaveNode:
     def _followed(self, writes: _native.WriteSet) -> None:
         """Whatever is remembered of callers and nodes may be old, and another epoch may begin."""
         self._epochs.followed(writes)
-        if not tables.ACTOR_TABLES.isdisjoint(writes.tables()):
+        changed = writes.tables()
+        if tables.SERVICE_INFO in changed and self.status == "Opening":
+            self._opens_at = self.journal.last_seqno
+        if tables.NODE_CERTIFICATES in changed or tables.SERVICE_INFO in changed:
+            self._dress(writes)
+        if not tables.ACTOR_TABLES.isdisjoint(changed):
             self._callers.clear()
             self._callers_old_at = self.journal.last_seqno
             self.membership.changed(self.journal.last_seqno)
@@ -360,25 +402,19 @@ class EnclaveNode:
         context = BlockContext(self.clock.now_ms, bytes(32), 1)
         for name, settings in self.genesis.adapters.items():
             self._adapters_by_name[name].genesis(settings, transaction, context)
-        self._put_wrapped_secret(transaction, secret, first_seqno=1)
+        for table, row_key, row in self._epochs.found(keepers(transaction), self.clock.now_ms):
+            transaction.put(table, row_key, row or b"")
         writes = transaction.native.write_set()
         seqno = self.store.write(writes)
         for adapter in self._adapters_by_name.values():
             adapter.applied(self.journal.position(seqno), writes)
         await self.sequencer.committed(await self.sequencer.sign())
-        await self._open(0)
-
-    def _put_wrapped_secret(self, transaction: Any, secret: _native.LedgerSecret, *, first_seqno: int) -> None:
-        members = {key.decode(): pem for key, pem in transaction.scan(tables.MEMBERS_ENCRYPTION)}
-        config = json.loads(transaction.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
-        row = wrapping.wrap(
-            secret,
-            service_key=self.service.spki,
-            first_seqno=first_seqno,
-            members=members,
-            threshold=int(config["recovery_threshold"]),
-        )
-        transaction.put(tables.WRAPPED_SECRET, tables.SINGLETON, row)
+        if self.genesis.opens_by_vote:
+            self.sequencer.start()
+            self._dial_as_a_node()
+            self._serve()
+        else:
+            await self._open(0)
 
     def _check_platform(self) -> None:
         if not self.genesis.insecure_virtual:
@@ -397,6 +433,7 @@ class EnclaveNode:
             evidence=self._evidence(b"").to_json(),
             encryption_key=self._encryption.pem,
             seqno=self.journal.last_seqno + 1,
+            host_names=endorsed_names(self.identity.certificate),
         )
         return [
             (tables.NODES_INFO, node_id, tables.row(info)),
@@ -424,13 +461,33 @@ class EnclaveNode:
         self._serve()
 
     def _serve(self) -> None:
-        self.status = "Open"
-        self.service_front = Service(self.sequencer, self.submissions)
-        self.sequencer.on_committed = self.snapshots.committed
+        """Be a node of the network; serve participants too, once it is open."""
+        newest, committed = self.store.view(), self._committed_view()
+        self.status = _service_status(committed if committed is not None else newest)
+        if self.status == "Opening" and _service_status(newest) == "Open":
+            self._opens_at = self.journal.last_seqno
+        self.sequencer.on_committed = self._committed
         self._meet_peers()
         self._listen_administration()
-        self._listen_application()
+        if self.status == "Open":
+            self._serve_participants()
         self._announce()
+
+    def _serve_participants(self) -> None:
+        self.status = "Open"
+        self.service_front = Service(self.sequencer, self.submissions)
+        self._listen_application()
+
+    def _committed(self) -> None:
+        self.snapshots.committed()
+        if 0 < self._opens_at <= self.replica.committed and self.status == "Opening":
+            self._serve_participants()
+            self._control.log("service.opened", {"seqno": self._opens_at})
+
+    @property
+    def is_governed(self) -> bool:
+        """Whether nodes join and members govern: the service is open, or members are about to open it."""
+        return self.status in ("Open", "Opening")
 
     @property
     def is_ready(self) -> bool:
@@ -536,7 +593,8 @@ class EnclaveNode:
         rows = self._node_rows()
         for node_id in former.node_ids:
             info = json.loads(public.get(tables.NODES_INFO, node_id.encode()) or b"{}")
-            rows.append((tables.NODES_INFO, node_id.encode(), tables.row({**info, "status": "Retired"})))
+            retired = {**info, "status": nodes.RETIRED, "retired_committed": True}
+            rows.append((tables.NODES_INFO, node_id.encode(), tables.row(retired)))
         rows.append((tables.SERVICE_INFO, tables.SINGLETON, self._recovering_info("Recovering")))
         await self.sequencer.write_rows(rows)
         await self.sequencer.committed(await self.sequencer.sign())
@@ -592,18 +650,17 @@ class EnclaveNode:
     def encrypted_share(self, member: str) -> bytes:
         """A member's share of the former ledger secret, encrypted to the member."""
         row = self.store.view().get(tables.WRAPPED_SECRET, tables.SINGLETON)
-        share = json.loads(row or b"{}").get("encrypted_shares", {}).get(member)
+        share = wrapping.encrypted_share(row, member)
         if share is None:
             raise NotFoundError("there is no share for this member", code="recovery.no_share")
-        return base64.b64decode(share)
+        return share
 
     async def accept_share(self, member: str, body: bytes) -> dict[str, Any]:
         """Take a member's share; at the threshold the private ledger is recovered and the service opens."""
         recovery = self._recovering()
         view = self.store.view()
         recovery.accept_share(member, body, view)
-        config = json.loads(view.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
-        threshold, submitted = int(config["recovery_threshold"]), len(recovery.shares)
+        threshold, submitted = keepers(view).threshold, len(recovery.shares)
         await self._open_recovered()
         return {
             "message": f"{submitted} of {threshold} shares",
@@ -619,8 +676,7 @@ class EnclaveNode:
                 self._recovery.shares.clear()  # this one came too late to be needed
                 return
             recovery, view = self._recovery, self.store.view()
-            config = json.loads(view.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
-            if len(recovery.shares) < int(config["recovery_threshold"]) or not recovery.stated(view):
+            if not recovery.enough(view) or not recovery.stated(view):
                 return
             secrets = recovery.secrets(view)
             await self.sequencer.committed(await self.sequencer.sign())
@@ -670,20 +726,11 @@ class EnclaveNode:
 
     async def _rewrap(self, former: list[tuple[int, _native.LedgerSecret]]) -> None:
         """Keep the new secret among the members, and the last former one under the new one."""
-        first, current = self.journal.secrets[-1]
+        _, current = self.journal.current_secret
         last_first, last = former[-1]
-        view = self.store.view()
-        config = json.loads(view.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
-        row = wrapping.wrap(
-            current,
-            service_key=self.service.spki,
-            first_seqno=first,
-            members=recovery_members(view),
-            threshold=int(config["recovery_threshold"]),
-        )
         await self.sequencer.write_rows(
             [
-                (tables.WRAPPED_SECRET, tables.SINGLETON, row),
+                *self._epochs.found(keepers(self.store.view()), self.clock.now_ms),
                 (
                     tables.FORMER_SECRETS,
                     last_first.to_bytes(8, "big"),
@@ -769,9 +816,10 @@ class EnclaveNode:
         return found.caller
 
     def _tick(self, time_ms: int) -> None:
-        if self.status != "Open":
+        if not self.is_governed:
             self.clock.tick(time_ms)
             return
+        self._forget_secrets()
         now = self._loop.time()
         self._agreement.heard(self.replica.node, time_ms, now)
         for other in self.replica.members.all - {self.replica.node}:
@@ -783,6 +831,13 @@ class EnclaveNode:
             self._control.log("clock.ahead_of_the_median", {"ms": time_ms - ceiling_ms})
             self._spawn(self.replica.hand_over())
         self._control.send(messages.Metrics(self._numbers()))
+
+    def _forget_secrets(self) -> None:
+        """K5: a former ledger secret is in memory only while something needs it."""
+        lifetime_s = Draft(self.store.view()).settings()["secret_lifetime_s"]
+        gone = self.journal.forget_former(self._loop.time(), float(lifetime_s), self.replica.committed)
+        if gone:
+            self._control.log("epoch.secrets_forgotten", {"secrets": gone})
 
     def _numbers(self) -> dict[str, int]:
         replica, counters = self.replica, self.sequencer.counters
@@ -816,7 +871,7 @@ class EnclaveNode:
     async def _stop(self) -> None:
         for listener in self._listeners:
             listener.close()
-        if self.status == "Open":
+        if self.is_governed:
             await self.sequencer.drain()
             await self.replica.hand_over()
             self.replica.stop()
@@ -896,9 +951,14 @@ class EnclaveNode:
             ),
         )
 
+    def _committed_view(self) -> StoreView | None:
+        """What is committed; none while this node has not got so far."""
+        committed = self.replica.committed
+        return self.store.view(committed) if committed >= self.store.native.oldest else None
+
     def _constitution_hash(self) -> bytes:
         """Of the rules in force, as they are committed; before anything is, of those of the genesis."""
-        view = self.store.view(self.replica.committed) if self.replica.committed >= self.store.native.oldest else None
+        view = self._committed_view()
         row = view.get(tables.CONSTITUTION, tables.SINGLETON) if view is not None else None
         source = self.genesis.constitution if row is None else str(json.loads(row))
         return sha256(source.encode()).digest()
@@ -963,14 +1023,14 @@ class EnclaveNode:
             "clipped_time_steps": self.clock.clipped,
             "unexpected_errors": self._failures,
             "counters": self.sequencer.counters,
-            "stages": self._stages() if self.status == "Open" else {},
+            "stages": self._stages() if self.is_governed else {},
             "held": self.submissions.held,
             "pools": {r.adapter.manifest().name: len(r.pool) for r in self.sequencer.runtimes},
         }
 
     async def retire(self, statement: bytes) -> dict[str, Any]:
         """Have a node leave the network, as its operator says."""
-        if self.status != "Open":
+        if not self.is_governed:
             raise BusyError("the service is not open", code="node.not_open")
         if self.replica.is_primary:
             return {"retired": await self.membership.retire(statement)}
@@ -1010,6 +1070,10 @@ class EnclaveNode:
             "actor": caller.actor,
             "transaction_id": str(self.journal.position(seqno)),
         }
+
+
+def _service_status(view: StoreView) -> str:
+    return str(json.loads(view.get(tables.SERVICE_INFO, tables.SINGLETON) or b"{}").get("status"))
 
 
 def _public(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from coco import _native
 from coco.channel import messages
 from coco.enclave.configuration import secrets as wrapping
+from coco.enclave.configuration.keepers import keepers
 from coco.enclave.core.control import Control
 from coco.enclave.store import Journal, StoreView
 from coco.errors import AccessError, LedgerError, RequestError
@@ -181,6 +182,13 @@ class Recovery:
         active = sum(1 for _, info in view.scan(tables.MEMBERS_INFO) if json.loads(info).get("status") == "Active")
         return len(self.statements) > active // 2
 
+    def enough(self, view: StoreView) -> bool:
+        """Whether so many members gave their shares, or one owner did."""
+        keeping = keepers(view)
+        return len(self.shares.keys() & keeping.members) >= keeping.threshold or bool(
+            self.shares.keys() & keeping.owners
+        )
+
     def secrets(self, view: StoreView) -> list[tuple[int, _native.LedgerSecret]]:
         """Every former ledger secret, oldest first, from the shares, which are gone afterwards (K5).
 
@@ -190,22 +198,12 @@ class Recovery:
         row = view.get(tables.WRAPPED_SECRET, tables.SINGLETON)
         if row is None:
             raise LedgerError("the ledger holds no wrapped secret", code="ledger.shares_refused")
-        members = recovery_members(view)
-        shares = list(self.shares.values())
+        shares = dict(self.shares)
         self.shares.clear()
-        first, secret = wrapping.unwrap(row, shares, service_key=self.former.service_key, members=members)
+        first, secret = wrapping.recovered(row, shares, keepers(view), self.former.service_key)
         found = [(first, secret)]
         for key, wrapped in sorted(view.scan(tables.FORMER_SECRETS), reverse=True):
             at = int.from_bytes(key, "big")
             secret = wrapping.unwrap_former(wrapped, at, secret)
             found.append((at, secret))
         return found[::-1]
-
-
-def recovery_members(view: StoreView) -> dict[str, bytes]:
-    """PEM of the encryption key of every active recovery member."""
-    return {
-        key.decode(): pem
-        for key, pem in view.scan(tables.MEMBERS_ENCRYPTION)
-        if json.loads(view.get(tables.MEMBERS_INFO, key) or b"{}").get("status") == "Active"
-    }

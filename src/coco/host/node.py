@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,11 @@ class NodeOptions:
     peers: tuple[str, int] = ("127.0.0.1", 0)
     #: Nodes of a network to join, ``host:port`` of their peer listeners; empty to create or recover one.
     join: list[str] = field(default_factory=list)
-    #: The joiner's owner: signs for node id, measurement and address (COSE Sign1); empty leaves it to governance.
-    owner: Callable[[str, str, str], bytes] = lambda node_id, measurement, address: b""
+    #: The joiner's owner: signs for node id, measurement, address and host names (COSE Sign1); empty leaves it to
+    #: governance.
+    owner: Callable[[str, str, str, Sequence[str]], bytes] = lambda node_id, measurement, address, host_names: b""
+    #: SHA-256 of the rules that a joiner's owner has approved; empty: any.
+    expected_constitution: bytes = b""
     genesis: dict[str, Any] | None = None
     expected_service: bytes = b""
     expected_position: str = ""
@@ -129,6 +132,7 @@ class Node:
                 host_names=options.host_names,
                 peer_address=self._address,
                 peers=options.join,
+                expected_constitution=options.expected_constitution,
             )
         )
         self._spawn(self._tick())
@@ -241,7 +245,7 @@ class Node:
             case messages.Dial(dial, address):
                 self._spawn(self._dial(dial, address))
             case messages.Identity(node_id, measurement):
-                statement = self.options.owner(node_id, measurement, self._address)
+                statement = self.options.owner(node_id, measurement, self._address, self.options.host_names)
                 self.send(messages.OwnerStatement(statement))
             case messages.ExternalCall(request, name, body):
                 self._spawn(self._call_external(request, name, body))

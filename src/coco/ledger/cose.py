@@ -21,6 +21,8 @@ from coco.errors import RequestError
 ES384: Final = -35
 ALGORITHM: Final = 1
 KEY_ID: Final = 4
+#: Certificate of the signer, in DER (RFC 9360).
+X5_CHAIN: Final = 33
 SIGN1_TAG: Final = 18
 MESSAGE_BYTES_MAX: Final = 1024 * 1024
 _HALF: Final = 48

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -57,8 +58,19 @@ def sign_as_member(
     *,
     created_at_s: int,
     proposal_id: str = "",
+    show: bool = False,
 ) -> bytes:
-    """A member's COSE message; ``proposal_id`` for what is about one."""
+    """A member's COSE message.
+
+    Args:
+        key: signs.
+        certificate: of the key.
+        kind: type of the message.
+        payload: JSON.
+        created_at_s: the time.
+        proposal_id: of what is about a proposal.
+        show: put the certificate in: an organisation issued it, and nobody knows it.
+    """
     body = json.dumps(payload, sort_keys=True).encode()
     headers: dict[Any, Any] = {
         cose.KEY_ID: fingerprint(certificate).encode(),
@@ -67,6 +79,8 @@ def sign_as_member(
     }
     if proposal_id:
         headers[PROPOSAL_ID] = proposal_id
+    if show:
+        headers[cose.X5_CHAIN] = certificate.public_bytes(Encoding.DER)
     protected, signature = cose.sign(key, headers, body)
     return cose.encode(protected, signature, body)
 
@@ -94,9 +108,17 @@ def binding_text(network: str, actor: str, account: bytes, nonce: str) -> str:
 
 
 def node_payload(
-    *, network: str, service: str, constitution: str, node_id: str, address: str, measurement: str, expires_s: int
+    *,
+    network: str,
+    service: str,
+    constitution: str,
+    node_id: str,
+    address: str,
+    measurement: str,
+    host_names: Sequence[str],
+    expires_s: int,
 ) -> dict[str, Any]:
-    """What an owner signs: that this process at this address is its node of this network (J2)."""
+    """What an owner signs: that this process at this address, under these names, is its node (J2, J9)."""
     return {
         "network": network,
         "service": service,
@@ -104,6 +126,7 @@ def node_payload(
         "node_id": node_id,
         "address": address,
         "measurement": measurement,
+        "host_names": list(host_names),
         "expires_s": expires_s,
     }
 

@@ -14,6 +14,17 @@ CONSTITUTION: Final = "public:ccf.gov.constitution"
 NODES_INFO: Final = "public:ccf.gov.nodes.info"
 NODE_CERTIFICATES: Final = "public:ccf.gov.nodes.endorsed_certificates"
 NODE_MEASUREMENTS: Final = "public:ccf.gov.nodes.virtual.measurements"
+NODE_CODE_IDS: Final = "public:ccf.gov.nodes.code_ids"
+NODE_SNP_MEASUREMENTS: Final = "public:ccf.gov.nodes.snp.measurements"
+NODE_SNP_HOST_DATA: Final = "public:ccf.gov.nodes.snp.host_data"
+NODE_SNP_UVM_ENDORSEMENTS: Final = "public:ccf.gov.nodes.snp.uvm_endorsements"
+NODE_SNP_TCB_VERSIONS: Final = "public:ccf.gov.nodes.snp.tcb_versions"
+#: Launch measurements of TDX guests; the open format has no such list.
+NODE_TDX_MEASUREMENTS: Final = "public:coco.gov.nodes.tdx.measurements"
+#: States of its firmware that a platform may be in.
+TEE_POLICY: Final = "public:coco.gov.nodes.tee_policy"
+#: Leaf certificates that stand for nobody, though an organisation issued them (G4).
+DENIED_CERTIFICATES: Final = "public:coco.gov.denied_certificates"
 MEMBERS_INFO: Final = "public:ccf.gov.members.info"
 MEMBERS_CERTS: Final = "public:ccf.gov.members.certs"
 MEMBERS_ENCRYPTION: Final = "public:ccf.gov.members.encryption_public_keys"
@@ -55,6 +66,14 @@ STATE_TABLES: Final = (
     NODES_INFO,
     NODE_CERTIFICATES,
     NODE_MEASUREMENTS,
+    NODE_CODE_IDS,
+    NODE_SNP_MEASUREMENTS,
+    NODE_SNP_HOST_DATA,
+    NODE_SNP_UVM_ENDORSEMENTS,
+    NODE_SNP_TCB_VERSIONS,
+    NODE_TDX_MEASUREMENTS,
+    TEE_POLICY,
+    DENIED_CERTIFICATES,
     MEMBERS_INFO,
     MEMBERS_CERTS,
     MEMBERS_ENCRYPTION,
@@ -82,7 +101,10 @@ LOG_TABLES: Final = (CLAIMS,)
 
 #: Tables that say who is who: a change of them makes what is remembered of callers and nodes old.
 ACTOR_TABLES: Final = frozenset(
-    {NODES_INFO, MEMBERS_INFO, MEMBERS_CERTS, USERS_INFO, USERS_CERTS, ACCOUNTS, OPERATORS, NODE_MEASUREMENTS}
+    {
+        *(NODES_INFO, MEMBERS_INFO, MEMBERS_CERTS, USERS_INFO, USERS_CERTS, ACCOUNTS, OPERATORS, NODE_MEASUREMENTS),
+        *(DENIED_CERTIFICATES, SERVICE_CONFIG),
+    }
 )
 
 

@@ -18,7 +18,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from coco.enclave.adapters.base import Caller, CallerKind
-from coco.enclave.store import StoreView
+from coco.enclave.configuration import settings
+from coco.enclave.configuration.reads import Reads
 from coco.ledger import tables
 
 ANONYMOUS = Caller()
@@ -27,7 +28,8 @@ _ACCOUNT_BYTES = 20
 _ANONYMOUS_MS = 10_000
 
 
-def _is_ca(certificate: x509.Certificate) -> bool:
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Whether a certificate may issue others, and so stands for an organisation."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, ValueError):
@@ -67,18 +69,15 @@ class KnownCaller:
 class Actors:
     """Looks callers up in one view of the configuration, at one time."""
 
-    def __init__(self, view: StoreView, time_ms: int) -> None:
+    def __init__(self, view: Reads, time_ms: int) -> None:
         self._view = view
         self._time_ms = time_ms
         self._now = datetime.fromtimestamp(time_ms / 1000, UTC)
 
     def caller(self, der: bytes | None) -> KnownCaller:
         """The caller behind a client certificate; anonymous without one, or when it is nobody's (any more)."""
-        leaf = None
-        if der is not None:
-            with suppress(ValueError):
-                leaf = x509.load_der_x509_certificate(der)
-        if leaf is None or der is None or not self._in_force(leaf) or not _for_clients(leaf):
+        leaf = self._leaf(der)
+        if leaf is None or der is None:
             return KnownCaller(ANONYMOUS, self._time_ms + _ANONYMOUS_MS)
         for table in (tables.USERS_CERTS, tables.MEMBERS_CERTS):
             found = self._actor(der, leaf, table)
@@ -88,6 +87,23 @@ class Actors:
                 caller = Caller(kind=CallerKind.MEMBER, actor=name) if member else self._participant(name, der)
                 return KnownCaller(caller, until_ms)
         return KnownCaller(ANONYMOUS, self._time_ms + _ANONYMOUS_MS)
+
+    def member(self, der: bytes) -> tuple[str, x509.Certificate] | None:
+        """The member whom a certificate stands for, and the certificate; none when it is nobody's."""
+        leaf = self._leaf(der)
+        found = self._actor(der, leaf, tables.MEMBERS_CERTS) if leaf is not None else None
+        return (found[0], leaf) if found is not None and leaf is not None else None
+
+    def _leaf(self, der: bytes | None) -> x509.Certificate | None:
+        """A certificate that may count: within its dates, for clients, and not denied."""
+        leaf = None
+        if der is not None:
+            with suppress(ValueError):
+                leaf = x509.load_der_x509_certificate(der)
+        if leaf is None or der is None or not self._in_force(leaf) or not _for_clients(leaf):
+            return None
+        denied = self._view.get(tables.DENIED_CERTIFICATES, sha256(der).hexdigest().encode()) is not None
+        return None if denied else leaf
 
     def _in_force(self, certificate: x509.Certificate) -> bool:
         return certificate.not_valid_before_utc <= self._now <= certificate.not_valid_after_utc
@@ -100,7 +116,7 @@ class Actors:
         matches = []
         for key, pem in self._view.scan(table):
             anchor = x509.load_pem_x509_certificate(pem)
-            named = anchor.subject == leaf.issuer and _is_ca(anchor) and self._in_force(anchor)
+            named = anchor.subject == leaf.issuer and is_ca(anchor) and self._in_force(anchor)
             if named and _issued(anchor, leaf):
                 matches.append((key.decode(), min(_end_ms(leaf), _end_ms(anchor))))
         return matches[0] if len(matches) == 1 else None
@@ -110,6 +126,8 @@ class Actors:
         data = json.loads(row)["user_data"] if row is not None else {}
         prefix = bytes.fromhex(actor)
         accounts = frozenset(key[len(prefix) :] for key, _ in self._view.scan(tables.ACCOUNTS, prefix))
+        everyone = json.loads(self._view.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
+        sees_all = data.get("auditor") is True or everyone.get("default_visibility") == settings.PARTICIPANTS
         recorded = data.get("accounts", [])
         if isinstance(recorded, list):
             accounts |= {bytes.fromhex(str(account).removeprefix("0x")) for account in recorded}
@@ -118,7 +136,7 @@ class Actors:
             actor=actor,
             accounts=accounts,
             any_account=data.get("insecure_any_account") is True,
-            auditor=data.get("auditor") is True,
+            auditor=sees_all,
             certificate=certificate,
         )
 

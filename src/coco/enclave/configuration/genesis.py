@@ -5,13 +5,15 @@ The document is data of the operator. Whatever is wrong in it raises :class:`Con
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from cryptography import x509
 from msgspec import Meta
 
-from coco.errors import ConfigurationError
+from coco.enclave.configuration import settings
+from coco.enclave.configuration.keepers import OWNER
+from coco.errors import ConfigurationError, GovernanceError
 from coco.ledger import tables
 from coco.ledger.statements import fingerprint
 
@@ -23,6 +25,8 @@ class Member(msgspec.Struct, forbid_unknown_fields=True):
 
     cert: _Pem
     encryption_public_key: _Pem = ""
+    #: ``Participant`` (a share) or ``Owner`` (recovers alone); counts only with an encryption key.
+    recovery_role: Literal["Participant", "Owner"] = "Participant"
     member_data: dict[str, Any] = {}
 
 
@@ -50,6 +54,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     time_bound_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] = 10_000
     #: Ledger entries after which a snapshot is due.
     snapshot_interval_entries: Annotated[int, Meta(ge=10)] = 10_000
+    #: The first values of what members vote on later (``settings.py``).
+    voted: dict[str, Any] = {}
 
 
 class Genesis(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,6 +74,8 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
     insecure_virtual: bool = False
     #: Refuses everything that only a sandbox may have.
     production: bool = True
+    #: Participants may come only once members have voted for it (``transition_service_to_open``).
+    opens_by_vote: bool = False
 
     @classmethod
     def parse(cls, document: bytes) -> Genesis:
@@ -85,16 +93,23 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
 
     def check(self) -> None:
         """Rules between fields."""
-        holders = sum(1 for member in self.members if member.encryption_public_key)
-        if holders < self.recovery_threshold:
+        holders = [member for member in self.members if member.encryption_public_key]
+        owned = any(member.recovery_role == OWNER for member in holders)
+        if len(holders) < self.recovery_threshold and not owned:
             raise ConfigurationError(
-                f"{self.recovery_threshold} shares are needed to recover, {holders} members have an encryption key",
+                f"{self.recovery_threshold} shares are needed to recover, {len(holders)} members have a key for them",
                 code="configuration.genesis",
             )
         if self.production and self.insecure_virtual:
             raise ConfigurationError(
                 "a production network does not accept platform virtual", code="configuration.insecure_virtual"
             )
+        if self.opens_by_vote and not self.constitution:
+            raise ConfigurationError("nobody could open a network without rules", code="configuration.genesis")
+        try:
+            settings.check(self.settings.voted)
+        except GovernanceError as error:
+            raise ConfigurationError(f"the genesis is wrong: {error}", code="configuration.genesis") from error
         seen: set[str] = set()
         actors: list[Member | Participant | Operator] = [*self.members, *self.participants, *self.operators]
         for actor in actors:
@@ -121,13 +136,16 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
             (
                 tables.SERVICE_CONFIG,
                 tables.SINGLETON,
-                tables.row({"recovery_threshold": self.recovery_threshold, "recent_cose_proposals_window_size": 100}),
+                tables.row(settings.complete({**self.settings.voted, "recovery_threshold": self.recovery_threshold})),
             ),
         ]
         for member in self.members:
             key = fingerprint(x509.load_pem_x509_certificate(member.cert.encode())).encode()
             rows.append((tables.MEMBERS_CERTS, key, member.cert.encode()))
-            rows.append((tables.MEMBERS_INFO, key, tables.row({"status": "Active", "member_data": member.member_data})))
+            info: dict[str, Any] = {"status": "Active", "member_data": member.member_data}
+            if member.encryption_public_key and member.recovery_role == OWNER:
+                info["recovery_role"] = OWNER
+            rows.append((tables.MEMBERS_INFO, key, tables.row(info)))
             if member.encryption_public_key:
                 rows.append((tables.MEMBERS_ENCRYPTION, key, member.encryption_public_key.encode()))
         for participant in self.participants:

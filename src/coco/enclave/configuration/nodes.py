@@ -9,7 +9,7 @@ pending, and governance decides. A pending node counts for nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco.attestation.evidence import Evidence, report_data, verify
-from coco.enclave.store import StoreView
+from coco.enclave.configuration.reads import Reads
 from coco.errors import AccessError, CocoError, RequestError
 from coco.ledger import cose, tables
 from coco.ledger.statements import MESSAGE_TYPE, fingerprint
@@ -56,9 +56,11 @@ class JoinRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     host_names: list[str]
     #: The owner's COSE message; empty: governance is to decide.
     owner_statement: bytes
+    #: SHA-256 of the rules that the newcomer has approved: under others it wants nothing. Empty: under any.
+    constitution: bytes = b""
 
 
-def rows(view: StoreView) -> list[NodeRow]:
+def rows(view: Reads) -> list[NodeRow]:
     """Every node that ever was, by engine id."""
     found = []
     for key, value in view.scan(tables.NODES_INFO):
@@ -76,7 +78,7 @@ def rows(view: StoreView) -> list[NodeRow]:
     return sorted(found, key=lambda node: node.engine)
 
 
-def next_engine(view: StoreView) -> int:
+def next_engine(view: Reads) -> int:
     """An engine id that no node has had."""
     return max((node.engine for node in rows(view)), default=0) + 1
 
@@ -90,8 +92,10 @@ def row_document(
     evidence: Mapping[str, Any],
     encryption_key: str,
     seqno: int,
+    host_names: Sequence[str] = (),
+    statement: bytes = b"",
 ) -> dict[str, Any]:
-    """Value of a node's row, before it is dumped."""
+    """Value of a node's row, before it is dumped; ``statement`` is the owner's, for whoever audits the ledger."""
     return {
         "status": status,
         "retired_committed": False,
@@ -103,6 +107,8 @@ def row_document(
         "engine": engine,
         "peer_address": address,
         "owner": owner,
+        "host_names": list(host_names),
+        "owner_statement": statement.hex(),
     }
 
 
@@ -125,7 +131,7 @@ def check_evidence(
     return evidence.measurement
 
 
-def check_measurement(view: StoreView, measurement: str) -> None:
+def check_measurement(view: Reads, measurement: str) -> None:
     """Whether the network runs this code.
 
     Raises:
@@ -136,7 +142,7 @@ def check_measurement(view: StoreView, measurement: str) -> None:
 
 
 def check_owner(
-    view: StoreView, statement: bytes, expected: Mapping[str, Any], *, kind: str, address: str, time_s: int
+    view: Reads, statement: bytes, expected: Mapping[str, Any], *, kind: str, address: str, time_s: int
 ) -> str:
     """Check an operator's statement of a kind about a node at an address; the fingerprint of its certificate.
 

@@ -22,14 +22,21 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco.enclave.configuration import actions
-from coco.enclave.configuration.actions import ACTIVE, Draft, Reads
+from coco.enclave.configuration.actors import Actors
+from coco.enclave.configuration.draft import ACTIVE, Draft, Validity, state
+from coco.enclave.configuration.keepers import Keepers
+from coco.enclave.configuration.reads import Reads
 from coco.errors import AccessError, CocoError, GovernanceError, NotFoundError, RequestError
 from coco.ledger import cose, tables
 from coco.ledger.statements import CREATED_AT, MESSAGE_TYPE, PROPOSAL_ID
 
 OPEN, CLOSED = "Open", ("Accepted", "Rejected", "Withdrawn", "Dropped", "Failed")
 PROPOSAL, BALLOT, WITHDRAWAL, STATE_DIGEST, ACK = "proposal", "ballot", "withdrawal", "state_digest", "ack"
+#: Names the service that a proposal is for; it is refused where that is another one (G1).
+ASSERT_SERVICE = "assert_service_identity"
 _ACTIONS_MAX = 100
+#: How far the time of a message may be from this one if its signer's certificate is to count: it may have ended.
+_LEAF_SKEW_S = 3600
 _WINDOW_MAX = 10_000
 
 #: Runs a function of a constitution: source, function, arguments.
@@ -57,13 +64,26 @@ class Change:
     #: The current ledger secret is to be wrapped anew; or another one begins.
     reshare: bool = False
     rekey: bool = False
-    #: Recovery members and threshold that the secret is then to be wrapped for, and trusted nodes' keys.
-    recovery: tuple[dict[str, bytes], int] = field(default_factory=lambda: ({}, 0))
+    #: For whom the secret is then to be kept, and trusted nodes' keys.
+    keepers: Keepers = field(default_factory=lambda: Keepers({}, {}, 0))
     node_keys: dict[str, str] = field(default_factory=dict)
+    #: Nodes that get another certificate; the same for the service.
+    renew: dict[str, Validity] = field(default_factory=dict)
+    renew_service: Validity | None = None
 
 
-def signed_by_member(body: bytes, view: Reads, kind: str, *, proposal: str = "", member: str = "") -> Signed:
+def signed_by_member(
+    body: bytes, view: Reads, kind: str, *, proposal: str = "", member: str = "", now_s: int | None = None
+) -> Signed:
     """Verify a request.
+
+    Args:
+        body: the COSE message.
+        view: what is committed.
+        kind: what it should be.
+        proposal: which it should be about.
+        member: whose it should be; empty: any member's.
+        now_s: the time; None for a request that was judged before, and is read in a ledger.
 
     Raises:
         RequestError: malformed, or about something else (``gov.wrong_message_type``, ``gov.wrong_proposal``).
@@ -75,21 +95,46 @@ def signed_by_member(body: bytes, view: Reads, kind: str, *, proposal: str = "",
     named = message.headers.get(PROPOSAL_ID, "")
     if named != proposal:
         raise RequestError("the message is about another proposal", code="gov.wrong_proposal")
-    created = message.headers.get(CREATED_AT)
-    if not isinstance(created, int) or isinstance(created, bool) or not 0 <= created < 1 << 40:
-        raise RequestError("the message does not say when it was made", code="gov.malformed")
-    key_id = message.headers.get(cose.KEY_ID)
-    signer = key_id.decode("ascii", "replace") if isinstance(key_id, bytes) else ""
-    certificate = view.get(tables.MEMBERS_CERTS, signer.encode()) if len(signer) == 64 else None
-    if certificate is None:
-        raise AccessError("the signer is no member", code="gov.not_a_member")
-    key = x509.load_pem_x509_certificate(certificate).public_key()
+    created = _created_at(message)
+    signer, certificate = _signer(message, view, now_s)
+    key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise AccessError("the signer's key is no elliptic-curve key", code="gov.not_a_member")
     cose.verify(message, key)
     if member and signer != member:
         raise AccessError("the message is another member's", code="gov.wrong_member")
     return Signed(signer, message.payload or b"", body, created, cose.signed_digest(message).hex())
+
+
+def _signer(message: cose.Sign1, view: Reads, now_s: int | None) -> tuple[str, x509.Certificate]:
+    """The member that a message names, and the certificate whose key should have signed it.
+
+    A message with a certificate (``x5chain``) is of the organisation that issued it: any leaf that its anchor issued
+    signs for it, so rolling one over needs no vote.
+    """
+    given = message.headers.get(cose.X5_CHAIN, message.unprotected.get(cose.X5_CHAIN))
+    leaf = given[0] if isinstance(given, list) and given else given
+    if isinstance(leaf, bytes):
+        # Its dates are judged at the time that the message names: whoever replays the ledger later judges alike.
+        created_s = _created_at(message)
+        found = Actors(view, 1000 * created_s).member(leaf)
+        if found is not None and now_s is not None and abs(now_s - created_s) > _LEAF_SKEW_S:
+            raise GovernanceError("the message names another time than this one", code="gov.too_old")
+        if found is not None:
+            return found
+    key_id = message.headers.get(cose.KEY_ID)
+    named = key_id.decode("ascii", "replace") if isinstance(key_id, bytes) else ""
+    pem = view.get(tables.MEMBERS_CERTS, named.encode()) if len(named) == 64 else None
+    if pem is None or view.get(tables.DENIED_CERTIFICATES, named.encode()) is not None:
+        raise AccessError("the signer is no member", code="gov.not_a_member")
+    return named, x509.load_pem_x509_certificate(pem)
+
+
+def _created_at(message: cose.Sign1) -> int:
+    created = message.headers.get(CREATED_AT)
+    if not isinstance(created, int) or isinstance(created, bool) or not 0 <= created < 1 << 36:
+        raise RequestError("the message does not say when it was made", code="gov.malformed")
+    return created
 
 
 def _active(view: Reads, signed: Signed) -> None:
@@ -110,10 +155,15 @@ class Proposals:
 
     Args:
         call: runs the rules.
+        now_s: the time, in seconds since the Unix epoch; None where requests of the past are judged again.
     """
 
-    def __init__(self, call: CallRules) -> None:
-        self._call = call
+    def __init__(self, call: CallRules, now_s: Callable[[], int] | None = None) -> None:
+        self._call, self._now_s = call, now_s
+
+    def _signed(self, body: bytes, view: Reads, kind: str, *, proposal: str = "", member: str = "") -> Signed:
+        now_s = self._now_s() if self._now_s is not None else None
+        return signed_by_member(body, view, kind, proposal=proposal, member=member, now_s=now_s)
 
     # --- requests ---
 
@@ -123,7 +173,7 @@ class Proposals:
         Raises:
             CocoError: refused, with a stable code; nothing changes.
         """
-        signed = signed_by_member(body, view, PROPOSAL)
+        signed = self._signed(body, view, PROPOSAL)
         _active(view, signed)
         draft = Draft(view)
         if (known := self._recent(draft, signed)) is not None:
@@ -133,9 +183,11 @@ class Proposals:
         if not isinstance(listed, list) or not 0 < len(listed) <= _ACTIONS_MAX:
             raise RequestError("a proposal is an object with actions", code="gov.malformed")
         for action in listed:
-            actions.action_of(action)
+            name, args = actions.action_of(action)
+            if name == ASSERT_SERVICE:
+                actions.ACTIONS[name](draft, args)
         proposal = {"proposer": signed.member, "actions": listed}
-        reason = await self._call(self._rules(draft), "validate", proposal, actions.state(draft))
+        reason = await self._call(self._rules(draft), "validate", proposal, state(draft))
         if reason is not None:
             raise GovernanceError(str(reason)[:500], code="gov.proposal_invalid")
         identity = sha256(tables.row(listed) + root + signed.digest.encode()).hexdigest()
@@ -146,7 +198,7 @@ class Proposals:
 
     async def vote(self, identity: str, member: str, body: bytes, view: Reads) -> Change:
         """A member casts its ballot: ``{"vote": true | false}``."""
-        signed = signed_by_member(body, view, BALLOT, proposal=identity, member=member)
+        signed = self._signed(body, view, BALLOT, proposal=identity, member=member)
         _active(view, signed)
         info = self._info(view, identity)
         content = _document(signed.payload)
@@ -165,7 +217,7 @@ class Proposals:
 
     def withdraw(self, identity: str, body: bytes, view: Reads) -> Change:
         """Its proposer takes a proposal back."""
-        signed = signed_by_member(body, view, WITHDRAWAL, proposal=identity)
+        signed = self._signed(body, view, WITHDRAWAL, proposal=identity)
         info = self._info(view, identity)
         if signed.member != info["proposer_id"]:
             raise AccessError("only its proposer withdraws a proposal", code="gov.not_the_proposer")
@@ -180,14 +232,15 @@ class Proposals:
 
     def state_digest(self, member: str, body: bytes, view: Reads, root: bytes) -> Change:
         """A member asks for the state that it will acknowledge."""
-        signed = signed_by_member(body, view, STATE_DIGEST, member=member)
+        signed = self._signed(body, view, STATE_DIGEST, member=member)
         draft = Draft(view)
         draft.put(tables.MEMBERS_ACKS, signed.member.encode(), tables.row({"state_digest": root.hex()}))
+        draft.put(tables.COSE_HISTORY, signed.member.encode(), body)
         return Change({"memberId": signed.member, "stateDigest": root.hex()}, draft.rows())
 
     def acknowledge(self, member: str, body: bytes, view: Reads) -> Change:
         """A member says that it knows the state: from now on it governs."""
-        signed = signed_by_member(body, view, ACK, member=member)
+        signed = self._signed(body, view, ACK, member=member)
         content = _document(signed.payload)
         expected = json.loads(view.get(tables.MEMBERS_ACKS, signed.member.encode()) or b"{}").get("state_digest")
         given = content.get("state_digest", content.get("stateDigest")) if isinstance(content, dict) else None
@@ -236,19 +289,23 @@ class Proposals:
         """
         draft = Draft(view)
         proposal = {"proposer": "", "actions": listed}
-        reason = await self._call(self._rules(draft), "validate", proposal, actions.state(draft))
+        reason = await self._call(self._rules(draft), "validate", proposal, state(draft))
         if reason is not None:
             raise GovernanceError(str(reason)[:500], code="gov.proposal_invalid")
-        before = actions.state(draft)
+        before = state(draft)
         effects = await self._call(self._rules(draft), "apply", proposal, before)
         await self._perform(draft, effects)
         rows = {f"{table} {_name(key)}": _value(value) for table, key, value in draft.rows()}
-        return {"before": before, "after": actions.state(draft), "rows": rows, "drops_others": draft.drops_others}
+        return {"before": before, "after": state(draft), "rows": rows, "drops_others": draft.drops_others}
+
+    async def admits(self, rules: str, node: dict[str, Any], seen: dict[str, Any]) -> bool:
+        """Whether rules trust a node without a vote."""
+        return bool(await self._call(rules, "admit", node, seen) == "Trusted")
 
     # --- deciding ---
 
     async def _decide(self, draft: Draft, identity: str, info: dict[str, Any]) -> Change:
-        rules, before = self._rules(draft), actions.state(draft)
+        rules, before = self._rules(draft), state(draft)
         listed = (draft.document(tables.PROPOSALS, identity.encode()) or {})["actions"]
         proposal = {"proposer": info["proposer_id"], "actions": listed}
         verdict = await self._call(rules, "resolve", proposal, info["ballots"], before)
@@ -280,14 +337,15 @@ class Proposals:
 
     async def _can_be_replaced(self, draft: Draft) -> None:
         """G2: with every vote for it, a new constitution must let itself be replaced by another."""
-        rules, seen = self._rules(draft), actions.state(draft)
+        rules, seen = self._rules(draft), state(draft)
         votes = {name: True for name, info in seen["members"].items() if info["status"] == ACTIVE}
         change = {"name": "set_constitution", "args": {"constitution": "# another"}}
-        proposal = {"proposer": next(iter(votes), ""), "actions": [change]}
+        named = {"name": ASSERT_SERVICE, "args": {"service_identity": draft.service().get("cert", "")}}
+        proposal = {"proposer": next(iter(votes), ""), "actions": [named, change]}
         refused = await self._call(rules, "validate", proposal, seen)
         verdict = await self._call(rules, "resolve", proposal, votes, seen)
         effects = await self._call(rules, "apply", proposal, seen)
-        if refused is not None or verdict != "Accepted" or effects != [change]:
+        if refused is not None or verdict != "Accepted" or not isinstance(effects, list) or change not in effects:
             raise GovernanceError("nobody could ever replace these rules", code="gov.rules_for_ever")
 
     def _drop_others(self, draft: Draft, identity: str) -> None:
@@ -299,8 +357,16 @@ class Proposals:
     # --- rows ---
 
     def _change(self, answer: dict[str, Any], draft: Draft, *, reshare: bool) -> Change:
-        recovery = draft.recovery_members(), int(draft.settings().get("recovery_threshold", 1))
-        return Change(answer, draft.rows(), reshare, draft.rekey, recovery, draft.node_keys())
+        return Change(
+            answer,
+            draft.rows(),
+            reshare,
+            draft.rekey,
+            draft.keepers(),
+            draft.node_keys(),
+            draft.renew,
+            draft.renew_service,
+        )
 
     def _rules(self, draft: Draft) -> str:
         source = json.loads(draft.get(tables.CONSTITUTION, tables.SINGLETON) or b'""')
@@ -336,7 +402,7 @@ class Proposals:
         return {key.removeprefix(prefix): value for key, value in rows.items() if key.startswith(prefix)}
 
     def _window_size(self, draft: Draft) -> int:
-        return min(_WINDOW_MAX, int(draft.settings().get("recent_cose_proposals_window_size", 100)))
+        return min(_WINDOW_MAX, int(draft.settings()["recent_cose_proposals_window_size"]))
 
     def _remember(self, draft: Draft, signed: Signed, identity: str) -> None:
         """Each member has a window of its own: one cannot push another's requests out (G1)."""

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from coco._native import LedgerSecret, Share, WrappingKey, wipe
+from coco.enclave.configuration.keepers import Keepers
 from coco.errors import LedgerError, RequestError
 from coco.ledger import tables
 from coco.ledger.statements import SHARE_PADDING, decrypt_share
@@ -76,6 +77,48 @@ def wrap(
         "encrypted_shares": encrypted,
     }
     return tables.row(row)
+
+
+def keep(secret: LedgerSecret, first_seqno: int, keepers: Keepers, service_key: bytes) -> bytes:
+    """Row that keeps ``secret`` for a recovery: :func:`wrap` for the members' shares, and again for each owner alone.
+
+    Args:
+        secret: the epoch's secret.
+        first_seqno: first entry that it seals.
+        keepers: for whom.
+        service_key: DER SubjectPublicKeyInfo of the service.
+    """
+    bound: dict[str, Any] = {"service_key": service_key, "first_seqno": first_seqno}
+    row: dict[str, Any] = {"first_seqno": first_seqno, "threshold": keepers.threshold, "encrypted_shares": {}}
+    if len(keepers.members) >= keepers.threshold:
+        row = json.loads(wrap(secret, members=keepers.members, threshold=keepers.threshold, **bound))
+    if keepers.owners:
+        row["owners"] = json.loads(wrap(secret, members=keepers.owners, threshold=1, **bound))
+    return tables.row(row)
+
+
+def encrypted_share(row: bytes | None, member: str) -> bytes | None:
+    """A keeper's share as a row of :func:`keep` has it, encrypted to the keeper."""
+    parsed = json.loads(row or b"{}")
+    for one in (parsed, parsed.get("owners", {})):
+        if member in one.get("encrypted_shares", {}):
+            return base64.b64decode(one["encrypted_shares"][member])
+    return None
+
+
+def recovered(
+    row: bytes, shares: Mapping[str, Share], keepers: Keepers, service_key: bytes
+) -> tuple[int, LedgerSecret]:
+    """The secret of a row of :func:`keep` and its first seqno: from one owner's share, or from enough members'.
+
+    Raises:
+        LedgerError: the shares do not open it (``ledger.shares_refused``).
+    """
+    owned = [share for member, share in shares.items() if member in keepers.owners]
+    if owned:
+        nested = tables.row(json.loads(row).get("owners", {}))
+        return unwrap(nested, owned[:1], service_key=service_key, members=keepers.owners)
+    return unwrap(row, list(shares.values()), service_key=service_key, members=keepers.members)
 
 
 def unwrap(

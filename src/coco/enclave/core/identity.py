@@ -21,8 +21,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from coco._native import wipe
 from coco.ledger import cose
 
-#: Endorsed certificates live at most this long (J9 gives governance a shorter default later).
+#: The service's own certificate and a joiner's live so long, unless members vote for something else.
 CERTIFICATE_DAYS = 365
+#: A node's live so long where members have set nothing else.
+NODE_CERTIFICATE_DAYS = 7
 #: A node's certificate is issued to this name and its engine id.
 NODE_NAME = "Coco Node"
 _RSA_BITS = 2048
@@ -48,7 +50,9 @@ def _usage(**chosen: bool) -> x509.KeyUsage:
     return x509.KeyUsage(**{name: chosen.get(name, False) for name in every})
 
 
-def _builder(subject: str, issuer: str, key: ec.EllipticCurvePublicKey, time_ms: int) -> x509.CertificateBuilder:
+def _builder(
+    subject: str, issuer: str, key: ec.EllipticCurvePublicKey, time_ms: int, days: int = CERTIFICATE_DAYS
+) -> x509.CertificateBuilder:
     now = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -57,7 +61,7 @@ def _builder(subject: str, issuer: str, key: ec.EllipticCurvePublicKey, time_ms:
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SKEW)
-        .not_valid_after(now + datetime.timedelta(days=CERTIFICATE_DAYS))
+        .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
@@ -84,9 +88,9 @@ def private_der(key: ec.EllipticCurvePrivateKey) -> Iterator[bytes]:
         wipe(plain)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ServiceIdentity:
-    """Key and self-signed certificate of one life of the service."""
+    """Key and self-signed certificate of one life of the service; members may renew the certificate."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
@@ -95,15 +99,22 @@ class ServiceIdentity:
     def generate(cls, time_ms: int) -> ServiceIdentity:
         """A fresh identity."""
         key = ec.generate_private_key(ec.SECP384R1())
+        return cls(key, cls._self_signed(key, time_ms, CERTIFICATE_DAYS))
+
+    @staticmethod
+    def _self_signed(key: ec.EllipticCurvePrivateKey, time_ms: int, days: int) -> x509.Certificate:
         public = key.public_key()
-        certificate = (
-            _builder("Coco Service", "Coco Service", public, time_ms)
+        return (
+            _builder("Coco Service", "Coco Service", public, time_ms, days)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(key_cert_sign=True, digital_signature=True), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
             .sign(key, hashes.SHA384())
         )
-        return cls(key, certificate)
+
+    def renewed(self, time_ms: int, days: int) -> x509.Certificate:
+        """Another certificate of the same identity."""
+        return self._self_signed(self.key, time_ms, days)
 
     @property
     def spki(self) -> bytes:
@@ -111,11 +122,16 @@ class ServiceIdentity:
         return cose.spki(self.key.public_key())
 
     def endorse(
-        self, node_key: ec.EllipticCurvePublicKey, engine_id: int, host_names: Sequence[str], time_ms: int
+        self,
+        node_key: ec.EllipticCurvePublicKey,
+        engine_id: int,
+        host_names: Sequence[str],
+        time_ms: int,
+        days: int = NODE_CERTIFICATE_DAYS,
     ) -> x509.Certificate:
         """Certificate of a node, under this service; it names the node's engine id (J5)."""
         return (
-            _builder(f"{NODE_NAME} {engine_id}", "Coco Service", node_key, time_ms)
+            _builder(f"{NODE_NAME} {engine_id}", "Coco Service", node_key, time_ms, days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(digital_signature=True), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
@@ -126,6 +142,12 @@ class ServiceIdentity:
             )
             .sign(self.key, hashes.SHA384())
         )
+
+
+def endorsed_names(certificate: x509.Certificate) -> list[str]:
+    """The host names of a node's certificate."""
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(one.value) for one in names]
 
 
 def self_signed(key: ec.EllipticCurvePrivateKey, time_ms: int) -> x509.Certificate:
@@ -149,9 +171,9 @@ class EncryptionKey:
         return cls(private, public.decode())
 
 
-@dataclass(frozen=True)
+@dataclass
 class NodeIdentity:
-    """Key and endorsed certificate of one process: never reused by another start."""
+    """Key and endorsed certificate of one process: never reused by another start; the certificate is renewed."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate

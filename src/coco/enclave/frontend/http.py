@@ -73,11 +73,17 @@ class Listener:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._sessions: dict[int, tuple[WebSocketSession, asyncio.Event]] = {}
         self._waker = doors.Waker(door)
+        self._ask_client = False
 
     def start(self, chain: Sequence[bytes], key: bytes, *, ask_client: bool) -> None:
         """Accept connections, as the holder of a certificate chain and its PKCS#8 key (DER)."""
+        self._ask_client = ask_client
         self._door.start(chain, key, ask_client)
         self._loop.add_reader(self._door.fileno(), self._ready)
+
+    def show(self, chain: Sequence[bytes], key: bytes) -> None:
+        """Show another certificate to whoever connects from now on."""
+        self._door.start(chain, key, self._ask_client)
 
     def close(self) -> None:
         """Send the replies that are ready, and close everything."""

@@ -171,7 +171,7 @@ def _version(request: HttpRequest) -> None:
 def _signed(verb: str) -> Handler:
     async def handler(node: EnclaveNode, request: HttpRequest) -> Any:
         _version(request)
-        if node.status != "Open":
+        if not node.is_governed:
             raise BusyError("the service is not open", code="node.not_open")
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/cose":
             raise RequestError("content-type must be application/cose", code="gov.not_cose")
@@ -185,7 +185,7 @@ def _signed(verb: str) -> Handler:
 def _read(read: Callable[[EnclaveNode, dict[str, str]], Any]) -> Handler:
     async def handler(node: EnclaveNode, request: HttpRequest) -> Any:
         _version(request)
-        if node.status != "Open":
+        if not node.is_governed:
             raise BusyError("the service is not open", code="node.not_open")
         return read(node, request.path_params)
 
@@ -194,7 +194,7 @@ def _read(read: Callable[[EnclaveNode, dict[str, str]], Any]) -> Handler:
 
 async def _rehearse(node: EnclaveNode, request: HttpRequest) -> Any:
     _version(request)
-    if node.status != "Open":
+    if not node.is_governed:
         raise BusyError("the service is not open", code="node.not_open")
     return await node.governing.rehearse(await _body(request))
 

@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, WriteSet
 from coco.errors import HostLiedError, LedgerError, NotFoundError
@@ -21,6 +22,10 @@ ReadEntries = Callable[[int, int], Awaitable[list[bytes]]]
 AppendEntry = Callable[[Position, bytes, bool], None]
 
 
+def _nothing_kept(first: int, successor: LedgerSecret) -> LedgerSecret:
+    raise LedgerError(f"the secret of entry {first} is not kept here", code="ledger.secret_unavailable")
+
+
 @dataclass(frozen=True, slots=True)
 class SealedEntry:
     """An entry on its way to the disk, and its leaf in the Merkle tree."""
@@ -30,6 +35,17 @@ class SealedEntry:
     leaf: bytes
 
 
+@dataclass(slots=True)
+class _Epoch:
+    """A ledger secret, or the place of one that left memory."""
+
+    first: int
+    secret: LedgerSecret | None
+    #: It was needed since :meth:`Journal.forget_former` last looked, and when that was.
+    needed: bool = True
+    needed_at_s: float = 0.0
+
+
 class Journal:
     """Writes and reads the entries of one service life, and reads those of former lives."""
 
@@ -37,7 +53,9 @@ class Journal:
         self.tree = MerkleTree()
         self._append, self._read = append, read
         self._views: list[tuple[int, int]] = []
-        self._secrets: list[tuple[int, LedgerSecret]] = []
+        self._epochs: list[_Epoch] = []
+        #: Opens a former secret, by its first seqno, with its successor.
+        self.open_former: Callable[[int, LedgerSecret], LedgerSecret] = _nothing_kept
         self._sealer: Sealer | None = None
         self._signatures = array("Q")
         #: When the last signature entry of another node was signed, in seconds since the Unix epoch.
@@ -72,7 +90,7 @@ class Journal:
 
     def hold(self, first: int, secret: LedgerSecret) -> None:
         """Take over the secret that seals the entries from ``first`` on."""
-        self._secrets.append((first, secret))
+        self._epochs.append(_Epoch(first, secret))
 
     def lead(self, view: int) -> None:
         """Write in ``view``, after whatever is there; positions that a former view of this node sealed stay sealed."""
@@ -116,7 +134,8 @@ class Journal:
 
     def cut(self, seqno: int) -> None:
         """Forget every adopted entry above ``seqno``, and an epoch that one of them began."""
-        self._secrets = [item for item in self._secrets if item[0] <= seqno + 1]
+        while self._epochs and self._epochs[-1].first > seqno + 1:
+            self._epochs.pop()
         self.tree.truncate(seqno + 1)
         self._views = [(first, view) for first, view in self._views if first <= seqno]
         while self._signatures and self._signatures[-1] > seqno:
@@ -124,20 +143,59 @@ class Journal:
 
     def restore_secrets(self, secrets: list[tuple[int, LedgerSecret]]) -> None:
         """Put the secrets of former lives, each with its first seqno, before the current one."""
-        current = self._secrets[-1]
-        self._secrets = sorted([*(item for item in secrets if item[0] < current[0]), current], key=lambda item: item[0])
+        current = self._epochs[-1]
+        former = sorted((item for item in secrets if item[0] < current.first), key=lambda item: item[0])
+        self._epochs = [*(_Epoch(first, secret) for first, secret in former), current]
+
+    @property
+    def current_secret(self) -> tuple[int, LedgerSecret]:
+        """The secret that seals the next entry, and the first entry that it sealed."""
+        newest = self._epochs[-1]
+        assert newest.secret is not None, "the newest secret never leaves memory"
+        return newest.first, newest.secret
 
     @property
     def secrets(self) -> list[tuple[int, LedgerSecret]]:
-        """Every secret held, with the first seqno that it sealed."""
-        return list(self._secrets)
+        """Every secret with the first seqno that it sealed; those that left memory are fetched back."""
+        return [(epoch.first, self._secret(index)) for index, epoch in enumerate(self._epochs)]
 
     def secret_at(self, seqno: int) -> LedgerSecret:
-        """The secret that sealed ``seqno``."""
-        index = bisect_right(self._secrets, seqno, key=lambda item: item[0]) - 1
+        """The secret that sealed ``seqno``; fetched back if it had left memory.
+
+        Raises:
+            LedgerError: there is none (``ledger.secret_unavailable``).
+        """
+        index = bisect_right(self._epochs, seqno, key=lambda epoch: epoch.first) - 1
         if index < 0:
             raise LedgerError(f"the secret of entry {seqno} is not recovered", code="ledger.secret_unavailable")
-        return self._secrets[index][1]
+        return self._secret(index)
+
+    def _secret(self, index: int) -> LedgerSecret:
+        """Each secret rests in the ledger under its successor, so the nearest later one that is held leads to it."""
+        later = next(i for i in range(index, len(self._epochs)) if self._epochs[i].secret is not None)
+        secret = self._epochs[later].secret
+        assert secret is not None
+        for epoch in reversed(self._epochs[index:later]):
+            secret = self.open_former(epoch.first, secret)
+        wanted = self._epochs[index]
+        wanted.secret, wanted.needed = secret, True
+        return secret
+
+    def forget_former(self, now_s: float, lifetime_s: float, committed: int) -> int:
+        """Let go of former secrets that nothing needed for so long; how many that were.
+
+        One whose successor's first entry may still be rolled back stays.
+        """
+        gone = 0
+        for epoch, successor in pairwise(self._epochs):
+            if successor.first > committed + 1:
+                break
+            if epoch.needed:
+                epoch.needed, epoch.needed_at_s = False, now_s
+            elif epoch.secret is not None and now_s - epoch.needed_at_s >= lifetime_s:
+                epoch.secret = None  # the handle wipes its keys
+                gone += 1
+        return gone
 
     # --- writing ---
 
@@ -151,7 +209,7 @@ class Journal:
         """Seal a completed write set as the next entry."""
         assert self._sealer is not None
         view, seqno = self._views[-1][1], self.last_seqno + 1
-        secret = self._secrets[-1][1]
+        _, secret = self.current_secret
         digest = receipts.NO_CLAIMS
         if claim is not None:
             digest = receipts.claims_digest(secret.claims_salt(view, seqno), claim)

@@ -1,0 +1,164 @@
+"""Organisations, owners, settings, identities and code: what members vote on besides each other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from test_governance import NOTHING, OTHER_SERVICE, ROOT, SERVICE, Member, Network, action, refused, rsa_pem
+
+from coco import constitutions
+from coco.enclave.configuration import nodes
+from coco.enclave.configuration.draft import Draft, state
+from coco.enclave.configuration.proposals import Proposals
+from coco.enclave.core.identity import pem
+from coco.errors import GovernanceError
+from coco.ledger import tables
+from coco.ledger.statements import fingerprint, sign_as_member
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("members")
+    return [Member(directory, f"m{number}") for number in range(4)]
+
+
+class Leaf:
+    """Somebody of an organisation."""
+
+    def __init__(self, member: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self.id, self.key, self.certificate, self.now = member, key, certificate, 2000
+
+    def sign(self, kind: str, payload: Any, proposal: str = "", at: int | None = None) -> bytes:
+        self.now += 1
+        created = self.now if at is None else at
+        return sign_as_member(
+            self.key, self.certificate, kind, payload, created_at_s=created, proposal_id=proposal, show=True
+        )
+
+
+class Organisation(Member):
+    """A member whose certificate issues others: any leaf of it signs for it."""
+
+    def __init__(self, directory: Any, name: str) -> None:
+        super().__init__(directory, name)
+        self.certificate = self.issue(name, self.key, ca=True)
+        self.pem, self.id = pem(self.certificate), fingerprint(self.certificate)
+
+    def issue(self, name: str, key: ec.EllipticCurvePrivateKey, *, ca: bool = False, days: int = 9) -> x509.Certificate:
+        begin = datetime.fromtimestamp(0, UTC)
+        subject, issuer = (x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, one)]) for one in (name, "org"))
+        return (
+            x509.CertificateBuilder()
+            .subject_name(issuer if ca else subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin - timedelta(days=1))
+            .not_valid_after(begin + timedelta(days=days))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .sign(self.key, hashes.SHA384())
+        )
+
+    def leaf(self, name: str, days: int = 9) -> Leaf:
+        key = ec.generate_private_key(ec.SECP384R1())
+        return Leaf(self.id, key, self.issue(name, key, days=days))
+
+
+def test_any_leaf_of_an_organisation_signs_for_it_until_it_ends_or_is_denied(members, tmp_path):
+    organisation = Organisation(tmp_path, "org")
+    network: Any = Network(members[:2], constitutions.text("majority"))
+    network.add(organisation)
+    first, second = organisation.leaf("first"), organisation.leaf("second")
+    made = network.propose(first, NOTHING)
+    assert made["proposerId"] == organisation.id
+    network.vote(second, made["proposalId"])
+    refused(lambda: network.vote(first, made["proposalId"], False), "gov.vote_exists")
+    assert network.vote(members[0], made["proposalId"])["proposalState"] == "Accepted"
+    # A leaf of nobody's, one whose time is over, and one that members have denied.
+    stranger = Organisation(tmp_path, "other").leaf("x")
+    refused(lambda: network.propose(stranger, NOTHING), "gov.not_a_member")
+    refused(lambda: network.propose(organisation.leaf("old", days=0), NOTHING), "gov.not_a_member")
+    network.put(tables.DENIED_CERTIFICATES, fingerprint(second.certificate).encode(), b"true")
+    refused(lambda: network.propose(second, NOTHING), "gov.not_a_member")
+    assert network.propose(first, NOTHING)["proposalState"] == "Open"
+    # Whoever holds a key whose time is over cannot name an earlier time.
+    judge = Proposals(network._call, lambda: 9000)
+    with pytest.raises(GovernanceError) as late:
+        asyncio.run(judge.create(first.sign("proposal", {"actions": [NOTHING]}), network, ROOT))
+    assert late.value.code == "gov.too_old"
+    # A leaf shown with another's signature says nothing.
+    forged = Leaf(organisation.id, members[3].key, first.certificate)
+    refused(lambda: network.propose(forged, NOTHING), "cose.bad_signature")
+
+
+def test_G4_no_two_actors_share_a_key_and_no_two_organisations_a_name(members, tmp_path):
+    network = Network(members[:3], constitutions.text("sandbox"))
+    one, other = Organisation(tmp_path, "a"), Organisation(tmp_path, "b")
+    same_key = pem(one.issue("leaf", one.key))
+    for name in ("set_user", "set_member"):
+        assert network.propose(members[0], action(name, cert=one.pem))["proposalState"] == "Accepted"
+        for certificate, code in ((other.pem, "gov.duplicate_name"), (same_key, "gov.duplicate_key")):
+            done = network.propose(members[0], action(name, cert=certificate))
+            assert (done["proposalState"], done["failure"]["code"]) == ("Failed", code)
+
+
+def test_G1_a_proposal_names_its_service_and_counts_in_no_other(members):
+    change = action("set_recovery_threshold", recovery_threshold=1)
+    named = action("assert_service_identity", service_identity=SERVICE)
+    for rules in ("majority", "unanimous", "m-of-n", "operator"):
+        production = Network(members[:3], constitutions.text(rules), production=True)
+        refused(lambda network=production: network.propose(members[0], change), "gov.proposal_invalid")
+        other = action("assert_service_identity", service_identity=OTHER_SERVICE)
+        refused(lambda network=production, other=other: network.propose(members[0], other, change), "gov.other_service")
+        assert production.propose(members[0], named, change)["proposalState"] == "Open"
+    # Rules of this kind can still be replaced in production.
+    network = Network(members[:3], constitutions.text("majority"), production=True)
+    rules = action("set_constitution", constitution=constitutions.text("unanimous"))
+    made = network.propose(members[0], named, rules)["proposalId"]
+    network.vote(members[0], made)
+    assert network.vote(members[1], made)["proposalState"] == "Accepted"
+
+
+def test_an_owner_recovers_alone_and_counts_beside_the_threshold(members):
+    network: Any = Network(members[:3], constitutions.text("sandbox"))
+    owner = action("set_member", cert=members[1].pem, encryption_pub_key=rsa_pem(), recovery_role="Owner")
+    assert network.propose(members[0], owner)["proposalState"] == "Accepted"
+    keeping = Draft(network).keepers()
+    assert set(keeping.members) == {members[0].id} and set(keeping.owners) == {members[1].id}
+    # With an owner, no share of the others is needed.
+    gone = network.propose(members[0], action("set_recovery_threshold", recovery_threshold=3))
+    assert gone["proposalState"] == "Accepted"
+    without = action("set_member", cert=members[1].pem, recovery_role="NonParticipant")
+    assert network.propose(members[0], without)["failure"]["code"] == "gov.not_recoverable"
+
+
+def test_dropped_code_takes_its_nodes_with_it_if_the_others_can_go_on(members):
+    network = Network(members[:3], constitutions.text("sandbox"))
+    for number in (2, 3):
+        row = {"status": nodes.TRUSTED, "engine": number, "measurement": "n", "peer_address": "b:1", "owner": ""}
+        network.put(tables.NODES_INFO, b"node%d" % number, tables.row(row))
+    network.put(tables.NODE_MEASUREMENTS, b"n", nodes.ALLOWED)
+    most = network.propose(members[0], action("remove_virtual_measurement", measurement="n"))
+    assert most["failure"]["code"] == "gov.no_quorum_left"
+    done = network.propose(members[0], action("remove_virtual_measurement", measurement="m"))
+    assert done["proposalState"] == "Accepted"
+    statuses = {key: json.loads(row)["status"] for key, row in network.scan(tables.NODES_INFO)}
+    assert statuses == {b"founder": nodes.RETIRED, b"node2": nodes.TRUSTED, b"node3": nodes.TRUSTED}
+
+
+ADMITTED = {"majority": True, "m-of-n": True, "operator": True, "sandbox": True, "unanimous": False}
+
+
+@pytest.mark.parametrize("rules", ADMITTED)
+def test_rules_say_which_nodes_need_no_vote(members, rules):
+    network: Any = Network(members[:3], constitutions.text(rules))
+    node = {"address": "a:1", "owner": "x", "measurement": "m", "host_names": [], "replaces": None}
+    admits = network.proposals.admits(constitutions.text(rules), node, state(Draft(network)))
+    assert asyncio.run(admits) is ADMITTED[rules]
