@@ -90,7 +90,7 @@ wheel: build ## Byte-identical wheel in dist/
 	PATH=$(CURDIR)/$(BIN):$$PATH sh scripts/build_wheel.sh dist
 
 lock: ## Renew the hash-pinned locks
-	$(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --extra dev --extra hsm pyproject.toml -o requirements.lock
 	printf 'ccf==6.0.28\ncbor2<6\n' | $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --python-version 3.11 - -o tests/requirements-ccf.lock
 
 clean:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -130,8 +131,29 @@ def operator(tmp_path: Path) -> Iterator[Operator]:
         verify_with_ccf(ledger, tmp_path / f"{ledger.parent.name}-chunks")
 
 
+@pytest.fixture
+def verified(tmp_path: Path) -> Iterator[None]:
+    """At the end every ledger below ``tmp_path/network`` is verified and its governance audited."""
+    yield
+    for ledger in sorted((tmp_path / "network").glob("n*/ledger.db")):
+        with sqlite3.connect(ledger) as found:
+            (entries,) = found.execute("SELECT count(*) FROM entries").fetchone()
+        if entries:  # else it was refused
+            verify_with_ccf(ledger, tmp_path / f"{ledger.parent.name}-chunks")
+
+
+def audit(ledger: Path) -> dict[str, Any]:
+    """What ``coco ledger audit`` finds in a ledger."""
+    command = [sys.executable, "-m", "coco.cli.main", "ledger", "audit", "--ledger", str(ledger), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def verify_with_ccf(ledger: Path, chunks: Path) -> str:
-    """Export ``ledger`` and have the independent ``ccf`` package verify it."""
+    """Export ``ledger`` and have the independent ``ccf`` package verify it; our own auditor judges its governance."""
+    audited = audit(ledger)
+    assert audited.get("violations") == [], audited
     assert CCF_PYTHON.exists(), "run `make build`: the independent reader has its own environment"
     coco = [sys.executable, "-m", "coco.cli.main"]
     subprocess.run([*coco, "ledger", "export", str(chunks), "--ledger", str(ledger)], check=True, capture_output=True)

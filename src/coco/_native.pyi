@@ -139,6 +139,10 @@ class Share:
     def adopt(bytes: bytes) -> Share:
         """Take over a share that came back; wipes ``bytes``, to which nobody else may hold a reference."""
 
+    @property
+    def commitment(self) -> bytes:
+        """SHA-256 that tells this share from every other, and nothing of it."""
+
     def encrypt(self, public_key: str) -> bytes:
         """The share under an RSA key (PEM) of 2048 bits or more, else ``configuration.encryption_key``."""
 

@@ -421,7 +421,7 @@ def test_recovery_messages_are_checked(network):
             path = f"/gov/recovery/members/{fingerprint(member.certificate)}:recover"
             bad_share = member.sign(RECOVERY_SHARE, share_payload(b"\x01" * 33))
             (await client.request("POST", statements, member.sign(IDENTITY_STATEMENT, payload))).json()
-            assert await refused(path, bad_share) == "ledger.shares_refused"
+            assert await refused(path, bad_share) == "recovery.bad_share"
             assert await refused(path, member.sign(RECOVERY_SHARE, {"share": "!"})) == "gov.malformed"
             await network.recover()
             assert (await client.request("GET", "/node/health")).status == 200

@@ -24,6 +24,8 @@ from coco.enclave.configuration.secrets import binding
 from coco.ledger import tables
 from coco.ledger.statements import decrypt_share
 
+pytestmark = pytest.mark.usefixtures("verified")
+
 
 async def until(check: Any, seconds: float = 30) -> Any:
     async with asyncio.timeout(seconds):

@@ -39,7 +39,7 @@ class Leaf:
         self.now += 1
         created = self.now if at is None else at
         return sign_as_member(
-            self.key, self.certificate, kind, payload, created_at_s=created, proposal_id=proposal, show=True
+            self.key, self.certificate, kind, payload, created_at_s=created, proposal_id=proposal, organisation=self.id
         )
 
 

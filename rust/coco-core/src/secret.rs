@@ -288,6 +288,15 @@ impl Share {
         Ok(Self(Zeroizing::new(bytes.to_vec())))
     }
 
+    /// What tells this share from every other, and nothing of it: 32 random bytes are in it.
+    #[must_use]
+    pub fn commitment(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        digest.update(b"coco share commitment v1");
+        digest.update(&*self.0);
+        digest.finalize().into()
+    }
+
     /// The share under a member's RSA key (PEM `SubjectPublicKeyInfo`): RSA-OAEP with SHA-256, no label.
     pub fn encrypt(&self, public_key: &str) -> Result<Vec<u8>, SecretError> {
         let key = RsaPublicKey::from_public_key_pem(public_key).map_err(|_| SecretError::BadRecoveryKey)?;

@@ -230,6 +230,12 @@ impl Share {
         Ok(Self { share: share? })
     }
 
+    /// What tells this share from every other, and nothing of it.
+    #[getter]
+    fn commitment<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.share.commitment())
+    }
+
     /// The share under a member's RSA key.
     fn encrypt<'py>(&self, py: Python<'py>, public_key: &str) -> PyResult<Bound<'py, PyBytes>> {
         let encrypted = guarded(py, || Ok(self.share.encrypt(public_key)?))?;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from cryptography import x509
 
 from coco._native import Entry
+from coco.audit import Auditor
+from coco.enclave.core.rules_worker import call_here
 from coco.errors import ConfigurationError, LedgerError
 from coco.host.persistence import iterate_entries, open_database
 from coco.ledger import tables
@@ -95,6 +98,35 @@ def verify(ledger: Path, service: str, say: Callable[[str], None] = lambda text:
         "root": replay.tree.root(end).hex(),
         "service_pinned": bool(service),
     }
+
+
+def audit(ledger: Path, service: str, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Judge every governance step of a ledger again, offline: who proposed and voted what, under which rules.
+
+    Args:
+        ledger: a node's file.
+        service: as for :func:`verify`.
+        say: hears of progress.
+
+    Raises:
+        LedgerError: as :func:`verify`.
+    """
+    verified = verify(ledger, service, say)
+    end = int(verified["last_signed"].partition(".")[2])
+    replay = Replay()
+    auditor = Auditor(call_here, replay.tree)
+
+    async def feed() -> None:
+        for seqno, data in _entries(ledger):
+            if seqno > end:
+                break
+            replay.feed([data])
+            await auditor.feed(seqno, Entry.parse(data).public_writes())
+            if seqno % _SAY_EVERY == 0:
+                say(f"auditing: {seqno} entries")
+
+    asyncio.run(feed())
+    return {**verified, "events": auditor.events, "violations": auditor.violations}
 
 
 def constitution(ledger: Path, at: int = 1 << 62) -> tuple[dict[str, Any], list[tuple[int, str]]]:

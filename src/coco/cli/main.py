@@ -7,10 +7,9 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -18,20 +17,18 @@ import coco
 from coco import limits
 from coco.cli import account as accounts
 from coco.cli import doctor as examination
+from coco.cli import governance
 from coco.cli import ledger as ledgers
-from coco.cli import member as governing
-from coco.cli import network as networks
 from coco.cli import node as nodes
 from coco.cli import sandbox as sandboxes
 from coco.cli import simulate as simulations
 from coco.cli import status as statuses
+from coco.cli.options import Json, address
 from coco.cli.output import console, fail, run, show, working
 from coco.client.connect import ConnectOptions, Connector
-from coco.client.governance import Governance, Signer
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.pin import Pin
 from coco.client.verify import service_context, verify_node
-from coco.constitutions import NAMES
 from coco.errors import CocoError, ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=coco.__doc__)
@@ -41,16 +38,12 @@ node_app = typer.Typer(no_args_is_help=True, help="One validating node, and the 
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(account_app, name="account")
 app.add_typer(node_app, name="node")
-member_app = typer.Typer(no_args_is_help=True, help="Govern a network as a member.")
-proposal_app = typer.Typer(no_args_is_help=True, help="Read proposals, and rehearse one.")
-constitution_app = typer.Typer(no_args_is_help=True, help="Read the constitution in a ledger.")
-app.add_typer(constitution_app, name="constitution")
-network_app = typer.Typer(no_args_is_help=True, help="Found a network of several organisations.")
-app.add_typer(network_app, name="network")
-app.add_typer(member_app, name="member")
-app.add_typer(proposal_app, name="proposal")
+app.add_typer(governance.member_app, name="member")
+app.add_typer(governance.participant_app, name="participant")
+app.add_typer(governance.proposal_app, name="proposal")
+app.add_typer(governance.constitution_app, name="constitution")
+app.add_typer(governance.network_app, name="network")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Directory = Annotated[Path, typer.Option("--dir", help="Folder of the sandbox.")]
 
 
@@ -102,13 +95,6 @@ def sandbox(
     run(work, as_json)
 
 
-def _address(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname or not parts.port:
-        raise ConfigurationError(f"{url} is no https://host:port", code="cli.bad_url")
-    return parts.hostname, parts.port
-
-
 async def _connect(
     urls: list[str],
     admin: str,
@@ -124,13 +110,13 @@ async def _connect(
     first = pin is None
     if pin is not None and expect:
         pin.saw(expect)
-    verified = await verify_node(*_address(admin), pin, accept_insecure_virtual=insecure)
+    verified = await verify_node(*address(admin), pin, accept_insecure_virtual=insecure)
     if pin is None:
         pin = Pin(verified.service, dict(verified.network["members"]), expect or "0.0")
-        await verify_node(*_address(admin), pin, accept_insecure_virtual=insecure)
+        await verify_node(*address(admin), pin, accept_insecure_virtual=insecure)
     pin.save(pin_path)
     context = service_context(pin.service, str(cert), str(key) if key else "")
-    clients = [HttpsClient(*_address(url), context) for url in urls]
+    clients = [HttpsClient(*address(url), context) for url in urls]
     connector = Connector(options, FailoverClient(clients, lambda: pin.position), pin, pin_path)
     await connector.start()
     local = f"http://{options.host}:{connector.port}{options.secret_path}"
@@ -254,6 +240,34 @@ def ledger_verify(
     show(found, as_json, text)
 
 
+@ledger_app.command("audit")
+def ledger_audit(
+    ledger: Annotated[Path, typer.Option(help="Ledger of a node.")] = Path(".coco/n0/ledger.db"),
+    service: Annotated[Path | None, typer.Option(help="Service certificate to expect, PEM.", exists=True)] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge every step of governance again, without any node: who proposed and voted what, under which rules."""
+    try:
+        with working("auditing") as say:
+            found = ledgers.audit(ledger, service.read_text() if service else "", say)
+    except CocoError as error:
+        fail(error, as_json)
+
+    def text() -> None:
+        for event in found["events"]:
+            who = event.get("member") or event.get("node") or ""
+            vote = {True: "for", False: "against"}.get(event.get("vote"), "")
+            more = " ".join(one for one in (event.get("proposal", "")[:16], event.get("state"), vote) if one)
+            console.print(f"{event['seqno']:>10}  {event['what']:<20} {who[:16]}  {more}")
+        for one in found["violations"]:
+            console.print(f"[red]{one['seqno']:>10}  ILLEGAL: {one['why']}[/]")
+        console.print(f"{len(found['events'])} steps up to {found['last_signed']}, {len(found['violations'])} illegal")
+
+    show(found, as_json, text)
+    if found["violations"]:
+        raise typer.Exit(4)
+
+
 @ledger_app.command("show")
 def ledger_show(
     first: Annotated[int, typer.Option("--from", help="First entry.")] = 1,
@@ -289,11 +303,11 @@ def account_bind(
     """Prove that an account is yours: print the statement to sign, or send its signature."""
 
     async def work() -> dict[str, Any]:
-        address = account.removeprefix("0x")
-        if len(address) != 40 or any(digit not in "0123456789abcdefABCDEF" for digit in address):
+        digits = account.removeprefix("0x")
+        if len(digits) != 40 or any(digit not in "0123456789abcdefABCDEF" for digit in digits):
             raise ConfigurationError(f"{account} is no address", code="cli.bad_address")
         context = service_context(service.read_text(), str(cert), str(key) if key else "")
-        client = HttpsClient(*_address(url), context)
+        client = HttpsClient(*address(url), context)
         try:
             if signature:
                 return await accounts.bind(client, account, nonce, signature)
@@ -340,225 +354,6 @@ def _serve(
     except CocoError as error:
         fail(error, as_json)
     run(nodes.serve(chosen, as_json=as_json, joined=joined), as_json)
-
-
-MemberFile = Annotated[Path, typer.Option(help="Certificate of the member, PEM.", exists=True)]
-MemberKey = Annotated[Path | None, typer.Option(help="Its key; by default beside it.", exists=True)]
-Admin = Annotated[str, typer.Option(help="Administration listener of a node, https://host:port.")]
-ServicePem = Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)]
-ProposalFile = Annotated[Path, typer.Argument(help="Proposal, JSON; an argument @FILE is that file's text.")]
-ProposalId = Annotated[str, typer.Argument(help="Id of the proposal.")]
-
-
-def _govern(
-    admin: str,
-    service: Path,
-    as_json: bool,
-    work: Callable[[Governance], Awaitable[Any]],
-    text: Callable[[Any], None] = governing.print_proposal,
-) -> None:
-    found = run(governing.with_governance(_address(admin), service, work), as_json)
-    show(found, as_json, lambda: text(found))
-
-
-def _signer(cert: Path, key: Path | None, as_json: bool) -> Signer:
-    try:
-        return governing.signer(cert, key)
-    except CocoError as error:
-        fail(error, as_json)
-
-
-def _proposal(path: Path, as_json: bool) -> dict[str, Any]:
-    try:
-        return governing.read_proposal(path)
-    except CocoError as error:
-        fail(error, as_json)
-
-
-def _table(rows: Mapping[str, Any]) -> None:
-    for name, value in rows.items():
-        console.print(f"{name:20} {value}")
-
-
-@member_app.command("keygen")
-def member_keygen(
-    name: Annotated[str, typer.Argument(help="Name of the actor, and of its files.")],
-    directory: Annotated[Path, typer.Option("--dir", help="Folder for the files.")] = Path(),
-    recovery: Annotated[bool, typer.Option("--recovery", help="Also a key for a recovery share.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Make the key and certificate of a member, participant or operator."""
-    try:
-        files = networks.keygen(directory, name, recovery=recovery)
-    except CocoError as error:
-        fail(error, as_json)
-    show(files, as_json, lambda: _table(files))
-
-
-@network_app.command("init")
-def network_init(
-    name: Annotated[str, typer.Argument(help="Name of the network: a-z, 0-9 and -.")],
-    member: Annotated[list[Path], typer.Option(help="Certificate of a member; NAME.encryption.pem beside it.")],
-    participant: Annotated[list[Path] | None, typer.Option(help="Certificate of a participant; repeatable.")] = None,
-    operator: Annotated[list[str] | None, typer.Option(help="CERTIFICATE=ADDRESS,...; repeatable.")] = None,
-    constitution: Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}, or a file.")] = "majority",
-    recovery_threshold: Annotated[int, typer.Option(help="Shares that recover the service.", min=1)] = 1,
-    chain_id: Annotated[int, typer.Option(help="Chain id of the Ethereum adapter.")] = 2017,
-    fees: Annotated[str, typer.Option(help="free or eip1559.")] = "free",
-    out: Annotated[Path, typer.Option(help="File for the genesis.")] = Path("genesis.json"),
-    insecure_virtual: Annotated[
-        bool, typer.Option("--insecure-virtual", help="Accept platform virtual, which proves nothing.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Write the genesis of a network that several organisations found; compare its hash among you."""
-    founding = networks.Founding(
-        name,
-        member,
-        participant or [],
-        operator or [],
-        constitution,
-        recovery_threshold,
-        chain_id,
-        fees,
-        insecure_virtual,
-    )
-    try:
-        written = networks.write(founding, out)
-    except CocoError as error:
-        fail(error, as_json)
-    show(written, as_json, lambda: _table(written))
-
-
-@member_app.command("propose")
-def member_propose(
-    proposal: ProposalFile,
-    admin: Admin,
-    service: ServicePem,
-    cert: MemberFile,
-    key: MemberKey = None,
-    as_json: Json = False,
-) -> None:
-    """Make a proposal."""
-    member, content = _signer(cert, key, as_json), _proposal(proposal, as_json)
-    _govern(admin, service, as_json, lambda network: network.propose(member, content))
-
-
-@member_app.command("vote")
-def member_vote(
-    proposal: ProposalId,
-    vote: Annotated[bool, typer.Option("--for/--against", help="The vote.")],
-    admin: Admin,
-    service: ServicePem,
-    cert: MemberFile,
-    key: MemberKey = None,
-    as_json: Json = False,
-) -> None:
-    """Vote on a proposal, once."""
-    member = _signer(cert, key, as_json)
-    _govern(admin, service, as_json, lambda network: network.vote(member, proposal, vote))
-
-
-@member_app.command("withdraw")
-def member_withdraw(
-    proposal: ProposalId,
-    admin: Admin,
-    service: ServicePem,
-    cert: MemberFile,
-    key: MemberKey = None,
-    as_json: Json = False,
-) -> None:
-    """Take a proposal of your own back."""
-    member = _signer(cert, key, as_json)
-    _govern(admin, service, as_json, lambda network: network.withdraw(member, proposal))
-
-
-@member_app.command("ack")
-def member_ack(
-    admin: Admin, service: ServicePem, cert: MemberFile, key: MemberKey = None, as_json: Json = False
-) -> None:
-    """Acknowledge the state of the network: from then on you govern."""
-    member = _signer(cert, key, as_json)
-    said = lambda found: console.print(f"{found['memberId']} knows the state {found['stateDigest']}")  # noqa: E731
-    _govern(admin, service, as_json, lambda network: network.acknowledge(member), said)
-
-
-@proposal_app.command("list")
-def proposal_list(admin: Admin, service: ServicePem, as_json: Json = False) -> None:
-    """Open proposals."""
-
-    def text(found: Any) -> None:
-        for one in found["value"]:
-            governing.print_proposal(one)
-
-    _govern(admin, service, as_json, lambda network: network.get("/members/proposals"), text)
-
-
-@proposal_app.command("show")
-def proposal_show(proposal: ProposalId, admin: Admin, service: ServicePem, as_json: Json = False) -> None:
-    """A proposal, open or not, and what it would do."""
-
-    async def work(network: Governance) -> Any:
-        path = f"/members/proposals/{proposal}"
-        return {**await network.get(path), **await network.get(f"{path}/actions")}
-
-    def text(found: Any) -> None:
-        governing.print_proposal(found)
-        for action in found["actions"]:
-            console.print(f"  {action['name']} {json.dumps(action.get('args'))[:500]}")
-
-    _govern(admin, service, as_json, work, text)
-
-
-@proposal_app.command("rehearse")
-def proposal_rehearse(proposal: ProposalFile, admin: Admin, service: ServicePem, as_json: Json = False) -> None:
-    """What a proposal would change if it were accepted now; nothing is written."""
-    content = _proposal(proposal, as_json)
-    _govern(admin, service, as_json, lambda network: network.rehearse(content), governing.print_rehearsal)
-
-
-LedgerFile = Annotated[Path, typer.Option(help="Ledger of a node.")]
-
-
-@constitution_app.command("show")
-def constitution_show(
-    at: Annotated[int, typer.Option("--at", help="Entry; by default the last one.")] = 1 << 62,
-    ledger: LedgerFile = Path(".coco/n0/ledger.db"),
-    as_json: Json = False,
-) -> None:
-    """The constitution at an entry of a ledger, as anyone can read it, and its versions so far."""
-    try:
-        document, versions = ledgers.constitution(ledger, at)
-    except CocoError as error:
-        fail(error, as_json)
-
-    def text() -> None:
-        for seqno, digest in versions:
-            console.print(f"{seqno:>10}  {digest}")
-        console.print_json(json.dumps(document))
-
-    show({"constitution": document, "versions": versions}, as_json, text)
-
-
-@constitution_app.command("diff")
-def constitution_diff(
-    before: Annotated[int, typer.Argument(help="Entry.")],
-    after: Annotated[int, typer.Argument(help="A later entry.")],
-    ledger: LedgerFile = Path(".coco/n0/ledger.db"),
-    as_json: Json = False,
-) -> None:
-    """What changed in the constitution between two entries."""
-    try:
-        one, other = (ledgers.constitution(ledger, at)[0] for at in (before, after))
-    except CocoError as error:
-        fail(error, as_json)
-    found = [{"at": at, "before": old, "after": new} for at, old, new in ledgers.differences(one, other)]
-
-    def text() -> None:
-        for row in found:
-            console.print(f"{row['at']}\n  - {json.dumps(row['before'])}\n  + {json.dumps(row['after'])}")
-
-    show({"changes": found}, as_json, text)
 
 
 @node_app.command("start")
@@ -619,7 +414,7 @@ def node_replace(
     as_json: Json = False,
 ) -> None:
     """Join in the place of a dead node: at its address, or at another one; then the dead one leaves."""
-    host, port = _address(admin)
+    host, port = address(admin)
     dead = run(nodes.find_dead(host, port, service, node_id), as_json)
     dead_host, _, dead_port = dead.address.rpartition(":")
     same = listen in ("", dead_host) and peer_port in (0, int(dead_port))
@@ -645,7 +440,7 @@ def node_retire(
     """Have a node leave its network, as its operator; a primary hands over first."""
 
     async def work() -> Any:
-        return await nodes.retire(*_address(admin), service, operator, operator_key, node_id)
+        return await nodes.retire(*address(admin), service, operator, operator_key, node_id)
 
     done = run(work(), as_json)
     show(done, as_json, lambda: console.print(f"{done['retired']} has left"))
@@ -664,7 +459,7 @@ def network_status(
     as_json: Json = False,
 ) -> None:
     """A network as one of its nodes sees it, and what that node does; on a terminal it renews itself every second."""
-    host, port = _address(admin)
+    host, port = address(admin)
     if as_json or once or not console.is_terminal:
         found = run(nodes.status(host, port, service), as_json)
         show(found, as_json, lambda: console.print(statuses.view(found, None, 1.0)))

@@ -8,28 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from coco.cli.output import console
-from coco.client.governance import Governance, Signer
+from coco.client.governance import Governance
 from coco.client.http import HttpsClient
+from coco.client.members import Record
 from coco.client.verify import service_context
 from coco.errors import ConfigurationError
 
 
-async def with_governance(address: tuple[str, int], service: Path, work: Callable[[Governance], Awaitable[Any]]) -> Any:
+async def with_governance(
+    address: tuple[str, int],
+    service: Path,
+    work: Callable[[Governance], Awaitable[Any]],
+    record_file: Path | None = None,
+) -> Any:
     """Do something with the governance of the network that a node belongs to.
+
+    Args:
+        address: administration listener of the node.
+        service: PEM file of the service's certificate.
+        work: what to do.
+        record_file: where the member remembers how far it has seen the service.
 
     Raises:
         CocoError: refused, or the node cannot be reached or is another service's.
     """
-    client = HttpsClient(*address, service_context(service.read_text()))
+    known = service.read_text()
+    client = HttpsClient(*address, service_context(known))
+    governance = Governance(client)
     try:
-        return await work(Governance(client))
+        return await work(governance)
     finally:
         await client.close()
-
-
-def signer(certificate: Path, key: Path | None) -> Signer:
-    """A member's keys; the key lies beside the certificate unless it is named."""
-    return Signer.load(certificate, key or certificate.with_name(certificate.stem + ".key.pem"))
+        if record_file is not None and governance.seen:
+            record = Record.load(record_file)
+            if record.saw(known, governance.seen):
+                record.save(record_file)
 
 
 def read_proposal(path: Path) -> dict[str, Any]:
@@ -57,6 +70,27 @@ def for_service(proposal: dict[str, Any], service: str) -> dict[str, Any]:
         named = {"name": "assert_service_identity", "args": {"service_identity": service}}
         return {**proposal, "actions": [named, *listed]}
     return proposal
+
+
+def message(kind: str, content: Path | None, vote: bool | None, service: Path | None) -> Any:
+    """The payload of a message that is to be signed.
+
+    Raises:
+        ConfigurationError: something is missing for this type (``member.bad_message``).
+    """
+    if kind == "proposal" and content is not None:
+        proposal = read_proposal(content)
+        return proposal if service is None else for_service(proposal, service.read_text())
+    if kind == "ballot" and vote is not None:
+        return {"vote": vote}
+    if kind in ("withdrawal", "state_digest"):
+        return {}
+    if kind == "ack" and content is not None:
+        try:
+            return json.loads(content.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{content} is no JSON: {error}", code="member.bad_message") from error
+    raise ConfigurationError(f"a {kind} needs more than that, or is none", code="member.bad_message")
 
 
 def print_proposal(found: dict[str, Any]) -> None:

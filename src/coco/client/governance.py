@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from coco.client.http import HttpsClient, RemoteError
-from coco.errors import ConfigurationError, HostError
-from coco.ledger.statements import fingerprint, sign_as_member
+from coco.client.signer import Signer
+from coco.errors import HostError, RequestError
+from coco.ledger import cose
+from coco.ledger.statements import MESSAGE_TYPE, PROPOSAL_ID
 
 API_VERSION = "2024-07-01"
 _PROPOSALS = "/gov/members/proposals"
@@ -27,40 +23,6 @@ _AGAIN = (
 _PATIENCE_S, _PAUSE_S = 15.0, 0.5
 
 
-@dataclass(frozen=True)
-class Signer:
-    """A member's certificate and key, from files."""
-
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-    @classmethod
-    def load(cls, certificate: Path, key: Path) -> Signer:
-        """Read PEM files.
-
-        Raises:
-            ConfigurationError: a file holds something else (``client.bad_key_file``).
-        """
-        try:
-            signing = serialization.load_pem_private_key(key.read_bytes(), None)
-            loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigurationError(f"{error}", code="client.bad_key_file") from error
-        if not isinstance(signing, ec.EllipticCurvePrivateKey):
-            raise ConfigurationError("a member signs with P-384", code="client.bad_key_file")
-        return cls(loaded, signing)
-
-    @property
-    def member(self) -> str:
-        """The member's id."""
-        return fingerprint(self.certificate)
-
-    def sign(self, kind: str, payload: Any, proposal: str = "") -> bytes:
-        """A COSE message."""
-        now = int(time.time())
-        return sign_as_member(self.key, self.certificate, kind, payload, created_at_s=now, proposal_id=proposal)
-
-
 class Governance:
     """The routes of governance of one node.
 
@@ -70,6 +32,8 @@ class Governance:
 
     def __init__(self, client: HttpsClient) -> None:
         self._client = client
+        #: Newest transaction id that a node said is committed.
+        self.seen = ""
 
     async def _post(self, path: str, message: bytes, content_type: str = "application/cose") -> Any:
         deadline = time.monotonic() + _PATIENCE_S
@@ -78,6 +42,7 @@ class Governance:
                 reply = await self._client.request(
                     "POST", f"{path}?api-version={API_VERSION}", message, content_type=content_type
                 )
+                self.seen = reply.headers.get("x-ms-ccf-transaction-id", self.seen)
                 if reply.status == 204:
                     return {}
                 return reply.json()
@@ -92,23 +57,43 @@ class Governance:
 
     async def propose(self, signer: Signer, proposal: dict[str, Any]) -> Any:
         """Make a proposal; the state that it is in then."""
-        return await self._post(f"{_PROPOSALS}:create", signer.sign("proposal", proposal))
+        return await self.send(signer.sign("proposal", proposal))
 
     async def vote(self, signer: Signer, proposal: str, vote: bool) -> Any:
         """Cast a ballot."""
-        path = f"{_PROPOSALS}/{proposal}/ballots/{signer.member}:submit"
-        return await self._post(path, signer.sign("ballot", {"vote": vote}, proposal))
+        return await self.send(signer.sign("ballot", {"vote": vote}, proposal))
 
     async def withdraw(self, signer: Signer, proposal: str) -> Any:
         """Take a proposal of one's own back."""
-        return await self._post(f"{_PROPOSALS}/{proposal}:withdraw", signer.sign("withdrawal", {}, proposal))
+        return await self.send(signer.sign("withdrawal", {}, proposal))
 
     async def acknowledge(self, signer: Signer) -> Any:
         """Acknowledge the state, after which the member governs; the digest."""
-        path = f"/gov/members/state-digests/{signer.member}"
-        digest = await self._post(f"{path}:update", signer.sign("state_digest", {}))
-        await self._post(f"{path}:ack", signer.sign("ack", {"state_digest": digest["stateDigest"]}))
+        digest = await self.send(signer.sign("state_digest", {}))
+        await self.send(signer.sign("ack", {"state_digest": digest["stateDigest"]}))
         return digest
+
+    async def send(self, message: bytes) -> Any:
+        """Send a message that was signed before, perhaps elsewhere, to where its headers say that it belongs.
+
+        Raises:
+            RequestError: it says nothing of the kind (``gov.wrong_message_type``).
+        """
+        headers = cose.parse(message).headers
+        member = headers.get(cose.KEY_ID, b"")
+        name = member.decode("ascii", "replace") if isinstance(member, bytes) else ""
+        proposal = headers.get(PROPOSAL_ID, "")
+        paths = {
+            "proposal": f"{_PROPOSALS}:create",
+            "ballot": f"{_PROPOSALS}/{proposal}/ballots/{name}:submit",
+            "withdrawal": f"{_PROPOSALS}/{proposal}:withdraw",
+            "state_digest": f"/gov/members/state-digests/{name}:update",
+            "ack": f"/gov/members/state-digests/{name}:ack",
+        }
+        path = paths.get(str(headers.get(MESSAGE_TYPE)))
+        if path is None:
+            raise RequestError("no node takes a message of this type", code="gov.wrong_message_type")
+        return await self._post(path, message)
 
     async def rehearse(self, proposal: dict[str, Any]) -> Any:
         """What a proposal would change."""

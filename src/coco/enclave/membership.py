@@ -339,7 +339,9 @@ class Membership:
         if row.engine == self._replica.node:
             await self._replica.hand_over()
             raise BusyError("the primary hands over first; try again", code="node.no_primary")
-        await self._sequencer.committed(await self._retire(row))
+        async with self.changing:
+            seqno = await self._retire(row, statement=statement)
+        await self._sequencer.committed(seqno)
         return node_id
 
     def _welcome(self, row: NodeRow, request: JoinRequest, anchor: Start) -> Welcome:
@@ -403,7 +405,8 @@ class Membership:
             newer = [n for n in trusted if n > engine and trusted[n].address == row.address]
             if engine not in members.all:
                 if any(n in members.voters for n in newer):
-                    await self._retire(row, replaced=True)
+                    async with self.changing:
+                        await self._retire(row, replaced=True)
                 elif not newer:
                     self._replica.change_members([("learner", engine)])
                 else:
@@ -415,11 +418,14 @@ class Membership:
                 self._replica.change_members([("voter", engine), *(("removed", n) for n in replaced)])
                 return
 
-    async def _retire(self, row: NodeRow, *, replaced: bool = False) -> int:
+    async def _retire(self, row: NodeRow, *, replaced: bool = False, statement: bytes = b"") -> int:
         """Write that a node leaves; of one that its successor replaced nothing is left to wait for."""
         key = row.node_id.encode()
         document = json.loads(self._sequencer.store.view().get(tables.NODES_INFO, key) or b"{}")
-        retired = tables.row({**document, "status": nodes.RETIRED, "retired_committed": replaced})
+        document |= {"status": nodes.RETIRED, "retired_committed": replaced}
+        if statement:
+            document["retire_statement"] = statement.hex()
+        retired = tables.row(document)
         seqno = await self._sequencer.write_rows([(tables.NODES_INFO, key, retired)])
         self._log("node.retired", {"engine": row.engine}, {"node": row.node_id})
         return seqno

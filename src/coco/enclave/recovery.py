@@ -173,9 +173,12 @@ class Recovery:
         finally:
             _native.wipe(payload)
         try:
-            self.shares[member] = _native.Share.adopt(submitted.share)
+            share = _native.Share.adopt(submitted.share)
         except LedgerError as error:
             raise RequestError("the share has the wrong length", code="gov.malformed") from error
+        if not wrapping.is_share_of(view.get(tables.WRAPPED_SECRET, tables.SINGLETON), member, share):
+            raise RequestError("that is not this member's share", code="recovery.bad_share")
+        self.shares[member] = share
 
     def stated(self, view: StoreView) -> bool:
         """Whether a majority of the active members stated the new identity."""

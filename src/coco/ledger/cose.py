@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import cbor2
 from cryptography.exceptions import InvalidSignature
@@ -62,7 +62,14 @@ def _to_be_signed(protected: bytes, payload: bytes) -> bytearray:
     return signed
 
 
-def sign(key: ec.EllipticCurvePrivateKey, headers: dict[Any, Any], payload: bytes) -> tuple[bytes, bytes]:
+class SigningKey(Protocol):
+    """A private key on P-384: in this process, or in a token that signs for it."""
+
+    def sign(self, data: bytes | bytearray, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
+        """DER of a signature."""
+
+
+def sign(key: SigningKey, headers: dict[Any, Any], payload: bytes) -> tuple[bytes, bytes]:
     """Sign ``payload``; return the protected header's bytes and the signature, r and s of 48 bytes each."""
     protected = cbor2.dumps({ALGORITHM: ES384, **headers})
     der = key.sign(_to_be_signed(protected, payload), ec.ECDSA(hashes.SHA384()))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from coco.errors import RequestError
@@ -51,14 +51,14 @@ def identity_payload(previous: bytes, following: bytes, position: str, root: str
 
 
 def sign_as_member(
-    key: ec.EllipticCurvePrivateKey,
+    key: cose.SigningKey,
     certificate: x509.Certificate,
     kind: str,
     payload: Any,
     *,
     created_at_s: int,
     proposal_id: str = "",
-    show: bool = False,
+    organisation: str = "",
 ) -> bytes:
     """A member's COSE message.
 
@@ -69,17 +69,17 @@ def sign_as_member(
         payload: JSON.
         created_at_s: the time.
         proposal_id: of what is about a proposal.
-        show: put the certificate in: an organisation issued it, and nobody knows it.
+        organisation: the member that issued the certificate, which is then shown: nobody knows it.
     """
     body = json.dumps(payload, sort_keys=True).encode()
     headers: dict[Any, Any] = {
-        cose.KEY_ID: fingerprint(certificate).encode(),
+        cose.KEY_ID: (organisation or fingerprint(certificate)).encode(),
         MESSAGE_TYPE: kind,
         CREATED_AT: created_at_s,
     }
     if proposal_id:
         headers[PROPOSAL_ID] = proposal_id
-    if show:
+    if organisation:
         headers[cose.X5_CHAIN] = certificate.public_bytes(Encoding.DER)
     protected, signature = cose.sign(key, headers, body)
     return cose.encode(protected, signature, body)

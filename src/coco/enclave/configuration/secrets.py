@@ -67,14 +67,16 @@ def wrap(
     key = WrappingKey.generate()
     aad = binding(service_key, first_seqno, members, threshold)
     shares = key.split(threshold, len(members))
-    encrypted = {}
+    encrypted, commitments = {}, {}
     for (member, pem), share in zip(sorted(members.items()), shares, strict=True):
+        commitments[member] = share.commitment.hex()
         encrypted[member] = base64.b64encode(share.encrypt(pem.decode("ascii", "replace"))).decode()
     row: dict[str, Any] = {
         "first_seqno": first_seqno,
         "threshold": threshold,
         "wrapped_secret": base64.b64encode(secret.wrap(key, aad)).decode(),
         "encrypted_shares": encrypted,
+        "share_commitments": commitments,
     }
     return tables.row(row)
 
@@ -104,6 +106,13 @@ def encrypted_share(row: bytes | None, member: str) -> bytes | None:
         if member in one.get("encrypted_shares", {}):
             return base64.b64decode(one["encrypted_shares"][member])
     return None
+
+
+def is_share_of(row: bytes | None, member: str, share: Share) -> bool:
+    """Whether this is the share that a row gave to the member: a wrong one would spoil the others (J8)."""
+    parsed = json.loads(row or b"{}")
+    known = {**parsed.get("share_commitments", {}), **parsed.get("owners", {}).get("share_commitments", {})}
+    return not known or known.get(member) == share.commitment.hex()
 
 
 def recovered(
