@@ -450,6 +450,13 @@ Administration = Annotated[str, typer.Argument(help="Administration listener of 
 ServiceFile = Annotated[Path, typer.Option(help="Service certificate, PEM.", exists=True)]
 
 
+@node_app.command("measure")
+def node_measure(as_json: Json = False) -> None:
+    """The measurement of the code that this command runs: what members vote for before a node may run it."""
+    found = run(nodes.measure(), as_json)
+    show({"measurement": found, "platform": "insecure_virtual"}, as_json, lambda: console.print(found))
+
+
 @node_app.command("status")
 @app.command("status")
 def network_status(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from coco.cli.keys import make_actor
 from coco.client.http import HttpsClient, RemoteError
 from coco.client.operators import Owner, nobody, owner, retirement
 from coco.client.verify import service_context
@@ -92,6 +94,40 @@ def options(
         expected_constitution=sha256(rules).digest() if join else b"",
         host_names=list(dict.fromkeys([listen, "localhost", "127.0.0.1"])),
     )
+
+
+async def measure() -> str:
+    """The measurement of the code that this command would run: an enclave of it says so, and is ended.
+
+    Raises:
+        HostError: the enclave does not start.
+    """
+    said: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def hear(node_id: str, measurement: str, address: str, host_names: Sequence[str]) -> bytes:
+        if not said.done():
+            said.set_result(measurement)
+        return b""
+
+    with tempfile.TemporaryDirectory(prefix="coco-measure-") as directory:
+        nobody_s = make_actor(Path(directory), "service")
+        node = Node(
+            NodeOptions(
+                ledger=Path(directory) / "ledger.db",
+                join=["127.0.0.1:1"],
+                owner=hear,
+                expected_service=nobody_s.encode(),
+            )
+        )
+        starting = asyncio.ensure_future(node.start())
+        first: set[asyncio.Future[Any]] = {starting, said}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        starting.cancel()
+        await asyncio.wait({starting})
+        await node.stop()
+        if not said.done():
+            raise HostError("the enclave did not say what it runs", code="host.enclave_ended")
+        return said.result()
 
 
 async def serve(chosen: NodeOptions, *, as_json: bool, joined: Callable[[], Awaitable[object]] | None = None) -> None:
