@@ -406,7 +406,8 @@ class Membership:
             if engine not in members.all:
                 if any(n in members.voters for n in newer):
                     async with self.changing:
-                        await self._retire(row, replaced=True)
+                        if self._row_of(row.node_id) == row:  # not written already, and not committed yet
+                            await self._retire(row, replaced=True)
                 elif not newer:
                     self._replica.change_members([("learner", engine)])
                 else:
