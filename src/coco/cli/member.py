@@ -34,15 +34,15 @@ async def with_governance(
     """
     known = service.read_text()
     client = HttpsClient(*address, service_context(known))
-    governance = Governance(client)
     try:
-        return await work(governance)
+        done = await work(Governance(client))
+        if record_file is not None:
+            record = Record.load(record_file)
+            if record.saw(known, (await client.request("GET", "/node/commit")).json()["transaction_id"]):
+                record.save(record_file)
+        return done
     finally:
         await client.close()
-        if record_file is not None and governance.seen:
-            record = Record.load(record_file)
-            if record.saw(known, governance.seen):
-                record.save(record_file)
 
 
 def read_proposal(path: Path) -> dict[str, Any]:

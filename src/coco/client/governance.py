@@ -32,8 +32,6 @@ class Governance:
 
     def __init__(self, client: HttpsClient) -> None:
         self._client = client
-        #: Newest transaction id that a node said is committed.
-        self.seen = ""
 
     async def _post(self, path: str, message: bytes, content_type: str = "application/cose") -> Any:
         deadline = time.monotonic() + _PATIENCE_S
@@ -42,7 +40,6 @@ class Governance:
                 reply = await self._client.request(
                     "POST", f"{path}?api-version={API_VERSION}", message, content_type=content_type
                 )
-                self.seen = reply.headers.get("x-ms-ccf-transaction-id", self.seen)
                 if reply.status == 204:
                     return {}
                 return reply.json()

@@ -1,0 +1,188 @@
+"""Signing with what members have: tokens (PKCS#11), the open format's offline tools, files; and giving a share (J8)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from test_consortium import action
+
+from coco.cli.keys import make_actor
+from coco.ledger.statements import fingerprint
+from conftest import ROOT
+
+SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
+
+
+def coco(*arguments: str, code: int = 0, env: dict[str, str] | None = None) -> Any:
+    command = [sys.executable, "-m", "coco.cli.main", *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env={**os.environ, **(env or {})})
+    assert done.returncode == code, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def network(sandboxes, tmp_path):
+    sandbox = sandboxes("governed", "--nodes", "1")
+    summary = sandbox.start()
+    at = ["--admin", summary["administration_url"], "--service", summary["service_certificate"]]
+    return sandbox, at
+
+
+def proposal(tmp_path: Path, *actions: Any) -> str:
+    path = tmp_path / "proposal.json"
+    path.write_text(json.dumps({"actions": list(actions)}))
+    return str(path)
+
+
+NOTHING = action("remove_user", user_id="nobody")
+
+
+def test_messages_are_signed_offline_and_sent_by_anybody(network, tmp_path):
+    sandbox, at = network
+    alice = ["--cert", str(sandbox.directory / "members" / "alice.pem")]
+    out = tmp_path / "message.cose"
+    signed = coco("member", "sign", "proposal", proposal(tmp_path, NOTHING), *alice, "--out", str(out))
+    made = coco("member", "send", str(out), *at)
+    assert (made["proposalState"], made["proposerId"]) == ("Accepted", signed["member"])
+    assert coco("member", "send", str(out), *at)["proposalId"] == made["proposalId"], "again is the same"
+    coco("member", "sign", "state_digest", *alice, "--out", str(out))
+    digest = coco("member", "send", str(out), *at)["stateDigest"]
+    (tmp_path / "ack.json").write_text(json.dumps({"state_digest": digest}))
+    coco("member", "sign", "ack", str(tmp_path / "ack.json"), *alice, "--out", str(out))
+    coco("member", "send", str(out), *at)
+    coco("member", "sign", "ballot", "--for", "--proposal", made["proposalId"], *alice, "--out", str(out))
+    assert coco("member", "send", str(out), *at, code=1)["error"]["code"] == "gov.proposal_closed"
+    for wrong in (["ballot"], ["proposal"], ["nonsense"], ["ack", str(tmp_path / "none.json")]):
+        found = coco("member", "sign", *wrong, *alice, "--out", str(out), code=2)
+        assert found["error"]["code"] == "member.bad_message"
+    out.write_bytes(b"no message")
+    assert coco("member", "send", str(out), *at, code=1)["error"]["code"] == "cose.malformed"
+    # A participant is one command.
+    make_actor(tmp_path, "erin")
+    added = coco("participant", "add", str(tmp_path / "erin.pem"), *at, *alice)
+    shown = coco("proposal", "show", added["proposalId"], *at)["actions"]
+    assert [one["name"] for one in shown] == ["assert_service_identity", "set_user"]
+    assert shown[1]["args"]["user_data"] == {"name": "erin"}
+
+
+def test_the_open_formats_tools_prepare_and_finish_what_an_external_signer_signs(network, tmp_path):
+    sandbox, at = network
+    folder = sandbox.directory / "members"
+    content = proposal(tmp_path, NOTHING)
+    tools = ROOT / ".venv-ccf" / "bin"
+    common = ["--content", content, "--signing-cert", str(folder / "alice.pem"), "--ccf-gov-msg-type", "proposal"]
+    common += ["--ccf-gov-msg-created_at", "2026-11-22T00:00:00Z"]
+    prepared = subprocess.run([str(tools / "ccf_cose_sign1_prepare"), *common], capture_output=True, text=True)
+    wanted = json.loads(prepared.stdout)
+    assert wanted["alg"] == "ES384"
+    key = load_pem_private_key((folder / "alice.key.pem").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    digest = base64.b64decode(wanted["value"])
+    r, s = utils.decode_dss_signature(key.sign(digest, ec.ECDSA(utils.Prehashed(SHA384()))))
+    raw = base64.urlsafe_b64encode(r.to_bytes(48, "big") + s.to_bytes(48, "big")).decode()
+    (tmp_path / "signature.json").write_text(json.dumps({"value": raw}))
+    finish = [str(tools / "ccf_cose_sign1_finish"), *common, "--signature", str(tmp_path / "signature.json")]
+    finished = subprocess.run(finish, capture_output=True)
+    assert finished.returncode == 0, finished.stderr
+    (tmp_path / "message.cose").write_bytes(finished.stdout)
+    assert coco("member", "send", str(tmp_path / "message.cose"), *at)["proposalState"] == "Accepted"
+
+
+@pytest.mark.skipif(not SOFTHSM.exists(), reason="needs softhsm2")
+def test_a_key_in_a_token_governs_and_never_leaves_it(network, tmp_path):
+    sandbox, at = network
+    folder = sandbox.directory / "members"
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    (tmp_path / "softhsm2.conf").write_text(f"directories.tokendir = {tokens}\n")
+    env = {"SOFTHSM2_CONF": str(tmp_path / "softhsm2.conf"), "COCO_PKCS11_PIN": "1234"}
+
+    def softhsm(*arguments: str) -> None:
+        done = subprocess.run(["softhsm2-util", *arguments], capture_output=True, env={**os.environ, **env})
+        assert done.returncode == 0, done.stderr
+
+    softhsm("--init-token", "--free", "--label", "coco", "--pin", "1234", "--so-pin", "1234")
+    softhsm(
+        *("--import", str(folder / "alice.key.pem"), "--token", "coco", "--label", "alice", "--id", "01"),
+        "--pin",
+        "1234",
+    )
+    alone = tmp_path / "alice.pem"
+    alone.write_bytes((folder / "alice.pem").read_bytes())
+    hsm = ["--cert", str(alone), "--pkcs11", f"{SOFTHSM}:coco:alice"]
+    made = coco("member", "propose", proposal(tmp_path, NOTHING), *at, *hsm, env=env)
+    assert made["proposalState"] == "Accepted"
+    certificate = x509.load_pem_x509_certificate(alone.read_bytes())
+    assert made["proposerId"] == fingerprint(certificate)
+    for wrong, changed in (
+        (f"{SOFTHSM}:coco:bob", {}),
+        (f"{SOFTHSM}:other:alice", {}),
+        ("/no/such/library:coco:alice", {}),
+        ("nonsense", {}),
+        (f"{SOFTHSM}:coco:alice", {"COCO_PKCS11_PIN": "0000"}),
+    ):
+        bad = ["--cert", str(alone), "--pkcs11", wrong]
+        answer = coco("member", "propose", proposal(tmp_path, NOTHING), *at, *bad, code=2, env={**env, **changed})
+        assert answer["error"]["code"] == "client.token", (wrong, answer)
+
+
+def test_J8_a_share_is_given_to_a_node_that_proves_itself_and_to_one_service_only(operator, tmp_path):
+    operator.run("n0", "start")
+    measurement = coco("node", "measure")["measurement"]
+    alice = tmp_path / "members" / "alice.pem"
+    admin = operator.running["n0"][1]["administration_url"]
+    known = tmp_path / "known.pem"
+    known.write_bytes(Path(operator.service).read_bytes())
+    # What the member has seen is remembered beside its certificate.
+    at = ["--admin", admin, "--service", str(known)]
+    coco("member", "propose", proposal(tmp_path, NOTHING), *at, "--cert", str(alice))
+    seen = json.loads((tmp_path / "members" / "alice.record.json").read_text())["seen"]
+    assert len(seen) == 1
+    operator.kill("n0")
+    shutil.copytree(tmp_path / "n0", tmp_path / "n1")
+    said = operator.run("n0", "start", "--service", str(known))
+    assert said["status"] == "WaitingForRecoveryShares"
+    share = ["member", "share", "--admin", said["administration_url"], "--cert", str(alice)]
+    keys = tmp_path / "members" / "alice.encryption.key.pem"
+    share += ["--encryption-key", str(keys)] if keys.exists() else []
+
+    def state() -> Any:
+        return coco("node", "status", said["administration_url"], "--service", str(tmp_path / "n0" / "service.pem"))[
+            "node"
+        ]
+
+    virtual = ["--insecure-virtual", "--measurement", measurement]
+    other = tmp_path / "other.pem"
+    other.write_text(make_actor(tmp_path, "other"))
+    for wrong, code, error in (
+        (["--service", str(known)], 2, "member.no_measurement"),
+        (["--service", str(known), "--measurement", measurement], 4, "attestation.insecure_platform"),
+        (["--service", str(known), "--insecure-virtual", "--measurement", "00"], 4, "client.other_code"),
+        (["--service", str(other), *virtual], 4, "client.other_service"),
+    ):
+        assert coco(*share, *wrong, code=code)["error"]["code"] == error
+        assert state()["status"] == "WaitingForRecoveryShares"
+    # A ledger that ends before what the member saw.
+    record = tmp_path / "members" / "alice.record.json"
+    (service,) = seen
+    record.write_text(json.dumps({"seen": {service: "9.999"}, "released": {}}))
+    assert coco(*share, "--service", str(known), *virtual, code=4)["error"]["code"] == "client.rolled_back"
+    record.write_text(json.dumps({"seen": seen, "released": {}}))
+    assert coco(*share, "--service", str(known), *virtual)["status"] == "Open"
+    # Another copy of the same ledger cannot become a second continuation.
+    second = operator.run("n1", "start", "--service", str(known))
+    share[share.index("--admin") + 1] = second["administration_url"]
+    assert coco(*share, "--service", str(known), *virtual, code=4)["error"]["code"] == "client.released_before"
+    assert coco(*share, "--service", str(known), *virtual, "--again")["status"] == "Open"
