@@ -17,12 +17,14 @@ import msgspec
 from coco.enclave.certificates import Certificates
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration.draft import Draft, state
+from coco.enclave.configuration.keepers import PARTICIPANT
 from coco.enclave.configuration.proposals import Change, Proposals
 from coco.enclave.epochs import Epochs, Row
 from coco.enclave.links import decode
 from coco.enclave.sequencer import Sequencer
 from coco.errors import BusyError, GovernanceError, NotFoundError, RequestError
 from coco.ledger import tables
+from coco.ledger.statements import parse_json
 
 GOVERN = "govern"
 #: Anyone may rehearse; so that members are served all the same, only so many do at once.
@@ -185,8 +187,8 @@ class Governing:
     async def rehearse(self, body: bytes) -> dict[str, Any]:
         """What actions would change, if they were accepted now; nothing is written."""
         try:
-            listed = json.loads(body)["actions"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            listed = parse_json(body)["actions"]
+        except (ValueError, TypeError, KeyError) as error:
             raise RequestError("a proposal is an object with actions", code="gov.malformed") from error
         if not isinstance(listed, list):
             raise GovernanceError("a proposal has a list of actions", code="gov.malformed")
@@ -204,17 +206,98 @@ class Governing:
 
     def members(self) -> dict[str, Any]:
         """Every member, with certificate and status."""
-        view = self._view
-        found = []
-        for key, row in view.scan(tables.MEMBERS_INFO):
-            info = json.loads(row)
-            one = {"memberId": key.decode(), "status": info["status"], "memberData": info.get("member_data")}
-            one["certificate"] = (view.get(tables.MEMBERS_CERTS, key) or b"").decode()
-            encryption = view.get(tables.MEMBERS_ENCRYPTION, key)
-            if encryption is not None:
-                one["publicEncryptionKey"] = encryption.decode()
-            found.append(one)
-        return {"value": found}
+        return {"value": [self.member(key.decode()) for key, _ in self._view.scan(tables.MEMBERS_INFO)]}
+
+    def member(self, identity: str) -> dict[str, Any]:
+        """One member.
+
+        Raises:
+            NotFoundError: there is none (``gov.unknown_member``).
+        """
+        view, key = self._view, identity.encode()
+        info = json.loads(self._row(tables.MEMBERS_INFO, identity, "member"))
+        one = {"memberId": identity, "status": info["status"], "memberData": info.get("member_data")}
+        one["certificate"] = (view.get(tables.MEMBERS_CERTS, key) or b"").decode()
+        encryption = view.get(tables.MEMBERS_ENCRYPTION, key)
+        if encryption is not None:
+            one["publicEncryptionKey"] = encryption.decode()
+            one["recoveryRole"] = info.get("recovery_role", PARTICIPANT)
+        return one
+
+    def state_digest(self, member: str) -> dict[str, Any]:
+        """What a member asked for last, to acknowledge it."""
+        row = json.loads(self._row(tables.MEMBERS_ACKS, member, "state_digest"))
+        return {"memberId": member, "stateDigest": row["state_digest"]}
+
+    def nodes(self) -> dict[str, Any]:
+        """Every node that ever was."""
+        return {"value": [self.node(key.decode()) for key, _ in self._view.scan(tables.NODES_INFO)]}
+
+    def node(self, identity: str) -> dict[str, Any]:
+        """One node.
+
+        Raises:
+            NotFoundError: there is none (``gov.unknown_node``).
+        """
+        row = json.loads(self._row(tables.NODES_INFO, identity, "node"))
+        certificate = self._view.get(tables.NODE_CERTIFICATES, identity.encode())
+        return {
+            "nodeId": identity,
+            "status": row["status"],
+            "certificate": certificate.decode() if certificate is not None else None,
+            "retiredCommitted": bool(row.get("retired_committed")),
+            "quoteInfo": row["quote_info"],
+            "rpcInterfaces": row["rpc_interfaces"],
+            "peerAddress": row["peer_address"],
+            "owner": row["owner"],
+            "measurement": row["measurement"],
+        }
+
+    def info(self) -> dict[str, Any]:
+        """The service: status, certificate, and what members have set."""
+        draft = Draft(self._view)
+        service, configured = draft.service(), draft.settings()
+        return {
+            "status": service.get("status"),
+            "certificate": service.get("cert"),
+            "recoveryCount": service.get("recovery_count", 0),
+            "configuration": {
+                "maximumNodeCertificateValidityDays": configured["maximum_node_certificate_validity_days"],
+                "recentCoseProposalsWindowSize": configured["recent_cose_proposals_window_size"],
+                "recoveryThreshold": configured["recovery_threshold"],
+                "epochLengthSeconds": configured["epoch_length_s"],
+                "secretLifetimeSeconds": configured["secret_lifetime_s"],
+                "defaultVisibility": configured["default_visibility"],
+            },
+        }
+
+    def join_policy(self) -> dict[str, Any]:
+        """Which code on which platforms may join."""
+
+        def rows(table: str) -> dict[str, Any]:
+            return {key.decode(): json.loads(row) for key, row in self._view.scan(table)}
+
+        def named(table: str) -> list[str]:
+            return sorted(rows(table))
+
+        policies = rows(tables.TEE_POLICY)
+        return {
+            "virtual": {"measurements": named(tables.NODE_MEASUREMENTS)},
+            "sgx": {"measurements": named(tables.NODE_CODE_IDS), **policies.get("sgx", {})},
+            "tdx": {"measurements": named(tables.NODE_TDX_MEASUREMENTS), **policies.get("tdx", {})},
+            "snp": {
+                "measurements": named(tables.NODE_SNP_MEASUREMENTS),
+                "hostData": rows(tables.NODE_SNP_HOST_DATA),
+                "uvmEndorsements": rows(tables.NODE_SNP_UVM_ENDORSEMENTS),
+                "tcbVersions": rows(tables.NODE_SNP_TCB_VERSIONS),
+            },
+        }
+
+    def _row(self, table: str, identity: str, what: str) -> bytes:
+        row: bytes | None = self._view.get(table, identity.encode())
+        if row is None:
+            raise NotFoundError(f"there is no such {what.replace('_', ' ')}", code=f"gov.unknown_{what}")
+        return row
 
     def state(self) -> dict[str, Any]:
         """What the rules see."""

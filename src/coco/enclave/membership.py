@@ -32,7 +32,14 @@ from coco.enclave.sequencer import Sequencer
 from coco.enclave.store import StoreView
 from coco.errors import AccessError, BusyError, ConsensusError, HostLiedError, NotFoundError, RequestError
 from coco.ledger import cose, tables
-from coco.ledger.statements import MESSAGE_TYPE, NODE_STATEMENT, RETIRE_STATEMENT, node_payload, retire_payload
+from coco.ledger.statements import (
+    MESSAGE_TYPE,
+    NODE_STATEMENT,
+    RETIRE_STATEMENT,
+    node_payload,
+    parse_json,
+    retire_payload,
+)
 
 JOIN, FETCH, RETIRE = "join", "fetch", "retire"
 #: Whether the rules in force trust a node, which its operator has signed for, without a vote.
@@ -317,7 +324,7 @@ class Membership:
         if not self._replica.may_execute:
             raise BusyError("this node is not primary", code="node.no_primary")
         try:
-            node_id = str(json.loads(cose.parse(statement).payload or b"")["node_id"])
+            node_id = str(parse_json(cose.parse(statement).payload or b"")["node_id"])
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError("not a statement about a node", code="node.malformed") from error
         row = self._row_of(node_id)

@@ -77,7 +77,7 @@ from coco.errors import (
 from coco.ledger import cose, tables
 from coco.ledger.position import Position
 from coco.ledger.receipts import Receipt
-from coco.ledger.statements import binding_text
+from coco.ledger.statements import binding_text, parse_json
 
 AdapterFactory = Callable[[Mapping[str, Any]], LedgerAdapter]
 
@@ -1049,7 +1049,7 @@ class EnclaveNode:
             bound: dict[str, Any] = json.loads(await self.replica.ask_primary(_BIND, asked))
             return bound
         try:
-            document = json.loads(body)
+            document = parse_json(body)
             account = bytes.fromhex(str(document["account"]).removeprefix("0x"))
             signature = bytes.fromhex(str(document["signature"]).removeprefix("0x"))
             nonce = str(document["nonce"])

@@ -28,6 +28,18 @@ RECOVERY_SHARE: Final = "recovery_share"
 SHARE_PADDING: Final = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 
 
+def parse_json(data: bytes) -> Any:
+    """JSON that somebody sent: in UTF-8 and nothing else, for an enclave has no other codec, and not nested for ever.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return json.loads(data.decode())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def fingerprint(certificate: x509.Certificate) -> str:
     """Hex SHA-256 of the DER: the id of a member or participant."""
     return sha256(certificate.public_bytes(Encoding.DER)).hexdigest()

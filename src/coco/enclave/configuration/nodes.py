@@ -21,7 +21,7 @@ from coco.attestation.evidence import Evidence, report_data, verify
 from coco.enclave.configuration.reads import Reads
 from coco.errors import AccessError, CocoError, RequestError
 from coco.ledger import cose, tables
-from coco.ledger.statements import MESSAGE_TYPE, fingerprint
+from coco.ledger.statements import MESSAGE_TYPE, fingerprint, parse_json
 
 PENDING, TRUSTED, RETIRED = "Pending", "Trusted", "Retired"
 ALLOWED = b'"AllowedToJoin"'
@@ -151,7 +151,7 @@ def check_owner(
     """
     try:
         message = cose.parse(statement)
-        payload = json.loads(message.payload or b"")
+        payload = parse_json(message.payload or b"")
         key_id = message.headers.get(cose.KEY_ID)
         operator = key_id.decode("ascii", "replace") if isinstance(key_id, bytes) else ""
         row = json.loads(view.get(tables.OPERATORS, operator.encode()) or b"{}")

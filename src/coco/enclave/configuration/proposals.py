@@ -28,7 +28,7 @@ from coco.enclave.configuration.keepers import Keepers
 from coco.enclave.configuration.reads import Reads
 from coco.errors import AccessError, CocoError, GovernanceError, NotFoundError, RequestError
 from coco.ledger import cose, tables
-from coco.ledger.statements import CREATED_AT, MESSAGE_TYPE, PROPOSAL_ID
+from coco.ledger.statements import CREATED_AT, MESSAGE_TYPE, PROPOSAL_ID, parse_json
 
 OPEN, CLOSED = "Open", ("Accepted", "Rejected", "Withdrawn", "Dropped", "Failed")
 PROPOSAL, BALLOT, WITHDRAWAL, STATE_DIGEST, ACK = "proposal", "ballot", "withdrawal", "state_digest", "ack"
@@ -145,8 +145,8 @@ def _active(view: Reads, signed: Signed) -> None:
 
 def _document(payload: bytes) -> Any:
     try:
-        return json.loads(payload)
-    except (ValueError, RecursionError) as error:
+        return parse_json(payload)
+    except ValueError as error:
         raise RequestError("the payload is no JSON", code="gov.malformed") from error
 
 

@@ -16,6 +16,7 @@ from starlette.routing import Route as HttpRoute
 
 from coco.attestation.evidence import NONCE_BYTES_MAX
 from coco.enclave.adapters.base import Caller, Request, RouteKind
+from coco.enclave.frontend import openapi
 from coco.enclave.frontend.http import error_body
 from coco.enclave.frontend.service import Service
 from coco.enclave.governing import Asked
@@ -157,14 +158,12 @@ async def _recover(node: EnclaveNode, request: HttpRequest) -> Any:
 
 # --- governance ---------------------------------------------------------------------------------------------------
 
-_API_VERSION = "2024-07-01"
-
 
 def _version(request: HttpRequest) -> None:
     given = request.query_params.get("api-version", "")
-    if given != _API_VERSION:
+    if given != openapi.API_VERSION:
         raise RequestError(
-            f"the query parameter api-version must be {_API_VERSION}", code="gov.unsupported_api_version"
+            f"the query parameter api-version must be {openapi.API_VERSION}", code="gov.unsupported_api_version"
         )
 
 
@@ -199,6 +198,14 @@ async def _rehearse(node: EnclaveNode, request: HttpRequest) -> Any:
     return await node.governing.rehearse(await _body(request))
 
 
+def _status_of(node: EnclaveNode, position: Position) -> dict[str, Any]:
+    return {"transactionId": str(position), "status": node.transaction_status(position)}
+
+
+async def _openapi(node: EnclaveNode, request: HttpRequest) -> Any:
+    return openapi.document()
+
+
 _PROPOSALS = "/gov/members/proposals"
 _GOV_GET: dict[str, Handler] = {
     _PROPOSALS: _read(lambda node, named: node.governing.open_proposals()),
@@ -207,7 +214,17 @@ _GOV_GET: dict[str, Handler] = {
     _PROPOSALS + "/{proposal}/ballots/{member}": _read(
         lambda node, named: node.governing.ballot(named["proposal"], named["member"])
     ),
+    "/gov/members/state-digests/{member}": _read(lambda node, named: node.governing.state_digest(named["member"])),
+    "/gov/service/info": _read(lambda node, named: node.governing.info()),
     "/gov/service/members": _read(lambda node, named: node.governing.members()),
+    "/gov/service/members/{member}": _read(lambda node, named: node.governing.member(named["member"])),
+    "/gov/service/nodes": _read(lambda node, named: node.governing.nodes()),
+    "/gov/service/nodes/{node}": _read(lambda node, named: node.governing.node(named["node"])),
+    "/gov/service/join-policy": _read(lambda node, named: node.governing.join_policy()),
+    "/gov/service/transactions/commit": _read(lambda node, named: _status_of(node, node.committed_position())),
+    "/gov/service/transactions/{position}": _read(
+        lambda node, named: _status_of(node, Position.parse(named["position"]))
+    ),
     "/gov/service/constitution": _read(
         lambda node, named: Response(node.governing.constitution(), media_type="text/plain; charset=utf-8")
     ),
@@ -226,6 +243,7 @@ _GOV_POST: dict[str, Handler] = {
 def administration_app(node: EnclaveNode) -> Starlette:
     """Routes of the administration listener."""
     get: dict[str, Handler] = {
+        "/openapi.json": _openapi,
         "/node/info": _info,
         "/node/health": _health,
         "/node/attestation": _attestation,
