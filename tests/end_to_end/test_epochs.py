@@ -73,6 +73,11 @@ def test_J2_a_network_opens_by_a_vote_that_names_its_nodes(tmp_path):
                 assert json.loads((await client.request("POST", "/", body)).body)["result"]
             third = await network.start()
             assert (await network.ask(third, "/node/info"))["status"] == "Open"
+            # A newcomer that has approved other rules is sent nothing, whoever has signed for it.
+            with pytest.raises(Exception, match=r"join\.other_constitution"):
+                await asyncio.wait_for(network.start(expected_constitution=bytes(32)), 30)
+            rows = (await network.ask(first, "/node/network"))["nodes"]
+            assert len(rows) == 3, "not even a row"
         finally:
             await network.stop()
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from test_consortium import action
 
+from coco import constitutions
 from coco.cli.keys import make_actor
+from coco.enclave.core.identity import pem
 from coco.ledger.statements import fingerprint
 from conftest import ROOT
+from members import Organisation
 
 SOFTHSM = Path("/usr/lib/softhsm/libsofthsm2.so")
 
@@ -186,3 +190,73 @@ def test_J8_a_share_is_given_to_a_node_that_proves_itself_and_to_one_service_onl
     share[share.index("--admin") + 1] = second["administration_url"]
     assert coco(*share, "--service", str(known), *virtual, code=4)["error"]["code"] == "client.released_before"
     assert coco(*share, "--service", str(known), *virtual, "--again")["status"] == "Open"
+
+
+def test_anybody_of_an_organisation_signs_for_it_on_a_real_node(network, tmp_path):
+    sandbox, at = network
+    alice = ["--cert", str(sandbox.directory / "members" / "alice.pem")]
+    organisation = Organisation(tmp_path, "org", now=datetime.now(UTC))
+    (tmp_path / "org.ca.pem").write_text(organisation.pem)
+    add = action("set_member", cert="@org.ca.pem", member_data={"name": "org"})
+    assert coco("member", "propose", proposal(tmp_path, add), *at, *alice)["proposalState"] == "Accepted"
+    people = []
+    for name in ("ann", "ben"):
+        leaf = organisation.leaf(name)
+        (tmp_path / f"{name}.pem").write_text(pem(leaf.certificate) + organisation.pem)
+        (tmp_path / f"{name}.key.pem").write_bytes(
+            leaf.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+        people.append((leaf, ["--cert", str(tmp_path / f"{name}.pem")]))
+    (ann, by_ann), (_, by_ben) = people
+    assert coco("member", "ack", *at, *by_ann)["memberId"] == organisation.id
+    made = coco("member", "propose", proposal(tmp_path, NOTHING), *at, *by_ben)
+    assert (made["proposerId"], made["proposalState"]) == (organisation.id, "Accepted")
+    # One of them loses a key: she is nobody, the organisation stays.
+    deny = action("deny_certificate", fingerprint=fingerprint(ann.certificate))
+    assert coco("member", "propose", proposal(tmp_path, deny), *at, *by_ben)["proposalState"] == "Accepted"
+    again = coco("member", "propose", proposal(tmp_path, NOTHING), *at, *by_ann, code=1)
+    assert again["error"]["code"] == "gov.not_a_member"
+    assert coco("member", "propose", proposal(tmp_path, NOTHING), *at, *by_ben)["proposalState"] == "Accepted"
+
+
+LOOP = """
+def validate(proposal, state):
+    for action in proposal["actions"]:
+        if action["name"] == "remove_operator":
+            for step in range(1000000000):
+                pass
+    return None
+
+def resolve(proposal, votes, state):
+    return "Accepted"
+
+def apply(proposal, state):
+    for action in proposal["actions"]:
+        if action["name"] == "remove_node":
+            "a" * (len(proposal["actions"]) * 300000000)
+        if action["name"] == "set_user_data":
+            fail("no data today")
+    return proposal["actions"]
+
+def admit(node, state):
+    return "Trusted"
+"""
+
+
+def test_hostile_rules_leave_a_real_network_working_and_name_their_line(network, tmp_path):
+    sandbox, at = network
+    alice = ["--cert", str(sandbox.directory / "members" / "alice.pem")]
+
+    def propose(*actions: Any, code: int = 0) -> Any:
+        return coco("member", "propose", proposal(tmp_path, *actions), *at, *alice, code=code)
+
+    assert propose(action("set_constitution", constitution=LOOP))["proposalState"] == "Accepted"
+    loops = propose(action("remove_operator", operator_id="x"), code=1)
+    assert loops["error"]["code"] == "gov.rules_too_long"
+    allocates = propose(action("remove_node", node_id="x"))
+    assert (allocates["proposalState"], allocates["failure"]["code"]) == ("Failed", "gov.rules_out_of_memory")
+    fails = propose(action("set_user_data", user_id="x"))
+    assert fails["proposalState"] == "Failed" and "constitution:17" in fails["failure"]["reason"], fails
+    assert propose(NOTHING)["proposalState"] == "Accepted"
+    back = action("set_constitution", constitution=constitutions.text("sandbox"))
+    assert propose(back)["proposalState"] == "Accepted"

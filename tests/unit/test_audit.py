@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from test_governance import SERVICE, Member, action, rsa_pem
+from test_governance import SERVICE, action, rsa_pem
 
 from coco import constitutions
 from coco._native import MerkleTree, WriteSet
@@ -16,6 +16,7 @@ from coco.enclave.configuration import nodes
 from coco.enclave.configuration.proposals import Change, Proposals
 from coco.enclave.core.rules_worker import call_here
 from coco.ledger import tables
+from members import Member
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from test_governance import NOTHING, OTHER_SERVICE, ROOT, SERVICE, Member, Network, action, refused, rsa_pem
+from test_governance import NOTHING, OTHER_SERVICE, ROOT, SERVICE, Network, action, refused, rsa_pem
 
 from coco import constitutions
 from coco.enclave.configuration import nodes
@@ -20,55 +16,14 @@ from coco.enclave.configuration.proposals import Proposals
 from coco.enclave.core.identity import pem
 from coco.errors import GovernanceError
 from coco.ledger import tables
-from coco.ledger.statements import fingerprint, sign_as_member
+from coco.ledger.statements import fingerprint
+from members import Leaf, Member, Organisation
 
 
 @pytest.fixture(scope="module")
 def members(tmp_path_factory):
     directory = tmp_path_factory.mktemp("members")
     return [Member(directory, f"m{number}") for number in range(4)]
-
-
-class Leaf:
-    """Somebody of an organisation."""
-
-    def __init__(self, member: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
-        self.id, self.key, self.certificate, self.now = member, key, certificate, 2000
-
-    def sign(self, kind: str, payload: Any, proposal: str = "", at: int | None = None) -> bytes:
-        self.now += 1
-        created = self.now if at is None else at
-        return sign_as_member(
-            self.key, self.certificate, kind, payload, created_at_s=created, proposal_id=proposal, organisation=self.id
-        )
-
-
-class Organisation(Member):
-    """A member whose certificate issues others: any leaf of it signs for it."""
-
-    def __init__(self, directory: Any, name: str) -> None:
-        super().__init__(directory, name)
-        self.certificate = self.issue(name, self.key, ca=True)
-        self.pem, self.id = pem(self.certificate), fingerprint(self.certificate)
-
-    def issue(self, name: str, key: ec.EllipticCurvePrivateKey, *, ca: bool = False, days: int = 9) -> x509.Certificate:
-        begin = datetime.fromtimestamp(0, UTC)
-        subject, issuer = (x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, one)]) for one in (name, "org"))
-        return (
-            x509.CertificateBuilder()
-            .subject_name(issuer if ca else subject)
-            .issuer_name(issuer)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(begin - timedelta(days=1))
-            .not_valid_after(begin + timedelta(days=days))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .sign(self.key, hashes.SHA384())
-        )
-
-    def leaf(self, name: str, days: int = 9) -> Leaf:
-        key = ec.generate_private_key(ec.SECP384R1())
-        return Leaf(self.id, key, self.issue(name, key, days=days))
 
 
 def test_any_leaf_of_an_organisation_signs_for_it_until_it_ends_or_is_denied(members, tmp_path):

@@ -9,14 +9,12 @@ from typing import Any
 
 import cbor2
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco import constitutions
-from coco.cli.keys import make_actor
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration.actions import ACTIONS
 from coco.enclave.configuration.draft import Validity
@@ -25,27 +23,12 @@ from coco.enclave.core import rules_worker
 from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.errors import AccessError, CocoError, GovernanceError, RequestError
 from coco.ledger import tables
-from coco.ledger.statements import fingerprint, sign_as_member
+from members import Member
 
 ROOT = bytes(range(32))
 TIME_MS = 1_800_000_000_000
 SERVICE, OTHER_SERVICE = (pem(ServiceIdentity.generate(TIME_MS).certificate) for _ in range(2))
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
-
-
-class Member:
-    def __init__(self, directory: Any, name: str) -> None:
-        self.pem = make_actor(directory, name)
-        self.certificate = x509.load_pem_x509_certificate(self.pem.encode())
-        key = load_pem_private_key((directory / f"{name}.key.pem").read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
-        self.key, self.id = key, fingerprint(self.certificate)
-        self.now = 1000
-
-    def sign(self, kind: str, payload: Any, proposal: str = "", at: int | None = None) -> bytes:
-        self.now += 1
-        created = self.now if at is None else at
-        return sign_as_member(self.key, self.certificate, kind, payload, created_at_s=created, proposal_id=proposal)
 
 
 def rsa_pem() -> str:

@@ -18,6 +18,7 @@ from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, Share, Wrappin
 from coco.attestation import evidence
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.genesis import Genesis
+from coco.enclave.configuration.keepers import Keepers
 from coco.enclave.consensus import Members, Start
 from coco.enclave.core.clock import Agreement, Clock
 from coco.enclave.core.identity import ServiceIdentity, pem
@@ -189,6 +190,35 @@ def test_K4_a_wrapped_secret_opens_for_its_own_service_members_and_threshold_onl
         with pytest.raises(LedgerError) as refused:
             wrapping.unwrap(bad_row, bad_shares, service_key=service, members=members)
         assert refused.value.code == "ledger.shares_refused"
+
+
+def test_an_owner_opens_alone_and_the_members_without_the_owner():
+    keys, public = recovery_members()
+    names = sorted(public)
+    keepers = Keepers({name: public[name] for name in names[:2]}, {names[2]: public[names[2]]}, 2)
+    secret = LedgerSecret.generate()
+    row = wrapping.keep(secret, 9, keepers, b"service")
+    from coco.ledger.statements import decrypt_share
+
+    def share(name: str) -> Share:
+        encrypted = wrapping.encrypted_share(row, name)
+        assert encrypted is not None
+        return Share.adopt(decrypt_share(encrypted, keys[names.index(name)]))
+
+    assert wrapping.encrypted_share(row, "nobody") is None
+    for submitted in ([names[2]], names[:2], names):
+        shares = {name: share(name) for name in submitted}
+        assert all(wrapping.is_share_of(row, name, one) for name, one in shares.items())
+        first, opened = wrapping.recovered(row, shares, keepers, b"service")
+        assert (first, opened.fingerprint) == (9, secret.fingerprint)
+    assert not wrapping.is_share_of(row, names[0], share(names[1]))
+    for submitted, service in (([names[0]], b"service"), ([names[2]], b"other")):
+        with pytest.raises(LedgerError):
+            wrapping.recovered(row, {name: share(name) for name in submitted}, keepers, service)
+    # The owner's part says nothing to a member who is made to pass for one.
+    other = Keepers(keepers.members, {names[0]: public[names[0]]}, 2)
+    with pytest.raises(LedgerError):
+        wrapping.recovered(row, {names[0]: share(names[0])}, other, b"service")
 
 
 def test_K4_a_former_secret_opens_under_its_successor_only():

@@ -118,10 +118,11 @@ def _signer(message: cose.Sign1, view: Reads, now_s: int | None) -> tuple[str, x
         # Its dates are judged at the time that the message names: whoever replays the ledger later judges alike.
         created_s = _created_at(message)
         found = Actors(view, 1000 * created_s).member(leaf)
-        if found is not None and now_s is not None and abs(now_s - created_s) > _LEAF_SKEW_S:
+        if found is None:
+            raise AccessError("the certificate is no member's", code="gov.not_a_member")
+        if now_s is not None and abs(now_s - created_s) > _LEAF_SKEW_S:
             raise GovernanceError("the message names another time than this one", code="gov.too_old")
-        if found is not None:
-            return found
+        return found
     key_id = message.headers.get(cose.KEY_ID)
     named = key_id.decode("ascii", "replace") if isinstance(key_id, bytes) else ""
     pem = view.get(tables.MEMBERS_CERTS, named.encode()) if len(named) == 64 else None
