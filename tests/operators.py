@@ -30,10 +30,13 @@ class Operator:
         self.genesis.write_text(json.dumps(genesis))
         self.running: dict[str, tuple[subprocess.Popen[str], dict[str, Any]]] = {}
 
-    def run(self, name: str, *arguments: str) -> dict[str, Any]:
-        """Start a node; what it says once it serves, or its error."""
+    def run(self, name: str, *arguments: str, code: Path | None = None) -> dict[str, Any]:
+        """Start a node, with the code below a folder if one is given; what it says once it serves, or its error."""
+        environment = {**os.environ, "PYTHONPATH": str(code)} if code is not None else None
         command = [*COMMAND, *arguments, "--dir", str(self.directory / name), "--genesis", str(self.genesis), "--json"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
         assert process.stdout is not None
         said = json.loads(process.stdout.readline())
         if "error" in said:
@@ -46,11 +49,20 @@ class Operator:
     def service(self) -> str:
         return str(self.directory / "n0" / "service.pem")
 
-    def join(self, name: str, *arguments: str, by: str = "n0") -> dict[str, Any]:
+    def join(self, name: str, *arguments: str, by: str = "n0", code: Path | None = None) -> dict[str, Any]:
         peer = self.running[by][1]["peer_address"]
-        return self.run(
-            name, "join", "--peer", peer, "--service", self.service, "--operator", str(self.certificate), *arguments
-        )
+        known = ("--peer", peer, "--service", self.service, "--operator", str(self.certificate))
+        return self.run(name, "join", *known, *arguments, code=code)
+
+    def propose(self, *actions: dict[str, Any], by: str) -> Any:
+        """What becomes of a proposal of the only member."""
+        path = self.directory / "proposal.json"
+        path.write_text(json.dumps({"actions": list(actions)}))
+        command = [*COMMAND[:-1], "member", "propose", str(path), "--json", "--service", self.service]
+        command += ["--admin", self.running[by][1]["administration_url"]]
+        command += ["--cert", str(self.directory / "members" / "alice.pem")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return json.loads(done.stdout)
 
     def status(self, name: str) -> dict[str, Any]:
         admin = self.running[name][1]["administration_url"]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import requests
 from eth_account import Account
 
+import coco
 from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS, SandboxFiles
 from operators import PATIENCE_S, Operator
 
@@ -74,13 +82,11 @@ def voting(operator: Operator, wanted: set[str]) -> None:
             time.sleep(0.2)
 
 
-def test_nodes_come_and_go_under_load(operator):
-    operator.run("n0", "start")
-    for name in ("n1", "n2"):
-        operator.join(name)
-    voting(operator, {"n0", "n1", "n2"})
+@contextlib.contextmanager
+def paying(operator: Operator, accounts: int) -> Iterator[list[Load]]:
+    """Accounts that pay all the while; at the end nobody has failed, and every node knows every payment."""
     stop, failures = threading.Event(), []
-    loads = [Load(operator, number) for number in range(3)]
+    loads = [Load(operator, number) for number in range(accounts)]
 
     def work(load: Load) -> None:
         try:
@@ -93,6 +99,28 @@ def test_nodes_come_and_go_under_load(operator):
     for thread in threads:
         thread.start()
     try:
+        yield loads
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=60)
+    assert not failures, failures
+    for load in loads:
+        assert len(load.receipts) > 20
+        for name in operator.running:
+            assert load.call("eth_getTransactionCount", load.account.address, "latest", node=name) == hex(
+                len(load.receipts)
+            )
+            for identity in (load.receipts[0], load.receipts[-1]):
+                assert load.call("eth_getTransactionReceipt", identity, node=name)["status"] == "0x1"
+
+
+def test_nodes_come_and_go_under_load(operator):
+    operator.run("n0", "start")
+    for name in ("n1", "n2"):
+        operator.join(name)
+    voting(operator, {"n0", "n1", "n2"})
+    with paying(operator, 3):
         for name in ("n3", "n4"):
             operator.join(name, by="n1")
             voting(operator, set(operator.running))
@@ -110,16 +138,44 @@ def test_nodes_come_and_go_under_load(operator):
             by = next(iter(operator.running))
             operator.join(name, "--peer-port", said["peer_address"].rpartition(":")[2], by=by)
             voting(operator, {"n2", "n3", "n4"})
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(timeout=60)
-    assert not failures, failures
-    for load in loads:
-        assert len(load.receipts) > 20
-        for name in operator.running:
-            assert load.call("eth_getTransactionCount", load.account.address, "latest", node=name) == hex(
-                len(load.receipts)
-            )
-            for identity in (load.receipts[0], load.receipts[-1]):
-                assert load.call("eth_getTransactionReceipt", identity, node=name)["status"] == "0x1"
+
+
+def _measured(code: Path | None) -> str:
+    environment = {**os.environ, **({"PYTHONPATH": str(code)} if code is not None else {})}
+    command = [sys.executable, "-m", "coco.cli.main", "node", "measure"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+
+
+def test_new_code_is_voted_in_and_rolled_out_under_load_and_who_keeps_the_old_is_ejected(operator, tmp_path):
+    code = tmp_path / "v2"
+    shutil.copytree(Path(coco.__file__).parent, code / "coco")
+    with (code / "coco" / "enclave" / "process.py").open("a") as changed:
+        changed.write("# version two\n")
+    old, new = _measured(None), _measured(code)
+    assert old != new
+    operator.run("n0", "start")
+    for name in ("n1", "n2"):
+        operator.join(name)
+    voting(operator, {"n0", "n1", "n2"})
+    with paying(operator, 2):
+        early = operator.join("n3", code=code)
+        assert early["error"]["code"] == "join.code_not_allowed", "before the vote it is a stranger"
+        allow = {"name": "add_virtual_measurement", "args": {"measurement": new}}
+        assert operator.propose(allow, by="n1")["proposalState"] == "Accepted"
+        drop = {"name": "remove_virtual_measurement", "args": {"measurement": old}}
+        too_early = operator.propose(drop, by="n1")
+        assert too_early["failure"]["code"] in ("gov.no_node_left", "gov.no_quorum_left")
+        # One after the other, at its address; the last one's operator does not care.
+        for name in ("n0", "n1"):
+            process, said = operator.running.pop(name)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=40)
+            port = said["peer_address"].rpartition(":")[2]
+            operator.join(name, "--peer-port", port, by="n2", code=code)
+            voting(operator, {"n0", "n1", "n2"})
+        process, _ = operator.running.pop("n2")
+        assert operator.propose(drop, by="n0")["proposalState"] == "Accepted"
+        voting(operator, {"n0", "n1"})
+        process.communicate(timeout=60)
+        again = operator.join("n4", by="n0")
+        assert again["error"]["code"] == "join.code_not_allowed"

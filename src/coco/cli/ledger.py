@@ -80,13 +80,17 @@ def verify(ledger: Path, service: str, say: Callable[[str], None] = lambda text:
         replay.feed([entry])
         if seqno % _SAY_EVERY == 0:
             say(f"verifying: {seqno} entries")
+    say("verifying the signatures")
+    return _verified(replay, service)
+
+
+def _verified(replay: Replay, service: str) -> dict[str, Any]:
     end, unsigned = replay.end()
     found = replay.service_certificate(end)
     if service:
         pinned = x509.load_pem_x509_certificate(service.encode())
         if pinned.public_key() != found.public_key():
             raise LedgerError("the ledger belongs to another service", code="ledger.other_service")
-    say("verifying the signatures")
     committed = replay.proven_committed(end)
     views = [0, *(entry.view for entry in replay.entries)]
     return {
@@ -111,22 +115,22 @@ def audit(ledger: Path, service: str, say: Callable[[str], None] = lambda text: 
     Raises:
         LedgerError: as :func:`verify`.
     """
-    verified = verify(ledger, service, say)
-    end = int(verified["last_signed"].partition(".")[2])
     replay = Replay()
     auditor = Auditor(call_here, replay.tree)
 
     async def feed() -> None:
         for seqno, data in _entries(ledger):
-            if seqno > end:
-                break
             replay.feed([data])
             await auditor.feed(seqno, Entry.parse(data).public_writes())
             if seqno % _SAY_EVERY == 0:
                 say(f"auditing: {seqno} entries")
 
     asyncio.run(feed())
-    return {**verified, "events": auditor.events, "violations": auditor.violations}
+    say("verifying the signatures")
+    verified = _verified(replay, service)
+    end = int(verified["last_signed"].partition(".")[2])  # what no signature covers is nobody's word
+    found = {"events": auditor.events, "violations": auditor.violations}
+    return {**verified, **{name: [one for one in told if one["seqno"] <= end] for name, told in found.items()}}
 
 
 def constitution(ledger: Path, at: int = 1 << 62) -> tuple[dict[str, Any], list[tuple[int, str]]]:
