@@ -7,13 +7,18 @@ import json
 from typing import Any
 
 import pytest
-from test_governance import NOTHING, OTHER_SERVICE, ROOT, SERVICE, Network, action, refused, rsa_pem
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from test_governance import NOTHING, OTHER_SERVICE, ROOT, SERVICE, TIME_MS, Network, action, refused, rsa_pem
 
 from coco import constitutions
+from coco.enclave.certificates import Certificates
 from coco.enclave.configuration import nodes
-from coco.enclave.configuration.draft import Draft, state
+from coco.enclave.configuration.actors import Actors
+from coco.enclave.configuration.draft import Draft, Validity, state
 from coco.enclave.configuration.proposals import Proposals
-from coco.enclave.core.identity import pem
+from coco.enclave.core.identity import ServiceIdentity, endorsed_names, pem
 from coco.errors import GovernanceError
 from coco.ledger import tables
 from coco.ledger.statements import fingerprint
@@ -117,3 +122,50 @@ def test_rules_say_which_nodes_need_no_vote(members, rules):
     node = {"address": "a:1", "owner": "x", "measurement": "m", "host_names": [], "replaces": None}
     admits = network.proposals.admits(constitutions.text(rules), node, state(Draft(network)))
     assert asyncio.run(admits) is ADMITTED[rules]
+
+
+def test_default_visibility_decides_what_every_participant_sees(members):
+    network: Any = Network(members[:3], constitutions.text("sandbox"))
+    erin = members[3]
+    network.propose(members[0], action("set_user", cert=erin.pem))
+    der = erin.certificate.public_bytes(Encoding.DER)
+    now_ms = int(erin.certificate.not_valid_before_utc.timestamp() * 1000) + 1
+
+    def sees_all() -> bool:
+        return Actors(network, now_ms).caller(der).caller.auditor
+
+    assert not sees_all()
+    for value, wanted in (("participants", True), ("private", False)):
+        network.propose(members[0], action("set_service_configuration", default_visibility=value))
+        assert sees_all() is wanted
+
+
+def test_J9_a_certificate_is_renewed_before_it_ends_with_its_key_and_names(members):
+    network: Any = Network(members[:3], constitutions.text("sandbox"))
+    day_ms, now_ms = 24 * 3600 * 1000, TIME_MS
+    service = ServiceIdentity.generate(now_ms)
+    network.put(tables.SERVICE_INFO, tables.SINGLETON, tables.row({"cert": pem(service.certificate)}))
+    certificates, key = Certificates(service), ec.generate_private_key(ec.SECP384R1()).public_key()
+    row = next(one for one in nodes.rows(network) if one.node_id == "founder")
+    issued = certificates.issue(key, row, ["node.example", "10.0.0.1"], network, now_ms)
+    network.put(*issued)
+    assert certificates.due(network, now_ms) == {} == certificates.due(network, now_ms + 4 * day_ms)
+    due = certificates.due(network, now_ms + 5 * day_ms)
+    assert due == {"founder": Validity(None, 7)}
+    ((table, name, value),) = certificates.renewed(due, network, now_ms + 5 * day_ms)
+    renewed = x509.load_pem_x509_certificate(value or b"")
+    assert (table, name) == (tables.NODE_CERTIFICATES, b"founder") and renewed.public_key() == key
+    assert endorsed_names(renewed) == ["node.example", "10.0.0.1"]
+    network.put(table, name, value)
+    assert certificates.due(network, now_ms + 6 * day_ms) == {}
+    # As long as members have said, and no node that has left.
+    network.propose(members[0], action("set_node_certificate_validity", node_id="founder", validity_period_days=2))
+    short = certificates.renewed(network.renewed, network, now_ms)
+    network.put(*short[0])
+    assert certificates.due(network, now_ms + 2 * day_ms) == {"founder": Validity(None, 2)}
+    network.put(
+        tables.NODES_INFO,
+        b"founder",
+        tables.row({**json.loads(network.get(tables.NODES_INFO, b"founder")), "status": nodes.RETIRED}),
+    )
+    assert certificates.due(network, now_ms + 2 * day_ms) == {}
