@@ -220,10 +220,18 @@ class Auditor:
                     self._check_certificate(key.decode(), value)
             elif table == tables.IDENTITY_STATEMENTS and value is not None:
                 self._statement(seqno, value)
+            elif table == tables.ADAPTERS and value is not None:
+                self._adapter_begins(seqno, key, json.loads(value))
             elif table == tables.SERVICE_INFO or (table == tables.NODE_MEASUREMENTS and recovers):
                 continue  # judged by _recovers
             else:
                 raise ConfigurationError(f"{table} changed without a request", code="audit.no_request")
+
+    def _adapter_begins(self, seqno: int, key: bytes, row: dict[str, Any]) -> None:
+        before = self._rows.document(tables.ADAPTERS, key)
+        if before.get("status") != "Accepted" or row != {**before, "status": "Running"}:
+            raise ConfigurationError("an adapter began otherwise than it was accepted", code="audit.adapter")
+        self._event(seqno, "adapter_began", adapter=key.decode())
 
     def _recovers(self, seqno: int, changes: dict[Key, bytes | None]) -> bool:
         """Whether the service begins another life; whatever else it says of itself must be a step that there is."""

@@ -26,7 +26,7 @@ SNAPSHOT_AT, END = 8, 14
 
 def make_store(journal: Journal) -> Store:
     store = Store(journal)
-    for name in (*_STATE, tables.SNAPSHOT_EVIDENCE):
+    for name in (*_STATE, tables.SNAPSHOT_EVIDENCE, tables.ADAPTERS):
         store.declare(name)
     return store
 

@@ -378,6 +378,11 @@ def test_every_action_is_accepted_and_leaves_its_rows(members):
     assert network.document(tables.TEE_POLICY, "sgx") == {"tcb_states": ["SWHardeningNeeded", "UpToDate"]}
     accepted("set_tee_policy", tee="sgx", tcb_states=[])
     assert network.get(tables.TEE_POLICY, b"sgx") is None
+    adapter = {"name": "set_adapter", "args": {"name": "kv", "genesis": {"a": 1}}}
+    done.add("set_adapter")
+    assert network.propose(members[0], adapter)["proposalState"] == "Accepted"
+    assert network.document(tables.ADAPTERS, "kv") == {"status": "Accepted", "genesis": {"a": 1}}
+    assert network.propose(members[0], adapter)["failure"]["code"] == "gov.adapter_exists"
     accepted("assert_service_identity", service_identity=SERVICE)
     network.rekeyed = 0
     accepted("trigger_ledger_rekey")

@@ -132,7 +132,7 @@ class Node:
         self.journal = Journal(append=lambda *entry: None, read=None)  # type: ignore[arg-type]
         self.journal.begin(view=2, secret=secret)
         self.store = Tables(self.journal)
-        for name in (*STATE, tables.SNAPSHOT_EVIDENCE, tables.PREDECESSOR):
+        for name in (*STATE, tables.SNAPSHOT_EVIDENCE, tables.PREDECESSOR, tables.ADAPTERS):
             self.store.declare(name)
         self.parts: dict[tuple[int, int], bytes] = {}
         self.failed: list[BaseException] = []
@@ -212,7 +212,7 @@ def test_every_node_takes_the_snapshot_that_the_ledger_names_and_gives_it_once_p
         assert set(backup.parts) == set(leader.parts) and backup.parts != leader.parts
         reader = Reader(theirs, secret)
         begun = declared()
-        for name in (tables.SNAPSHOT_EVIDENCE, tables.PREDECESSOR):
+        for name in (tables.SNAPSHOT_EVIDENCE, tables.PREDECESSOR, tables.ADAPTERS):
             begun.declare(name, False)
         for number in range(theirs.parts):
             wanted = msgspec.msgpack.encode(WantedPart(2, number))

@@ -11,7 +11,7 @@ one of the entries after it. Whatever does not fit stops the joiner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -41,12 +41,20 @@ class CatchUp:
         joiner: asks other nodes.
         joined: where to arrive, and under which service.
         begin: takes the genesis document, and declares the adapters' tables.
+        adopt: takes what an entry, or the snapshot after it, says of adapters.
     """
 
     def __init__(
-        self, control: Control, store: Store, joiner: Joiner, joined: Joined, begin: Callable[[bytes], None]
+        self,
+        control: Control,
+        store: Store,
+        joiner: Joiner,
+        joined: Joined,
+        begin: Callable[[bytes], None],
+        adopt: Callable[[int, Iterable[tuple[bytes, bytes | None]]], None] = lambda seqno, rows: None,
     ) -> None:
         self._control, self._store, self._joiner, self._joined, self._begin = control, store, joiner, joined, begin
+        self._adopt = adopt
         self._journal = store.journal
         self._begun = False
         self._snapshot: Reader | None = None
@@ -109,6 +117,7 @@ class CatchUp:
                 self._store.native.load(offer.seqno, piece)
             await asyncio.sleep(0)
         self._store.native.begin_at(offer.seqno)
+        self._adopt(offer.seqno, self._store.view(offer.seqno).scan(tables.ADAPTERS))
         return reader
 
     # --- entries ---
@@ -140,6 +149,7 @@ class CatchUp:
             self._note(data)
         else:
             writes = self._store.accept(data)
+            self._adopt(seqno, writes.rows(tables.ADAPTERS))
             if writes.rows(tables.SIGNATURES):
                 self._signature = self._journal.position(seqno), writes
             for _, row in writes.rows(tables.SNAPSHOT_EVIDENCE):

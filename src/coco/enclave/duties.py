@@ -1,4 +1,4 @@
-"""What a primary does by itself, in order and one at a time: renew certificates, begin epochs (J9, K1)."""
+"""What a primary does by itself, in order and one at a time: renew certificates, begin adapters and epochs (J9, K1)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from coco.enclave.certificates import Certificates
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration.draft import Draft
 from coco.enclave.epochs import Epochs, Row
+from coco.enclave.protocols import Protocols
 from coco.enclave.sequencer import Sequencer
 from coco.errors import ConsensusError
 from coco.ledger import tables
@@ -26,6 +27,7 @@ class Duties:
         sequencer: writes the rows.
         certificates: issues what is due.
         epochs: begins what is due.
+        protocols: begins what is due.
         changing: held by whoever changes the rows of nodes.
         log: takes an event with its numbers.
     """
@@ -35,10 +37,12 @@ class Duties:
         sequencer: Sequencer,
         certificates: Certificates,
         epochs: Epochs,
+        protocols: Protocols,
         changing: asyncio.Lock,
         log: Callable[..., None],
     ) -> None:
         self._sequencer, self._certificates, self._epochs = sequencer, certificates, epochs
+        self._protocols = protocols
         self._changing, self._log = changing, log
 
     async def attend(self) -> None:
@@ -51,13 +55,15 @@ class Duties:
                 async with self._changing:
                     await self._sequencer.committed(self._sequencer.store.latest)
                     await self._renew()
+                    await self._begin_adapters()
                     await self._rekey()
             except ConsensusError:
                 continue  # deposed meanwhile
 
     def _anything_due(self) -> bool:
         view, now_ms = self._view, self._sequencer.clock.now_ms
-        return bool(self._certificates.due(view, now_ms)) or self._epoch_due(Draft(view), now_ms)
+        due = self._certificates.due(view, now_ms) or self._protocols.due(view)
+        return bool(due) or self._epoch_due(Draft(view), now_ms)
 
     def _epoch_due(self, draft: Draft, now_ms: int) -> bool:
         began = (draft.document(tables.NODE_SECRETS, tables.SINGLETON) or {}).get("began_ms", now_ms)
@@ -75,6 +81,12 @@ class Duties:
             rows = self._certificates.renewed(due, view, now_ms)
             await self._sequencer.committed(await self._sequencer.write_rows(rows))
             self._log("certificates.renewed", {"nodes": len(rows)})
+
+    async def _begin_adapters(self) -> None:
+        for name, document in self._protocols.due(self._view):
+            seqno = await self._protocols.begin(name, document)
+            await self._sequencer.committed(seqno)
+            self._log("adapter.began", {"seqno": seqno})
 
     async def _rekey(self) -> None:
         """Begin an epoch when the last one is old, and when a node has left that knew its secret."""

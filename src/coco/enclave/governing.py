@@ -56,6 +56,7 @@ class Governing:
         epochs: keeps ledger secrets for members and nodes.
         certificates: issues those that members ask for.
         changing: held by whoever changes the rows of nodes.
+        check_adapter: refuses an adapter that no node could run, by name and genesis.
         log: takes an event with its numbers and ids.
     """
 
@@ -66,10 +67,12 @@ class Governing:
         epochs: Epochs,
         certificates: Certificates,
         changing: asyncio.Lock,
+        check_adapter: Callable[[str, dict[str, Any]], None],
         log: Callable[..., None],
     ) -> None:
         self._sequencer, self._proposals, self._epochs = sequencer, proposals, epochs
         self._certificates, self._changing, self._log = certificates, changing, log
+        self._check_adapter = check_adapter
         self._rehearsing = 0
 
     # --- requests ---
@@ -92,6 +95,7 @@ class Governing:
             await self._sequencer.committed(self._sequencer.store.latest)
             change = await self._decide(asked)
             if change.rows:
+                self._check_adapters(change)
                 now_ms = self._sequencer.clock.now_ms
                 rows, epoch = [*change.rows, *self._renewed(change, now_ms)], None
                 if change.rekey and not _somebody_leaves(change):
@@ -101,6 +105,17 @@ class Governing:
                     rows.append(self._epochs.wrap(change.keepers))
                 await self._sequencer.committed(await self._sequencer.write_rows(rows, epoch=epoch))
         return change.answer
+
+    def _check_adapters(self, change: Change) -> None:
+        """Whether nodes could run what is proposed, and what the rules make of it: no vote may end a node (G2)."""
+        for table, key, value in change.rows:
+            document = json.loads(value) if table in (tables.PROPOSALS, tables.ADAPTERS) and value else {}
+            if table == tables.ADAPTERS:
+                self._check_adapter(key.decode(), document["genesis"])
+            for action in document.get("actions", []) if table == tables.PROPOSALS else []:
+                args = action.get("args") or {}
+                if action["name"] == "set_adapter" and isinstance(args.get("genesis", {}), dict):
+                    self._check_adapter(str(args.get("name")), args.get("genesis") or {})
 
     async def admits(self, node: dict[str, Any], view: Any) -> bool:
         """Whether the rules in force trust a node without a vote; its operator has signed for it (J2).

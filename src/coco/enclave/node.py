@@ -23,7 +23,7 @@ from coco import _native, limits
 from coco._native import Front
 from coco.attestation.evidence import VIRTUAL, Evidence, report_data
 from coco.channel import messages
-from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, LedgerAdapter, Services
+from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, Services
 from coco.enclave.catching_up import HISTORY_AFTER_JOIN, CatchUp
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration import secrets as wrapping
@@ -57,7 +57,7 @@ from coco.enclave.governing import GOVERN, Governing
 from coco.enclave.joining import Joined, Joiner, fetch
 from coco.enclave.links import Links, decode
 from coco.enclave.membership import JOIN, RETIRE, Membership
-from coco.enclave.pool import Pool
+from coco.enclave.protocols import AdapterFactory, Protocols
 from coco.enclave.recovery import PAGE, Recovery, read_former_life
 from coco.enclave.replica import ENGINE, Replica
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
@@ -78,8 +78,6 @@ from coco.ledger import cose, tables
 from coco.ledger.position import Position
 from coco.ledger.receipts import Receipt
 from coco.ledger.statements import binding_text, parse_json
-
-AdapterFactory = Callable[[Mapping[str, Any]], LedgerAdapter]
 
 _FIRST_VIEW = 2
 #: Engine id of the node that founds a service; ids are never used again in it.
@@ -130,7 +128,6 @@ class EnclaveNode:
         self._callers_old_at = 0
         self._listeners: list[Listener] = []
         self._recovery: Recovery | None = None
-        self._adapters_by_name: dict[str, LedgerAdapter] = {}
         self._failures = 0
         self._position = (-1, b"")
         self._configuration_hash = bytes(32)
@@ -224,9 +221,11 @@ class EnclaveNode:
         self._epochs = epochs = Epochs(self.journal, self.service.spki, self.identity.node_id, self._encryption)
         self.journal.open_former = lambda first, successor: epochs.open_former(self.store.view(), first, successor)
         certificates, changing, log = self.membership.certificates, self.membership.changing, self._control.log
+        self.protocols = protocols = Protocols(self._factories, self.sequencer, self._services)
+        self.sequencer.on_rolled_back = protocols.rolled_back
         proposals = Proposals(self._rules.call, lambda: self.clock.now_ms // 1000)
-        self.governing = Governing(self.sequencer, proposals, epochs, certificates, changing, log)
-        self._duties = Duties(self.sequencer, certificates, epochs, changing, log)
+        self.governing = Governing(self.sequencer, proposals, epochs, certificates, changing, protocols.check, log)
+        self._duties = Duties(self.sequencer, certificates, epochs, protocols, changing, log)
         self.submissions = Submissions(self.sequencer, self.links, self.caller)
         self.snapshots = Snapshots(
             control=self._control,
@@ -320,6 +319,7 @@ class EnclaveNode:
     def _followed(self, writes: _native.WriteSet) -> None:
         """Whatever is remembered of callers and nodes may be old, and another epoch may begin."""
         self._epochs.followed(writes)
+        self.protocols.adopt(self.journal.last_seqno, writes.rows(tables.ADAPTERS))
         changed = writes.tables()
         if tables.SERVICE_INFO in changed and self.status == "Opening":
             self._opens_at = self.journal.last_seqno
@@ -351,31 +351,18 @@ class EnclaveNode:
 
     def _declare_adapters(self) -> None:
         for name, settings in self.genesis.adapters.items():
-            factory = self._factories.get(name)
-            if factory is None:
-                raise ConfigurationError(f"no adapter {name} in this enclave", code="configuration.unknown_adapter")
-            adapter = factory(settings)
-            manifest = adapter.manifest()
-            for table in manifest.tables:
-                if not table.name.startswith(f"{manifest.name}."):
-                    raise ConfigurationError(
-                        f"table {table.name} is outside its adapter", code="configuration.adapter_table"
-                    )
-                self.store.declare(table.name, log=table.log)
-            self._adapters_by_name[name] = adapter
-            runtime = AdapterRuntime(adapter, Pool(adapter.pool_policy()))
-            self.sequencer.runtimes.append(runtime)
-            adapter.start(
-                Services(
-                    pooled=partial(self.submissions.pooled, runtime),
-                    pending_position=partial(self.submissions.pending_position, runtime),
-                    newest=lambda: self.store.view(),
-                    call_external=partial(self._call_external, manifest.externals),
-                    run=self._run_off_loop,
-                    run_background=self._background.run,
-                    run_query=self._run_query,
-                )
-            )
+            self.protocols.declare(name, settings)
+
+    def _services(self, runtime: AdapterRuntime) -> Services:
+        return Services(
+            pooled=partial(self.submissions.pooled, runtime),
+            pending_position=partial(self.submissions.pending_position, runtime),
+            newest=lambda: self.store.view(),
+            call_external=partial(self._call_external, runtime.adapter.manifest().externals),
+            run=self._run_off_loop,
+            run_background=self._background.run,
+            run_query=self._run_query,
+        )
 
     async def _call_external(self, allowed: Any, name: str, body: bytes) -> bytes:
         if name not in allowed:
@@ -401,12 +388,12 @@ class EnclaveNode:
         transaction.put(tables.SERVICE_INFO, tables.SINGLETON, self._service_info("Opening", 0))
         context = BlockContext(self.clock.now_ms, bytes(32), 1)
         for name, settings in self.genesis.adapters.items():
-            self._adapters_by_name[name].genesis(settings, transaction, context)
+            self.protocols.by_name[name].genesis(settings, transaction, context)
         for table, row_key, row in self._epochs.found(keepers(transaction), self.clock.now_ms):
             transaction.put(table, row_key, row or b"")
         writes = transaction.native.write_set()
         seqno = self.store.write(writes)
-        for adapter in self._adapters_by_name.values():
+        for adapter in self.protocols.by_name.values():
             adapter.applied(self.journal.position(seqno), writes)
         await self.sequencer.committed(await self.sequencer.sign())
         if self.genesis.opens_by_vote:
@@ -475,7 +462,8 @@ class EnclaveNode:
 
     def _serve_participants(self) -> None:
         self.status = "Open"
-        self.service_front = Service(self.sequencer, self.submissions)
+        self.protocols.newly_served(self.replica.committed)
+        self.service_front = Service(self.sequencer, self.submissions, self.protocols.served)
         self._listen_application()
 
     def _committed(self) -> None:
@@ -483,6 +471,11 @@ class EnclaveNode:
         if 0 < self._opens_at <= self.replica.committed and self.status == "Opening":
             self._serve_participants()
             self._control.log("service.opened", {"seqno": self._opens_at})
+        if self.status == "Open":
+            for runtime in self.protocols.newly_served(self.replica.committed):
+                self.service_front.add(runtime)
+                self._application.serve(application_app(self, self.service_front))
+                self._control.log("adapter.served", {"at": self.replica.committed})
 
     @property
     def is_governed(self) -> bool:
@@ -524,13 +517,14 @@ class EnclaveNode:
         self.clock = Clock(start.time_ms, joined.time_ms)
         for first, secret in joined.secrets:
             self.journal.hold(first, secret)
-        catch_up = CatchUp(self._control, self.store, joiner, joined, partial(self._begin_joined, joined))
+        begin, adopt = partial(self._begin_joined, joined), lambda seqno, rows: self.protocols.adopt(seqno, rows)
+        catch_up = CatchUp(self._control, self.store, joiner, joined, begin, adopt)
         began = self._loop.time()
         numbers = await catch_up.run(start.last_seqno)
         self._control.log("join.caught_up", {**numbers, "ms": int(1000 * (self._loop.time() - began))})
         if joined.constitution_hash != self._constitution_hash():
             raise LedgerError("the ledger has another constitution", code="join.other_ledger")
-        for adapter in self._adapters_by_name.values():
+        for adapter in self.protocols.by_name.values():
             await adapter.rebuild(self.store.view())
         self.sequencer.start()
         self._serve()
@@ -704,6 +698,7 @@ class EnclaveNode:
                     )
                 writes = await self._run_off_loop(self._open_entry, seqno, data)
                 store.native.apply(seqno, writes)
+                self.protocols.adopt(seqno, writes.rows(tables.ADAPTERS))
                 if any(not table.startswith("public:") for table in writes.tables()):
                     kept.append(seqno)
             store.native.commit(upto)
@@ -711,7 +706,7 @@ class EnclaveNode:
             store.native.prune(kept[0] if kept else upto)
             assert store.index is not None
             await store.index.relieve_now()
-        for adapter in self._adapters_by_name.values():
+        for adapter in self.protocols.by_name.values():
             await adapter.rebuild(store.view())
 
     def _open_entry(self, seqno: int, data: bytes) -> _native.WriteSet:
@@ -771,6 +766,7 @@ class EnclaveNode:
             websocket=streams.serve,
             readable=self._readable,
         )
+        self._application = listener
         self._listen(listener, ask_client=True)
 
     async def _readable(self, floor: bytes | None, confirm: bool) -> None:
@@ -1017,7 +1013,7 @@ class EnclaveNode:
             "measurement": self._measurement,
             "lockdown": self._report,
             "network": self.genesis.network,
-            "adapters": sorted(self._adapters_by_name),
+            "adapters": sorted(self.protocols.by_name),
             "committed": str(self.committed_position()),
             "time_ms": self.clock.now_ms,
             "clipped_time_steps": self.clock.clipped,

@@ -21,7 +21,8 @@ from coco.enclave.core.control import Control
 from coco.enclave.core.doors import open_door
 from coco.enclave.core.faults import place_of
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity
-from coco.enclave.node import AdapterFactory, EnclaveNode
+from coco.enclave.node import EnclaveNode
+from coco.enclave.protocols import AdapterFactory
 from coco.errors import CocoError
 
 #: Threads for calls of the extension and for signing: one for each of two cores, and one that may wait.

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import secrets as randomness
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,8 @@ class Sequencer:
         self.on_expire: Callable[[int], None] = lambda before_ms: None
         #: Hears of every entry but those of adapters at the node that executed them.
         self.on_followed: Callable[[WriteSet], None] = lambda writes: None
+        #: Entries above this one never were; called before the adapters are told.
+        self.on_rolled_back: Callable[[int], None] = lambda seqno: None
         #: More is committed, and whoever waited for it has been told.
         self.on_committed: Callable[[], None] = lambda: None
         self._node, self._service = node, service
@@ -285,6 +287,7 @@ class Sequencer:
                 gone.runtime.included.pop(identity, None)
         while self._history and self._history[-1][0] > seqno:
             self._history.pop()
+        self.on_rolled_back(seqno)
         for runtime in self.runtimes:
             runtime.adapter.rolled_back(position)
             runtime.pool.clear()
@@ -360,6 +363,28 @@ class Sequencer:
             seqno = self.store.write(writes)
             if secret is not None:
                 self.store.journal.hold(seqno + 1, secret)
+            self.on_followed(writes)
+            self._entry_written()
+            return seqno
+
+    async def begin_adapter(
+        self, runtime: AdapterRuntime, settings: Mapping[str, Any], row: tuple[str, bytes, bytes]
+    ) -> int:
+        """Write the first entry of an adapter, with one row of the framework's; return its seqno.
+
+        Raises:
+            ConsensusError: this node is not primary.
+        """
+        async with self._writer, self._order:
+            if not self.replica.may_execute:
+                raise ConsensusError("this node is not primary", code="consensus.not_primary")
+            transaction = self.store.begin()
+            expected = self.store.journal.last_seqno + 1
+            runtime.adapter.genesis(settings, transaction, BlockContext(self.clock.now_ms, bytes(32), expected))
+            transaction.put(*row)
+            writes = transaction.native.write_set()
+            seqno = self.store.write(writes)
+            runtime.adapter.applied(self.store.journal.position(seqno), writes)
             self.on_followed(writes)
             self._entry_written()
             return seqno

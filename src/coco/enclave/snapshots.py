@@ -26,6 +26,7 @@ from coco import limits
 from coco._native import LedgerSecret, SnapshotCipher, WriteSet
 from coco.enclave.core.control import Control
 from coco.enclave.links import decode
+from coco.enclave.protocols import with_voted
 from coco.enclave.sequencer import Sequencer
 from coco.errors import ConsensusError, HostLiedError, LedgerError, NotFoundError, StoreError
 from coco.ledger import tables
@@ -201,7 +202,8 @@ class Snapshots:
         """What makes the text of each part, in order, to be called off the event loop one after the other."""
         store = self._sequencer.store
         leaf_parts = -(-(seqno + 1) // _LEAVES_OF_A_PART)
-        header = Header(str(store.journal.position(seqno)), self._genesis, leaf_parts)
+        genesis = with_voted(self._genesis, store.view(seqno))
+        header = Header(str(store.journal.position(seqno)), genesis, leaf_parts)
         yield lambda: msgspec.msgpack.encode(header)
         for first in range(0, seqno + 1, _LEAVES_OF_A_PART):
             leaves = store.journal.tree.leaves(first, min(first + _LEAVES_OF_A_PART - 1, seqno))

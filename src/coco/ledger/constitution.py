@@ -17,7 +17,9 @@ from coco.ledger import tables
 _READ = (
     *(tables.MEMBERS_INFO, tables.MEMBERS_CERTS, tables.MEMBERS_ENCRYPTION, tables.USERS_INFO, tables.USERS_CERTS),
     *(tables.OPERATORS, tables.NODES_INFO, tables.NODE_MEASUREMENTS, tables.CONSTITUTION, tables.SERVICE_CONFIG),
-    tables.GENESIS,
+    *(tables.GENESIS, tables.NODE_CODE_IDS, tables.NODE_SNP_MEASUREMENTS, tables.NODE_SNP_HOST_DATA),
+    *(tables.NODE_SNP_UVM_ENDORSEMENTS, tables.NODE_SNP_TCB_VERSIONS, tables.NODE_TDX_MEASUREMENTS, tables.TEE_POLICY),
+    *(tables.DENIED_CERTIFICATES, tables.ADAPTERS),
 )
 
 
@@ -56,14 +58,35 @@ class Constitution:
             "membership": {
                 "members": self._actors(tables.MEMBERS_INFO, tables.MEMBERS_CERTS, tables.MEMBERS_ENCRYPTION),
                 "participants": self._actors(tables.USERS_INFO, tables.USERS_CERTS),
-                "operators": {key.decode(): json.loads(value) for key, value in self._sorted(tables.OPERATORS)},
+                "operators": self._documents(tables.OPERATORS),
+                "denied_certificates": self._names(tables.DENIED_CERTIFICATES),
             },
-            "code_manifest": {"virtual": [key.decode() for key, _ in self._sorted(tables.NODE_MEASUREMENTS)]},
-            "tee_manifest": {"insecure_virtual": bool((genesis or {}).get("insecure_virtual"))},
+            "code_manifest": {
+                "virtual": self._names(tables.NODE_MEASUREMENTS),
+                "sgx": self._names(tables.NODE_CODE_IDS),
+                "snp": self._names(tables.NODE_SNP_MEASUREMENTS),
+                "tdx": self._names(tables.NODE_TDX_MEASUREMENTS),
+            },
+            "tee_manifest": {
+                "insecure_virtual": bool((genesis or {}).get("insecure_virtual")),
+                "policies": self._documents(tables.TEE_POLICY),
+                "snp": {
+                    "host_data": self._documents(tables.NODE_SNP_HOST_DATA),
+                    "uvm_endorsements": self._documents(tables.NODE_SNP_UVM_ENDORSEMENTS),
+                    "tcb_versions": self._documents(tables.NODE_SNP_TCB_VERSIONS),
+                },
+            },
             "node_list": {key.decode(): _node(json.loads(value)) for key, value in self._sorted(tables.NODES_INFO)},
             "voting_policy": {"sha256": sha256(rules.encode()).hexdigest(), "rules": rules},
+            "adapters": {**(genesis or {}).get("adapters", {}), **self._documents(tables.ADAPTERS)},
             "settings": {**(self._one(tables.SERVICE_CONFIG) or {}), **((genesis or {}).get("settings") or {})},
         }
+
+    def _names(self, table: str) -> list[str]:
+        return [key.decode() for key, _ in self._sorted(table)]
+
+    def _documents(self, table: str) -> dict[str, Any]:
+        return {key.decode(): json.loads(value) for key, value in self._sorted(table)}
 
     def _sorted(self, table: str) -> list[tuple[bytes, bytes]]:
         return sorted(self.rows[table].items())

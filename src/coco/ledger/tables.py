@@ -23,6 +23,8 @@ NODE_SNP_TCB_VERSIONS: Final = "public:ccf.gov.nodes.snp.tcb_versions"
 NODE_TDX_MEASUREMENTS: Final = "public:coco.gov.nodes.tdx.measurements"
 #: States of its firmware that a platform may be in.
 TEE_POLICY: Final = "public:coco.gov.nodes.tee_policy"
+#: Adapters that members voted in, by name: their genesis, and whether they run.
+ADAPTERS: Final = "public:coco.gov.adapters"
 #: Leaf certificates that stand for nobody, though an organisation issued them (G4).
 DENIED_CERTIFICATES: Final = "public:coco.gov.denied_certificates"
 MEMBERS_INFO: Final = "public:ccf.gov.members.info"
@@ -73,6 +75,7 @@ STATE_TABLES: Final = (
     NODE_SNP_TCB_VERSIONS,
     NODE_TDX_MEASUREMENTS,
     TEE_POLICY,
+    ADAPTERS,
     DENIED_CERTIFICATES,
     MEMBERS_INFO,
     MEMBERS_CERTS,

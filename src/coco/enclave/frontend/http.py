@@ -81,6 +81,10 @@ class Listener:
         self._door.start(chain, key, ask_client)
         self._loop.add_reader(self._door.fileno(), self._ready)
 
+    def serve(self, app: Any) -> None:
+        """Serve other routes from now on."""
+        self._app = app
+
     def show(self, chain: Sequence[bytes], key: bytes) -> None:
         """Show another certificate to whoever connects from now on."""
         self._door.start(chain, key, self._ask_client)

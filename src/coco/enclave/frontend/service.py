@@ -6,7 +6,7 @@ A reply is made from the last committed version; a submission that waits is answ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from coco import limits
@@ -27,18 +27,22 @@ from coco.errors import CocoError
 class Service:
     """The adapters of a node, as the front end uses them."""
 
-    def __init__(self, sequencer: Sequencer, submissions: Submissions) -> None:
+    def __init__(self, sequencer: Sequencer, submissions: Submissions, served: Sequence[AdapterRuntime]) -> None:
         self._sequencer, self.submissions = sequencer, submissions
         self._rpc: dict[str, tuple[AdapterRuntime, Route]] = {}
         self.routes: list[tuple[AdapterRuntime, Route]] = []
         #: Methods and routes of the framework itself, by name.
         self.own: dict[str, Callable[[Request, Caller], Awaitable[Any]]] = {}
-        for runtime in sequencer.runtimes:
-            for route in runtime.adapter.manifest().routes:
-                if route.path:
-                    self.routes.append((runtime, route))
-                else:
-                    self._rpc[route.name] = (runtime, route)
+        for runtime in served:
+            self.add(runtime)
+
+    def add(self, runtime: AdapterRuntime) -> None:
+        """Serve an adapter from now on."""
+        for route in runtime.adapter.manifest().routes:
+            if route.path:
+                self.routes.append((runtime, route))
+            else:
+                self._rpc[route.name] = (runtime, route)
 
     def rpc_route(self, name: Any) -> tuple[AdapterRuntime, Route] | None:
         """The adapter that has a JSON-RPC method."""

@@ -9,7 +9,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coco.enclave.configuration import nodes, settings
-from coco.enclave.configuration.actions.arguments import certificate, refuse, text, texts, validity
+from coco.enclave.configuration.actions.arguments import certificate, data, key, refuse, text, texts, validity
 from coco.enclave.configuration.draft import Draft, Validity
 from coco.ledger import tables
 
@@ -75,6 +75,15 @@ def transition_service_to_open(draft: Draft, args: Mapping[str, Any]) -> None:
     elif draft.production:
         raise refuse("nodes must name the nodes that the service opens with")
     draft.put(tables.SERVICE_INFO, tables.SINGLETON, tables.row({**service, "status": "Open"}))
+
+
+def set_adapter(draft: Draft, args: Mapping[str, Any]) -> None:
+    """Another ledger protocol, with its genesis; nodes have checked that they can run it."""
+    name, genesis = key(args, "name"), data(args, "genesis")
+    founded = (draft.document(tables.GENESIS, tables.SINGLETON) or {}).get("adapters", {})
+    if name in founded or draft.get(tables.ADAPTERS, name.encode()) is not None:
+        raise refuse(f"there is an adapter {name} already", "gov.adapter_exists")
+    draft.put(tables.ADAPTERS, name.encode(), tables.row({"status": "Accepted", "genesis": genesis}))
 
 
 def set_service_certificate_validity(draft: Draft, args: Mapping[str, Any]) -> None:
