@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,7 @@ def sandboxes(tmp_path: Path) -> Iterator[Callable[..., SandboxProcess]]:
         sandbox.stop()
         if (sandbox.directory / "damaged").exists():
             continue
-        for ledger in sorted(sandbox.directory.glob("n*/ledger.db")):
-            verify_with_ccf(ledger, tmp_path / f"{sandbox.directory.name}-{ledger.parent.name}-chunks")
+        verify_all(sandbox.directory, tmp_path / f"{sandbox.directory.name}-chunks")
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +127,11 @@ def operator(tmp_path: Path) -> Iterator[Operator]:
     made = Operator(tmp_path)
     yield made
     made.stop()
-    for ledger in sorted(tmp_path.glob("n*/ledger.db")):
-        if has_entries(ledger):
-            verify_with_ccf(ledger, tmp_path / f"{ledger.parent.name}-chunks")
+    verify_all(tmp_path, tmp_path / "chunks")
 
 
 def has_entries(ledger: Path) -> bool:
-    """Whether a node wrote anything; one that its network refused has not."""
+    """Whether a node wrote anything."""
     with sqlite3.connect(ledger) as found:
         return bool(found.execute("SELECT count(*) FROM entries").fetchone()[0])
 
@@ -142,9 +140,15 @@ def has_entries(ledger: Path) -> bool:
 def verified(tmp_path: Path) -> Iterator[None]:
     """At the end every ledger below ``tmp_path/network`` is verified and its governance audited."""
     yield
-    for ledger in sorted((tmp_path / "network").glob("n*/ledger.db")):
-        if has_entries(ledger):
-            verify_with_ccf(ledger, tmp_path / f"{ledger.parent.name}-chunks")
+    verify_all(tmp_path / "network", tmp_path / "chunks")
+
+
+def verify_all(directory: Path, chunks: Path) -> None:
+    """Verify the ledger of every node of a network that wrote anything: one that its network refused has not."""
+    ledgers = [ledger for ledger in sorted(directory.glob("n*/ledger.db")) if has_entries(ledger)]
+    chunks.mkdir()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda ledger: verify_with_ccf(ledger, chunks / ledger.parent.name), ledgers))
 
 
 def audit(ledger: Path) -> dict[str, Any]:

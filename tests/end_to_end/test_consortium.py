@@ -63,6 +63,29 @@ def action(name: str, **args: Any) -> dict[str, Any]:
     return {"name": name, "args": args}
 
 
+class Held:
+    """A connection that its client would keep: one request was answered on it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, node: Any, context: Any) -> Held:
+        port = node.relays["application"].port
+        held = cls(*await asyncio.open_connection("localhost", port, ssl=context))
+        held.writer.write(b"GET /coco/caller HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert b'"participant"' in await held.reader.readuntil(b"}")
+        return held
+
+    async def ended(self, seconds: float) -> bool:
+        try:
+            return await asyncio.wait_for(self.reader.read(1), seconds) == b""
+        except TimeoutError:
+            return False
+        finally:
+            self.writer.close()
+
+
 def test_members_admit_a_participant_while_primaries_die_and_remove_it_from_its_session(tmp_path):
     async def story() -> None:
         network = Consortium(tmp_path / "network")
@@ -99,12 +122,17 @@ def test_members_admit_a_participant_while_primaries_die_and_remove_it_from_its_
                 network.members[1], {"actions": [action("remove_user", user_id=name)]}
             )
             assert await who() == "participant", "no effect before acceptance"
+            held = await Held.open(backup, context)
+            other = [str(network.files.actor("participants", "dapp", end)) for end in (".pem", ".key.pem")]
+            control = await Held.open(backup, service_context(network.service, *other))
             for member in network.members[1:]:
                 await network.governance(network.nodes[1]).vote(member, removal["proposalId"], True)
             async with asyncio.timeout(20):
                 while await who() != "anonymous":
                     await asyncio.sleep(0.1)
             await session.close()
+            assert await held.ended(10), "the node closes the connections of who is nobody any more (G4)"
+            assert not await control.ended(1), "and nobody else's"
         finally:
             await network.stop()
 

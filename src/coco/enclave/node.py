@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -124,8 +125,8 @@ class EnclaveNode:
         self._loop = asyncio.get_running_loop()
         self._background, self._rules = Background(background), rules
         self._callers: dict[bytes | None, KnownCaller] = {}
-        #: Last entry that changed who is who; 0 once that is committed and the callers were forgotten.
-        self._callers_old_at = 0
+        #: Entries that change who is who and are not committed yet.
+        self._callers_old_at: deque[int] = deque()
         self._listeners: list[Listener] = []
         self._recovery: Recovery | None = None
         self._failures = 0
@@ -326,8 +327,10 @@ class EnclaveNode:
         if tables.NODE_CERTIFICATES in changed or tables.SERVICE_INFO in changed:
             self._dress(writes)
         if not tables.ACTOR_TABLES.isdisjoint(changed):
-            self._callers.clear()
-            self._callers_old_at = self.journal.last_seqno
+            seqno = self.journal.last_seqno
+            while self._callers_old_at and self._callers_old_at[-1] >= seqno:
+                self._callers_old_at.pop()  # that entry was rolled back
+            self._callers_old_at.append(seqno)
             self.membership.changed(self.journal.last_seqno)
 
     def _view_changed(self) -> None:
@@ -468,6 +471,7 @@ class EnclaveNode:
 
     def _committed(self) -> None:
         self.snapshots.committed()
+        self._forget_callers()
         if 0 < self._opens_at <= self.replica.committed and self.status == "Opening":
             self._serve_participants()
             self._control.log("service.opened", {"seqno": self._opens_at})
@@ -798,10 +802,7 @@ class EnclaveNode:
 
         The answer is kept only until the next change of the configuration tables, or the end of the certificate.
         """
-        if 0 < self._callers_old_at <= self.replica.committed:
-            # Who asked between an entry and its commit was answered from what was committed then.
-            self._callers.clear()
-            self._callers_old_at = 0
+        self._forget_callers()
         found = self._callers.get(certificate)
         if found is None or found.until_ms < self.clock.now_ms:
             view = self.store.view(self.replica.committed)
@@ -810,6 +811,19 @@ class EnclaveNode:
                 self._callers.clear()
             self._callers[certificate] = found
         return found.caller
+
+    def _forget_callers(self) -> None:
+        """Look everybody up again once who is who has changed; who is nobody any more loses its connections (G4)."""
+        committed = self.replica.committed
+        if not self._callers_old_at or self._callers_old_at[0] > committed:
+            return
+        while self._callers_old_at and self._callers_old_at[0] <= committed:
+            self._callers_old_at.popleft()
+        known, self._callers = self._callers, {}
+        somebody = [der for der, found in known.items() if found.caller.kind is not CallerKind.ANONYMOUS]
+        gone = {der for der in somebody if self.caller(der).kind is CallerKind.ANONYMOUS}
+        for listener in self._listeners if gone else ():
+            listener.close_those(gone)
 
     def _tick(self, time_ms: int) -> None:
         if not self.is_governed:

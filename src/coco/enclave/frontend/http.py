@@ -9,7 +9,7 @@ looked up in the current configuration on every request (G4).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -80,6 +80,13 @@ class Listener:
         self._ask_client = ask_client
         self._door.start(chain, key, ask_client)
         self._loop.add_reader(self._door.fileno(), self._ready)
+
+    def close_those(self, certificates: Collection[bytes | None]) -> None:
+        """Close the connections of whoever shows one of these certificates."""
+        for connection, certificate in list(self._peers.items()):
+            if certificate in certificates:
+                self._door.close(connection)
+        self._waker.soon()
 
     def serve(self, app: Any) -> None:
         """Serve other routes from now on."""
