@@ -26,9 +26,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco._native import MerkleTree, WriteSet
 from coco.enclave.configuration import nodes
-from coco.enclave.configuration.draft import Draft, state
+from coco.enclave.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
 from coco.enclave.configuration.genesis import Genesis
-from coco.enclave.configuration.proposals import CallRules, Change, Proposals
+from coco.enclave.configuration.proposals import CallRules, Change, Proposals, signed_by_member
 from coco.errors import CocoError, ConfigurationError
 from coco.ledger import cose, tables
 from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, NODE_STATEMENT, PROPOSAL_ID, RETIRE_STATEMENT
@@ -219,7 +219,7 @@ class Auditor:
                 if not recovers:
                     self._check_certificate(key.decode(), value)
             elif table == tables.IDENTITY_STATEMENTS and value is not None:
-                self._statement(seqno, value)
+                self._statement(seqno, key[8:].decode(), value)
             elif table == tables.ADAPTERS and value is not None:
                 self._adapter_begins(seqno, key, json.loads(value))
             elif table == tables.SERVICE_INFO or (table == tables.NODE_MEASUREMENTS and recovers):
@@ -229,7 +229,7 @@ class Auditor:
 
     def _adapter_begins(self, seqno: int, key: bytes, row: dict[str, Any]) -> None:
         before = self._rows.document(tables.ADAPTERS, key)
-        if before.get("status") != "Accepted" or row != {**before, "status": "Running"}:
+        if before.get("status") != ADAPTER_ACCEPTED or row != {**before, "status": ADAPTER_RUNNING}:
             raise ConfigurationError("an adapter began otherwise than it was accepted", code="audit.adapter")
         self._event(seqno, "adapter_began", adapter=key.decode())
 
@@ -261,15 +261,9 @@ class Auditor:
             return False
         raise ConfigurationError(f"the service went from {step[0]} to {step[1]}", code="audit.service")
 
-    def _statement(self, seqno: int, body: bytes) -> None:
-        message = cose.parse(body)
-        member = message.headers[cose.KEY_ID]
-        certificate = x509.load_pem_x509_certificate(self._rows.get(tables.MEMBERS_CERTS, member) or b"")
-        key = certificate.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey) or message.headers.get(MESSAGE_TYPE) != IDENTITY_STATEMENT:
-            raise ConfigurationError("a statement is none", code="audit.statement")
-        cose.verify(message, key)
-        self._event(seqno, "identity_statement", member=member.decode())
+    def _statement(self, seqno: int, member: str, body: bytes) -> None:
+        signed_by_member(body, self._rows, IDENTITY_STATEMENT, member=member)
+        self._event(seqno, "identity_statement", member=member)
 
     async def _node(self, seqno: int, node_id: str, row: dict[str, Any], *, recovers: bool) -> None:
         before = self._rows.document(tables.NODES_INFO, node_id.encode())
@@ -296,20 +290,14 @@ class Auditor:
         """A node that is trusted without a vote: its operator signed for it, and the rules ask no more."""
         nodes.check_measurement(self._rows, row["measurement"])
         self._operator(row["owner_statement"], NODE_STATEMENT, node_id, row["peer_address"])
-        draft = Draft(self._rows)
-        source = str(json.loads(self._rows.get(tables.CONSTITUTION, tables.SINGLETON) or b'""'))
-        if not source or draft.service().get("status") == "Opening":
-            return
-        others = [one for one in nodes.rows(self._rows) if one.status == nodes.TRUSTED]
-        replaced = [one for one in others if one.address == row["peer_address"]]
-        node = {
-            "address": row["peer_address"],
-            "owner": row["owner"],
-            "measurement": row["measurement"],
-            "host_names": row["host_names"],
-            "replaces": replaced[-1].node_id if replaced and replaced[-1].owner == row["owner"] else None,
-        }
-        if not await self._proposals.admits(source, node, state(draft)):
+        node = nodes.admission(
+            nodes.rows(self._rows),
+            address=row["peer_address"],
+            owner=row["owner"],
+            measurement=row["measurement"],
+            host_names=row["host_names"],
+        )
+        if not await self._proposals.admits(node, self._rows):
             raise ConfigurationError("the rules ask for a vote about this node", code="audit.node")
 
     def _operator(self, statement: str, kind: str, node_id: str, address: str) -> None:

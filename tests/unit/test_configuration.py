@@ -16,7 +16,7 @@ from coco import constitutions
 from coco.enclave.certificates import Certificates
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration.actors import Actors
-from coco.enclave.configuration.draft import Draft, Validity, state
+from coco.enclave.configuration.draft import Draft, Validity
 from coco.enclave.configuration.proposals import Proposals
 from coco.enclave.core.identity import ServiceIdentity, endorsed_names, pem
 from coco.errors import GovernanceError
@@ -119,9 +119,9 @@ ADMITTED = {"majority": True, "m-of-n": True, "operator": True, "sandbox": True,
 @pytest.mark.parametrize("rules", ADMITTED)
 def test_rules_say_which_nodes_need_no_vote(members, rules):
     network: Any = Network(members[:3], constitutions.text(rules))
+    network.put(tables.SERVICE_INFO, tables.SINGLETON, tables.row({"status": "Open", "cert": SERVICE}))
     node = {"address": "a:1", "owner": "x", "measurement": "m", "host_names": [], "replaces": None}
-    admits = network.proposals.admits(constitutions.text(rules), node, state(Draft(network)))
-    assert asyncio.run(admits) is ADMITTED[rules]
+    assert asyncio.run(network.proposals.admits(node, network)) is ADMITTED[rules]
 
 
 def test_default_visibility_decides_what_every_participant_sees(members):

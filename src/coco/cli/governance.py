@@ -61,10 +61,17 @@ def _govern(
     as_json: bool,
     work: Callable[[Governance], Awaitable[Any]],
     text: Callable[[Any], None] = governing.print_proposal,
-    record_file: Path | None = None,
+    member_file: Path | None = None,
 ) -> None:
+    """Do something and show it; a member whose certificate is given remembers how far it has seen the service."""
+    record_file = Record.beside(member_file) if member_file is not None else None
     found = run(governing.with_governance(address(admin), service, work, record_file), as_json)
     show(found, as_json, lambda: text(found))
+
+
+def _propose(content: dict[str, Any], admin: str, service: Path, cert: Path, member: Signer, as_json: bool) -> None:
+    named = governing.for_service(content, service.read_text())
+    _govern(admin, service, as_json, lambda network: network.propose(member, named), member_file=cert)
 
 
 def _proposal(path: Path, as_json: bool) -> dict[str, Any]:
@@ -141,9 +148,7 @@ def member_propose(
 ) -> None:
     """Make a proposal; it names the service that it is for, so that it counts nowhere else."""
     member = _signer(cert, key, pkcs11, as_json)
-    content = governing.for_service(_proposal(proposal, as_json), service.read_text())
-    work = lambda network: network.propose(member, content)  # noqa: E731
-    _govern(admin, service, as_json, work, record_file=Record.beside(cert))
+    _propose(_proposal(proposal, as_json), admin, service, cert, member, as_json)
 
 
 @member_app.command("vote")
@@ -159,8 +164,7 @@ def member_vote(
 ) -> None:
     """Vote on a proposal, once."""
     member = _signer(cert, key, pkcs11, as_json)
-    work = lambda network: network.vote(member, proposal, vote)  # noqa: E731
-    _govern(admin, service, as_json, work, record_file=Record.beside(cert))
+    _govern(admin, service, as_json, lambda network: network.vote(member, proposal, vote), member_file=cert)
 
 
 @member_app.command("withdraw")
@@ -175,8 +179,7 @@ def member_withdraw(
 ) -> None:
     """Take a proposal of your own back."""
     member = _signer(cert, key, pkcs11, as_json)
-    work = lambda network: network.withdraw(member, proposal)  # noqa: E731
-    _govern(admin, service, as_json, work, record_file=Record.beside(cert))
+    _govern(admin, service, as_json, lambda network: network.withdraw(member, proposal), member_file=cert)
 
 
 @member_app.command("ack")
@@ -191,8 +194,7 @@ def member_ack(
     """Acknowledge the state of the network: from then on you govern."""
     member = _signer(cert, key, pkcs11, as_json)
     said = lambda found: console.print(f"{found['memberId']} knows the state {found['stateDigest']}")  # noqa: E731
-    work = lambda network: network.acknowledge(member)  # noqa: E731
-    _govern(admin, service, as_json, work, said, Record.beside(cert))
+    _govern(admin, service, as_json, lambda network: network.acknowledge(member), said, cert)
 
 
 @member_app.command("sign")
@@ -216,9 +218,6 @@ def member_sign(
     member = _signer(cert, key, pkcs11, as_json)
     try:
         payload = governing.message(kind, content, vote, service)
-    except CocoError as error:
-        fail(error, as_json)
-    try:
         out.write_bytes(member.sign(kind, payload, proposal))
     except CocoError as error:
         fail(error, as_json)
@@ -298,9 +297,7 @@ def participant_add(
     """Propose a participant, a certificate or an organisation's: what coco member propose does with set_user."""
     member = _signer(cert, key, pkcs11, as_json)
     args = {"cert": certificate.read_text(), "user_data": {"name": name or certificate.stem}}
-    content = governing.for_service({"actions": [{"name": "set_user", "args": args}]}, service.read_text())
-    work = lambda network: network.propose(member, content)  # noqa: E731
-    _govern(admin, service, as_json, work, record_file=Record.beside(cert))
+    _propose({"actions": [{"name": "set_user", "args": args}]}, admin, service, cert, member, as_json)
 
 
 @proposal_app.command("list")

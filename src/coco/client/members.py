@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from coco.client.files import write_whole
 from coco.client.http import HttpsClient
 from coco.client.pin import service_key
 from coco.client.verify import service_context, verify_node
@@ -93,10 +94,8 @@ class Record:
         return record
 
     def save(self, path: Path) -> None:
-        """Write it, whole or not at all."""
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps({"seen": self.seen, "released": self.released}, indent=1))
-        partial.replace(path)
+        """Write it, whole or not at all: what was released is on the disk before the share leaves."""
+        write_whole(path, {"seen": self.seen, "released": self.released})
 
     def saw(self, service: str, position: str) -> bool:
         """Remember a committed position of a service (PEM); True when it is news."""

@@ -7,7 +7,6 @@ A client moves from one service identity to the next only on the signatures of a
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from coco.client.files import write_whole
 from coco.errors import AttestationError, ConfigurationError, RequestError
 from coco.ledger import cose
 from coco.ledger.position import Position
@@ -51,13 +51,7 @@ class Pin:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        with partial.open("w") as out:
-            json.dump({"service": self.service, "members": self.members, "position": self.position}, out, indent=1)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(path)
+        write_whole(path, {"service": self.service, "members": self.members, "position": self.position})
 
     def key(self) -> bytes:
         """DER SubjectPublicKeyInfo of the pinned service."""

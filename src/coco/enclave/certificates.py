@@ -93,8 +93,7 @@ class Certificates:
         said = row.get("certificate_validity")
         if said is not None:
             return Validity(said["from_s"], int(said["days"]))
-        configured = settings.complete(json.loads(view.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}"))
-        return Validity(None, int(configured["maximum_node_certificate_validity_days"]))
+        return Validity(None, int(settings.in_force(view)["maximum_node_certificate_validity_days"]))
 
     def _current(self, view: Reads, node_id: str) -> x509.Certificate | None:
         found = view.get(tables.NODE_CERTIFICATES, node_id.encode())

@@ -16,6 +16,7 @@ import msgspec
 
 from coco.enclave.certificates import Certificates
 from coco.enclave.configuration import nodes
+from coco.enclave.configuration.actions import action_of
 from coco.enclave.configuration.draft import Draft, state
 from coco.enclave.configuration.keepers import PARTICIPANT
 from coco.enclave.configuration.proposals import Change, Proposals
@@ -109,26 +110,20 @@ class Governing:
     def _check_adapters(self, change: Change) -> None:
         """Whether nodes could run what is proposed, and what the rules make of it: no vote may end a node (G2)."""
         for table, key, value in change.rows:
-            document = json.loads(value) if table in (tables.PROPOSALS, tables.ADAPTERS) and value else {}
-            if table == tables.ADAPTERS:
-                self._check_adapter(key.decode(), document["genesis"])
-            for action in document.get("actions", []) if table == tables.PROPOSALS else []:
-                args = action.get("args") or {}
-                if action["name"] == "set_adapter" and isinstance(args.get("genesis", {}), dict):
-                    self._check_adapter(str(args.get("name")), args.get("genesis") or {})
+            if table == tables.ADAPTERS and value is not None:
+                self._check_adapter(key.decode(), json.loads(value)["genesis"])
+            elif table == tables.PROPOSALS and value is not None:
+                for name, args in map(action_of, json.loads(value)["actions"]):
+                    if name == "set_adapter" and isinstance(args.get("genesis", {}), dict):
+                        self._check_adapter(str(args.get("name")), args.get("genesis") or {})
 
     async def admits(self, node: dict[str, Any], view: Any) -> bool:
         """Whether the rules in force trust a node without a vote; its operator has signed for it (J2).
 
-        Rules that do not say so, or fail, leave it to a vote. A network that was founded without rules knows no votes,
-        so there the operator's word counts.
+        Rules that do not say so, or fail, leave it to a vote.
         """
-        draft = Draft(view)
-        source = str(json.loads(draft.get(tables.CONSTITUTION, tables.SINGLETON) or b'""'))
-        if not source or draft.service().get("status") == "Opening":
-            return True  # the vote to open names every node
         try:
-            return bool(await self._proposals.admits(source, node, state(draft)))
+            return await self._proposals.admits(node, view)
         except GovernanceError as error:
             self._log("gov.admit_failed", {}, {"code": error.code})
             return False

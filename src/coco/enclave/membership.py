@@ -258,14 +258,13 @@ class Membership:
                 address=request.address,
                 time_s=time_s,
             )
-            replaced = [row for row in others if row.address == request.address and row.status == nodes.TRUSTED]
-            node = {
-                "address": request.address,
-                "owner": owner,
-                "measurement": measurement,
-                "host_names": request.host_names,
-                "replaces": replaced[-1].node_id if replaced and replaced[-1].owner == owner else None,
-            }
+            node = nodes.admission(
+                others,
+                address=request.address,
+                owner=owner,
+                measurement=measurement,
+                host_names=request.host_names,
+            )
             if await self._admits(node, view):
                 status = nodes.TRUSTED
         most = limits.NODES_MAX if status == nodes.TRUSTED else limits.PENDING_NODES_MAX

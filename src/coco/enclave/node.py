@@ -26,10 +26,9 @@ from coco.attestation.evidence import VIRTUAL, Evidence, report_data
 from coco.channel import messages
 from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, Services
 from coco.enclave.catching_up import HISTORY_AFTER_JOIN, CatchUp
-from coco.enclave.configuration import nodes
+from coco.enclave.configuration import nodes, settings
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
-from coco.enclave.configuration.draft import Draft
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.configuration.keepers import keepers
 from coco.enclave.configuration.proposals import Proposals
@@ -353,8 +352,8 @@ class EnclaveNode:
         return await self._loop.run_in_executor(self._query_threads, partial(function, *arguments))
 
     def _declare_adapters(self) -> None:
-        for name, settings in self.genesis.adapters.items():
-            self.protocols.declare(name, settings)
+        for name, founded_with in self.genesis.adapters.items():
+            self.protocols.declare(name, founded_with)
 
     def _services(self, runtime: AdapterRuntime) -> Services:
         return Services(
@@ -390,8 +389,8 @@ class EnclaveNode:
             transaction.put(table, key, value)
         transaction.put(tables.SERVICE_INFO, tables.SINGLETON, self._service_info("Opening", 0))
         context = BlockContext(self.clock.now_ms, bytes(32), 1)
-        for name, settings in self.genesis.adapters.items():
-            self.protocols.by_name[name].genesis(settings, transaction, context)
+        for name, founded_with in self.genesis.adapters.items():
+            self.protocols.by_name[name].genesis(founded_with, transaction, context)
         for table, row_key, row in self._epochs.found(keepers(transaction), self.clock.now_ms):
             transaction.put(table, row_key, row or b"")
         writes = transaction.native.write_set()
@@ -844,7 +843,7 @@ class EnclaveNode:
 
     def _forget_secrets(self) -> None:
         """K5: a former ledger secret is in memory only while something needs it."""
-        lifetime_s = Draft(self.store.view()).settings()["secret_lifetime_s"]
+        lifetime_s = settings.in_force(self.store.view())["secret_lifetime_s"]
         gone = self.journal.forget_former(self._loop.time(), float(lifetime_s), self.replica.committed)
         if gone:
             self._control.log("epoch.secrets_forgotten", {"secrets": gone})

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coco.enclave.adapters.base import LedgerAdapter, Services
+from coco.enclave.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
 from coco.enclave.configuration.reads import Reads
 from coco.enclave.pool import Pool
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
@@ -20,7 +21,6 @@ from coco.errors import CocoError, ConfigurationError, GovernanceError
 from coco.ledger import tables
 
 AdapterFactory = Callable[[Mapping[str, Any]], LedgerAdapter]
-ACCEPTED, RUNNING = "Accepted", "Running"
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Protocols:
             if name not in self.by_name:
                 runtime = self.declare(name, document["genesis"])
                 self._voted[name] = _Voted(runtime, document["genesis"], seqno)
-            if document["status"] == RUNNING and name in self._voted:
+            if document["status"] == ADAPTER_RUNNING and name in self._voted:
                 self._voted[name].began_at = seqno
 
     def rolled_back(self, seqno: int) -> None:
@@ -138,18 +138,18 @@ class Protocols:
     def due(self, view: Reads) -> list[tuple[str, dict[str, Any]]]:
         """Names and documents of adapters that were accepted and have not begun."""
         rows = ((key.decode(), json.loads(row)) for key, row in view.scan(tables.ADAPTERS))
-        return [(name, document) for name, document in rows if document["status"] == ACCEPTED]
+        return [(name, document) for name, document in rows if document["status"] == ADAPTER_ACCEPTED]
 
     async def begin(self, name: str, document: dict[str, Any]) -> int:
         """Write the first entry of an adapter, as the primary; its number."""
-        row = (tables.ADAPTERS, name.encode(), tables.row({**document, "status": RUNNING}))
+        row = (tables.ADAPTERS, name.encode(), tables.row({**document, "status": ADAPTER_RUNNING}))
         return await self._sequencer.begin_adapter(self._voted[name].runtime, document["genesis"], row)
 
 
 def with_voted(genesis: bytes, view: Reads) -> bytes:
     """The genesis as if the adapters that run by a vote had been in it: what a joiner needs before it reads."""
     rows = {key.decode(): json.loads(row) for key, row in view.scan(tables.ADAPTERS)}
-    voted = {name: row["genesis"] for name, row in rows.items() if row["status"] == RUNNING}
+    voted = {name: row["genesis"] for name, row in rows.items() if row["status"] == ADAPTER_RUNNING}
     if not voted:
         return genesis
     document = json.loads(genesis)

@@ -126,8 +126,8 @@ class Actors:
         data = json.loads(row)["user_data"] if row is not None else {}
         prefix = bytes.fromhex(actor)
         accounts = frozenset(key[len(prefix) :] for key, _ in self._view.scan(tables.ACCOUNTS, prefix))
-        everyone = json.loads(self._view.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
-        sees_all = data.get("auditor") is True or everyone.get("default_visibility") == settings.PARTICIPANTS
+        to_everyone = settings.in_force(self._view)["default_visibility"] == settings.PARTICIPANTS
+        sees_all = data.get("auditor") is True or to_everyone
         recorded = data.get("accounts", [])
         if isinstance(recorded, list):
             accounts |= {bytes.fromhex(str(account).removeprefix("0x")) for account in recorded}

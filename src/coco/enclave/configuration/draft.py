@@ -91,7 +91,7 @@ class Draft:
 
     def settings(self) -> dict[str, Any]:
         """Settings of the service, with the default of each that was never set."""
-        return settings.complete(self.document(tables.SERVICE_CONFIG, tables.SINGLETON) or {})
+        return settings.in_force(self)
 
     def service(self) -> dict[str, Any]:
         """Status and certificate of the service."""

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from coco.enclave.configuration import settings
+from coco.enclave.configuration.reads import Gets
 from coco.ledger import tables
 
 #: Roles of a member with an encryption key.
 PARTICIPANT, OWNER = "Participant", "Owner"
 
 
-class _Rows(Protocol):
-    def get(self, table: str, key: bytes) -> bytes | None: ...
-
+class _Rows(Gets, Protocol):
     def scan(self, table: str) -> Mapping[bytes, bytes] | Iterator[tuple[bytes, bytes]]: ...
 
 
@@ -40,5 +40,4 @@ def keepers(rows: _Rows) -> Keepers:
         info: dict[str, Any] = json.loads(rows.get(tables.MEMBERS_INFO, key) or b"{}")
         if info.get("status") == "Active":
             (owners if info.get("recovery_role") == OWNER else members)[key.decode()] = pem
-    configured = json.loads(rows.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}")
-    return Keepers(members, owners, int(configured.get("recovery_threshold", 1)))
+    return Keepers(members, owners, int(settings.in_force(rows)["recovery_threshold"]))

@@ -112,6 +112,20 @@ def row_document(
     }
 
 
+def admission(
+    others: Sequence[NodeRow], *, address: str, owner: str, measurement: str, host_names: Sequence[str]
+) -> dict[str, Any]:
+    """What rules are told of a node that its operator signed for; ``replaces`` is its owner's node at its address."""
+    there = [row for row in others if row.address == address and row.status == TRUSTED]
+    return {
+        "address": address,
+        "owner": owner,
+        "measurement": measurement,
+        "host_names": list(host_names),
+        "replaces": there[-1].node_id if there and there[-1].owner == owner else None,
+    }
+
+
 def check_evidence(
     request: JoinRequest, node_key: ec.EllipticCurvePublicKey, service_key: bytes, *, accept_insecure_virtual: bool
 ) -> str:

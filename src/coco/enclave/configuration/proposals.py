@@ -299,9 +299,16 @@ class Proposals:
         rows = {f"{table} {_name(key)}": _value(value) for table, key, value in draft.rows()}
         return {"before": before, "after": state(draft), "rows": rows, "drops_others": draft.drops_others}
 
-    async def admits(self, rules: str, node: dict[str, Any], seen: dict[str, Any]) -> bool:
-        """Whether rules trust a node without a vote."""
-        return bool(await self._call(rules, "admit", node, seen) == "Trusted")
+    async def admits(self, node: dict[str, Any], view: Reads) -> bool:
+        """Whether the rules in force trust a node (``nodes.admission``), which its operator signed for, without a vote.
+
+        While a service opens, the vote to open names every node; where there are no rules, there are no votes either.
+        """
+        draft = Draft(view)
+        rules = str(json.loads(draft.get(tables.CONSTITUTION, tables.SINGLETON) or b'""'))
+        if not rules or draft.service().get("status") == "Opening":
+            return True
+        return bool(await self._call(rules, "admit", node, state(draft)) == "Trusted")
 
     # --- deciding ---
 
@@ -346,7 +353,7 @@ class Proposals:
         refused = await self._call(rules, "validate", proposal, seen)
         verdict = await self._call(rules, "resolve", proposal, votes, seen)
         effects = await self._call(rules, "apply", proposal, seen)
-        if refused is not None or verdict != "Accepted" or not isinstance(effects, list) or change not in effects:
+        if refused is not None or verdict != "Accepted" or effects != proposal["actions"]:
             raise GovernanceError("nobody could ever replace these rules", code="gov.rules_for_ever")
 
     def _drop_others(self, draft: Draft, identity: str) -> None:

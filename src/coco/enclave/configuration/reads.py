@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from typing import Protocol
 
 
-class Reads(Protocol):
-    """Rows of tables."""
+class Gets(Protocol):
+    """Single rows of tables."""
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Value of a key."""
+
+
+class Reads(Gets, Protocol):
+    """Rows of tables."""
 
     def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Keys and values."""

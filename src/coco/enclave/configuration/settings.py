@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from coco.enclave.configuration.reads import Gets
 from coco.errors import GovernanceError
+from coco.ledger import tables
 
 _DAY_S = 24 * 3600
 
@@ -57,6 +60,11 @@ SETTINGS: Mapping[str, _Number | _OneOf] = {
 def complete(known: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting: what is known, and the default of what is not."""
     return {**{name: kind.default for name, kind in SETTINGS.items()}, **known}
+
+
+def in_force(rows: Gets) -> dict[str, Any]:
+    """Every setting, as members have set it."""
+    return complete(json.loads(rows.get(tables.SERVICE_CONFIG, tables.SINGLETON) or b"{}"))
 
 
 def check(given: Mapping[str, Any]) -> None:

@@ -7,9 +7,19 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from coco.enclave.configuration.actions.arguments import certificate, data, digits, key, known, refuse, text, texts
+from coco.enclave.configuration.actions.arguments import (
+    certificate,
+    data,
+    digits,
+    key,
+    known,
+    refuse,
+    spki,
+    text,
+    texts,
+)
 from coco.enclave.configuration.actors import is_ca
 from coco.enclave.configuration.draft import ACCEPTED, ACTIVE, Draft
 from coco.enclave.configuration.keepers import OWNER, PARTICIPANT
@@ -19,10 +29,6 @@ from coco.ledger.statements import fingerprint
 _RSA_BITS_MIN = 2048
 
 
-def _spki(found: x509.Certificate) -> bytes:
-    return found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
 def _check_alone(draft: Draft, table: str, new: x509.Certificate) -> None:
     """G4: no two actors of a kind share a key, and no two organisations a name: a leaf has one anchor at most."""
     name, ca = fingerprint(new), is_ca(new)
@@ -30,7 +36,7 @@ def _check_alone(draft: Draft, table: str, new: x509.Certificate) -> None:
         if other.decode() == name:
             continue
         old = x509.load_pem_x509_certificate(pem)
-        if _spki(old) == _spki(new):
+        if spki(old) == spki(new):
             raise refuse("another one has this key already", "gov.duplicate_key")
         if ca and is_ca(old) and old.subject == new.subject:
             raise refuse("another organisation has this name already", "gov.duplicate_name")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coco.enclave.configuration.draft import Draft, Validity
 from coco.errors import GovernanceError
@@ -50,6 +51,11 @@ def certificate(args: Mapping[str, Any], name: str = "cert") -> x509.Certificate
         return x509.load_pem_x509_certificate(text(args, name).encode())
     except ValueError as error:
         raise refuse(f"{name} must be a certificate in PEM") from error
+
+
+def spki(found: x509.Certificate) -> bytes:
+    """DER SubjectPublicKeyInfo of a certificate's key, of whatever kind."""
+    return found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def data(args: Mapping[str, Any], name: str) -> dict[str, Any]:

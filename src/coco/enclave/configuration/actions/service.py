@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from coco.enclave.configuration import nodes, settings
-from coco.enclave.configuration.actions.arguments import certificate, data, key, refuse, text, texts, validity
+from coco.enclave.configuration.actions.arguments import certificate, data, key, refuse, spki, text, texts, validity
 from coco.enclave.configuration.draft import Draft, Validity
 from coco.ledger import tables
 
 _SERVICE_DAYS_MAX = 3650
+#: An adapter that members voted in: accepted, and once its first entry is written.
+ADAPTER_ACCEPTED, ADAPTER_RUNNING = "Accepted", "Running"
 
 
 def set_constitution(draft: Draft, args: Mapping[str, Any]) -> None:
@@ -46,14 +46,8 @@ def trigger_ledger_rekey(draft: Draft, args: Mapping[str, Any]) -> None:
 
 
 def _is_the_service(draft: Draft, args: Mapping[str, Any], name: str) -> None:
-    named = certificate(args, name)
-    current = certificate({"cert": draft.service().get("cert", "")})
-    if _key(named) != _key(current):
+    if spki(certificate(args, name)) != spki(certificate(draft.service())):
         raise refuse(f"{name} is another service's", "gov.other_service")
-
-
-def _key(found: Any) -> bytes:
-    return bytes(found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 def assert_service_identity(draft: Draft, args: Mapping[str, Any]) -> None:
@@ -83,7 +77,7 @@ def set_adapter(draft: Draft, args: Mapping[str, Any]) -> None:
     founded = (draft.document(tables.GENESIS, tables.SINGLETON) or {}).get("adapters", {})
     if name in founded or draft.get(tables.ADAPTERS, name.encode()) is not None:
         raise refuse(f"there is an adapter {name} already", "gov.adapter_exists")
-    draft.put(tables.ADAPTERS, name.encode(), tables.row({"status": "Accepted", "genesis": genesis}))
+    draft.put(tables.ADAPTERS, name.encode(), tables.row({"status": ADAPTER_ACCEPTED, "genesis": genesis}))
 
 
 def set_service_certificate_validity(draft: Draft, args: Mapping[str, Any]) -> None:
