@@ -25,13 +25,21 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco._native import MerkleTree, WriteSet
-from coco.enclave.configuration import nodes
+from coco.enclave.configuration import nodes, succession
 from coco.enclave.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.configuration.proposals import CallRules, Change, Proposals, signed_by_member
 from coco.errors import CocoError, ConfigurationError
 from coco.ledger import cose, tables
-from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, NODE_STATEMENT, PROPOSAL_ID, RETIRE_STATEMENT
+from coco.ledger.position import Position
+from coco.ledger.statements import (
+    IDENTITY_STATEMENT,
+    MESSAGE_TYPE,
+    NODE_STATEMENT,
+    PROPOSAL_ID,
+    RETIRE_STATEMENT,
+    spki_of,
+)
 
 _GOVERNED = ("public:ccf.gov.", "public:coco.gov.")
 #: How far before an entry the root lies that its request was judged with: other entries may have come in between.
@@ -197,9 +205,10 @@ class Auditor:
             found[key] = changes[key]
         return found
 
-    def _check_certificate(self, node_id: str, pem: bytes | None) -> None:
+    def _check_certificate(self, node_id: str, pem: bytes | None, identity: str | None = None) -> None:
         certificate = x509.load_pem_x509_certificate(pem or b"")
-        service = x509.load_pem_x509_certificate(self._rows.document(tables.SERVICE_INFO)["cert"].encode())
+        identity = identity or self._rows.document(tables.SERVICE_INFO)["cert"]
+        service = x509.load_pem_x509_certificate(str(identity).encode())
         key = certificate.public_key()
         try:
             certificate.verify_directly_issued_by(service)
@@ -212,14 +221,17 @@ class Auditor:
 
     async def _by_itself(self, seqno: int, changes: dict[Key, bytes | None]) -> None:
         recovers = self._recovers(seqno, changes)
+        service = self._new_identity(seqno, changes) if not recovers else None
         for (table, key), value in changes.items():
             if table == tables.NODES_INFO and value is not None:
                 await self._node(seqno, key.decode(), json.loads(value), recovers=recovers)
             elif table == tables.NODE_CERTIFICATES and value is not None:
                 if not recovers:
-                    self._check_certificate(key.decode(), value)
+                    self._check_certificate(key.decode(), value, service)
             elif table == tables.IDENTITY_STATEMENTS and value is not None:
-                self._statement(seqno, key[8:].decode(), value)
+                self._statement(seqno, key, value)
+            elif table == tables.SUCCESSION:
+                self._succession(seqno, value, service is not None)
             elif table == tables.ADAPTERS and value is not None:
                 self._adapter_begins(seqno, key, json.loads(value))
             elif table == tables.SERVICE_INFO or (table == tables.NODE_MEASUREMENTS and recovers):
@@ -241,6 +253,8 @@ class Auditor:
         before, after = self._rows.document(tables.SERVICE_INFO), json.loads(value)
         genesis = self._rows.document(tables.GENESIS)
         step = before.get("status"), after.get("status")
+        if self._new_identity(seqno, changes) is not None and step[0] == step[1]:
+            return False
         same = _key(before["cert"]) == _key(after["cert"])
         if after["status"] == "Recovering" and not same:
             if _key(after["previous_service_identity"]) != _key(before["cert"]):
@@ -261,9 +275,38 @@ class Auditor:
             return False
         raise ConfigurationError(f"the service went from {step[0]} to {step[1]}", code="audit.service")
 
-    def _statement(self, seqno: int, member: str, body: bytes) -> None:
+    def _statement(self, seqno: int, key: bytes, body: bytes) -> None:
+        member = key[8:].decode()
         signed_by_member(body, self._rows, IDENTITY_STATEMENT, member=member)
+        if succession.current(self._rows) is not None and succession.statement_row(self._rows, body)[1] != key:
+            raise ConfigurationError("a statement is filed under another one's", code="audit.service")
         self._event(seqno, "identity_statement", member=member)
+
+    def _new_identity(self, seqno: int, changes: dict[Key, bytes | None]) -> str | None:
+        """Certificate of the identity that follows with this entry, as members have stated it (J9)."""
+        found, value = succession.current(self._rows), changes.get((tables.SERVICE_INFO, tables.SINGLETON))
+        if found is None or value is None or changes.get((tables.SUCCESSION, tables.SINGLETON), b"") is not None:
+            return None
+        before = self._rows.document(tables.SERVICE_INFO)
+        stated = succession.is_stated(self._rows)
+        if not stated or json.loads(value) != succession.succeeded(found, before, seqno):
+            raise ConfigurationError("too few members stated the new identity", code="audit.service")
+        return str(found["next"])
+
+    def _succession(self, seqno: int, value: bytes | None, succeeds: bool) -> None:
+        before = succession.current(self._rows)
+        if value is None:
+            if not succeeds:
+                raise ConfigurationError("an announced identity was dropped", code="audit.service")
+            self._event(seqno, "identity_changed")
+            return
+        after = json.loads(value)
+        known = before is not None and before["status"] == succession.WANTED and after["number"] == seqno
+        right = _key(after["previous"]) == _key(self._rows.document(tables.SERVICE_INFO)["cert"])
+        place = Position.parse(after["transaction_id"])
+        if not known or not right or place.seqno != seqno - 1 or self._tree.root(seqno - 1).hex() != after["root"]:
+            raise ConfigurationError("an identity was announced that nobody asked for", code="audit.service")
+        self._event(seqno, "identity_announced")
 
     async def _node(self, seqno: int, node_id: str, row: dict[str, Any], *, recovers: bool) -> None:
         before = self._rows.document(tables.NODES_INFO, node_id.encode())
@@ -322,7 +365,7 @@ def _same(one: dict[Key, bytes | None], other: dict[Key, bytes | None], key: Key
 
 
 def _key(certificate: str) -> bytes:
-    key = x509.load_pem_x509_certificate(certificate.encode()).public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ConfigurationError("a service has no elliptic-curve key", code="audit.service")
-    return cose.spki(key)
+    try:
+        return spki_of(certificate)
+    except ValueError as error:
+        raise ConfigurationError(f"the service's certificate is wrong: {error}", code="audit.service") from error

@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from eth_account import Account
 from network import ROOT, Several, run
-from test_failover import KEY, SENDER, Payments, eventually, whole
+from test_failover import KEY, SENDER, Payments, administration, eventually, whole
 
 from coco import constitutions
 from coco._native import Entry
@@ -271,7 +271,8 @@ def test_a_sandboxs_nodes_restart_under_new_rules(sandboxes, tmp_path):
     os.kill(summary["nodes"]["n2"]["enclave_pid"], signal.SIGKILL)
     # A process start is a new node: it has come back once another one votes at its address.
     eventually(
-        lambda: whole(sandbox) and administration(sandbox, "n2", "/node/info")["node_id"] != killed, "it has joined again"
+        lambda: whole(sandbox) and administration(sandbox, "n2", "/node/info")["node_id"] != killed,
+        "it has joined again",
     )
 
 

@@ -12,10 +12,12 @@ from test_governance import SERVICE, action, rsa_pem
 from coco import constitutions
 from coco._native import MerkleTree, WriteSet
 from coco.audit import Auditor
-from coco.enclave.configuration import nodes
+from coco.enclave.configuration import nodes, succession
 from coco.enclave.configuration.proposals import Change, Proposals
+from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.enclave.core.rules_worker import call_here
 from coco.ledger import tables
+from coco.ledger.statements import IDENTITY_STATEMENT
 from members import Member
 
 
@@ -186,3 +188,104 @@ def test_a_vote_that_the_rules_did_not_accept_is_seen_though_everything_is_signe
     lenient.vote(members[1], made)
     ledger.write(lenient.entries[-1])
     assert ledger.audit().violations[0]["why"].endswith("(audit.other_effect)")
+
+
+def _announce(ledger: Ledger, **other: Any) -> dict[str, Any]:
+    """As a primary writes it: the next entry announces another identity."""
+    seqno = len(ledger.entries) + 1
+    document = {
+        "status": succession.ANNOUNCED,
+        "number": seqno,
+        "previous": SERVICE,
+        "next": pem(ServiceIdentity.generate(0).certificate),
+        "transaction_id": f"2.{seqno - 1}",
+        "root": ledger.tree.root(seqno - 1).hex(),
+        "keys": {},
+        **other,
+    }
+    ledger.write([(tables.SUCCESSION, tables.SINGLETON, tables.row(document))])
+    return document
+
+
+def _state(ledger: Ledger, member: Member, document: dict[str, Any]) -> None:
+    body = member.sign(IDENTITY_STATEMENT, succession.payload(document))
+    ledger.write([succession.statement_row(ledger, body)])  # type: ignore[arg-type]
+
+
+def _succeed(ledger: Ledger, document: dict[str, Any]) -> None:
+    info = json.loads(ledger.get(tables.SERVICE_INFO, tables.SINGLETON) or b"{}")
+    row = tables.row(succession.succeeded(document, info, len(ledger.entries) + 1))
+    rows = [(tables.SERVICE_INFO, tables.SINGLETON, row), (tables.SUCCESSION, tables.SINGLETON, None)]
+    ledger.write(rows)
+
+
+def _wanted(members: list[Member]) -> Ledger:
+    ledger = Ledger(members[:3])
+    made = ledger.propose(members[0], action("rotate_service_identity"))
+    for member in members[:2]:
+        ledger.vote(member, made)
+    return ledger
+
+
+def test_J9_a_succession_is_told_step_by_step(members):
+    ledger = _wanted(members)
+    document = _announce(ledger)
+    for member in members[:2]:
+        _state(ledger, member, document)
+    _succeed(ledger, document)
+    found = ledger.audit()
+    assert found.violations == []
+    told = [one["what"] for one in found.events][-4:]
+    assert told == ["identity_announced", "identity_statement", "identity_statement", "identity_changed"]
+
+
+def _unasked(members: list[Member]) -> Ledger:
+    ledger = Ledger(members[:3])
+    _announce(ledger)
+    return ledger
+
+
+def _too_few(members: list[Member]) -> Ledger:
+    ledger = _wanted(members)
+    document = _announce(ledger)
+    _state(ledger, members[0], document)
+    _succeed(ledger, document)
+    return ledger
+
+
+def _twice_by_one(members: list[Member]) -> Ledger:
+    ledger = _wanted(members)
+    document = _announce(ledger)
+    _state(ledger, members[0], document)
+    table, key, body = ledger.entries[-1][0]
+    ledger.write([(table, key[:8] + members[1].id.encode(), body)])
+    _succeed(ledger, document)
+    return ledger
+
+
+def _another_key(members: list[Member]) -> Ledger:
+    ledger = _wanted(members)
+    document = _announce(ledger)
+    for member in members[:2]:
+        _state(ledger, member, document)
+    _succeed(ledger, {**document, "next": pem(ServiceIdentity.generate(0).certificate)})
+    return ledger
+
+
+def _elsewhere(members: list[Member]) -> Ledger:
+    ledger = _wanted(members)
+    _announce(ledger, root="00" * 32)
+    return ledger
+
+
+def _dropped(members: list[Member]) -> Ledger:
+    ledger = _wanted(members)
+    _announce(ledger)
+    ledger.write([(tables.SUCCESSION, tables.SINGLETON, None)])
+    return ledger
+
+
+@pytest.mark.parametrize("forged", [_unasked, _too_few, _twice_by_one, _another_key, _elsewhere, _dropped])
+def test_J9_an_identity_that_members_have_not_stated_is_seen(members, forged):
+    found = forged(members)
+    assert found.audit().violations, "this is legal"

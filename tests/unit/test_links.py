@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from coco import limits
 from coco.enclave.core.doors import open_door
 from coco.enclave.core.identity import ServiceIdentity, self_signed
-from coco.enclave.links import Answer, Ask, Frames, Hello, Links, Tell, endorsed_engine_id, frame
+from coco.enclave.links import Answer, Ask, Frames, Hello, Links, Tell, endorsed_engine_id, frame, named_engine_id
 from coco.errors import AttestationError, CocoError, RequestError
 from coco.ledger import cose
 
@@ -297,6 +298,23 @@ def test_J5_only_the_services_signature_gives_an_engine_id():
     assert endorsed_engine_id(None, public) == endorsed_engine_id(b"garbage", public) == 0
     own = SERVICE.certificate.public_bytes(Encoding.DER)
     assert endorsed_engine_id(own, public) == 0, "the service itself is no node"
+
+
+def test_J9_a_key_that_the_ledger_names_counts_under_any_service_and_no_other_key_does():
+    known = {7: identity(7)[0][0]}
+
+    def node_id(engine: int) -> str | None:
+        found = known.get(engine)
+        return cose.key_id(x509.load_der_x509_certificate(found).public_key()) if found is not None else None
+
+    assert named_engine_id(known[7], node_id) == 7
+    (forged,), _ = identity(7, OTHER)  # whoever has a key of the service may write any name
+    assert named_engine_id(forged, node_id) == 0
+    assert named_engine_id(None, node_id) == named_engine_id(b"garbage", node_id) == 0
+    del known[7]
+    assert named_engine_id(forged, node_id) == 0
+    own = SERVICE.certificate.public_bytes(Encoding.DER)
+    assert named_engine_id(own, node_id) == 0, "the service itself is no node"
 
 
 @settings(deadline=None)

@@ -283,6 +283,36 @@ def member_share(
     show(state, as_json, text)
 
 
+@member_app.command("identity")
+def member_identity(
+    admin: Admin,
+    service: ServicePem,
+    cert: MemberFile,
+    key: MemberKey = None,
+    pkcs11: Pkcs11 = None,
+    out: Annotated[Path | None, typer.Option(help="Write the announced certificate here, PEM.")] = None,
+    as_json: Json = False,
+) -> None:
+    """State that the service's announced identity continues the one you know: clients follow a majority of members."""
+    member, known = _signer(cert, key, pkcs11, as_json), service.read_text()
+
+    def text(found: Any) -> None:
+        if found["status"] != "Announced":
+            console.print(f"no new identity is announced ({found['status']})")
+            return
+        console.print(f"{len(found['members'])} members have stated that it continues this one")
+        if out is not None:
+            console.print(f"once most have, the service is known by {out}")
+
+    async def work(network: Governance) -> Any:
+        found = await network.state(member, known)
+        if out is not None and "next" in found:
+            out.write_text(found["next"])
+        return found
+
+    _govern(admin, service, as_json, work, text)
+
+
 @participant_app.command("add")
 def participant_add(
     certificate: Annotated[Path, typer.Argument(help="Certificate of the participant, PEM.", exists=True)],

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import platform
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +29,7 @@ from coco.cli.output import console, fail, run, show, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.pin import Pin
-from coco.client.verify import service_context, verify_node
+from coco.client.verify import follow, service_context, verify_node
 from coco.errors import CocoError, ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=coco.__doc__)
@@ -115,9 +116,19 @@ async def _connect(
         pin = Pin(verified.service, dict(verified.network["members"]), expect or "0.0")
         await verify_node(*address(admin), pin, accept_insecure_virtual=insecure)
     pin.save(pin_path)
-    context = service_context(pin.service, str(cert), str(key) if key else "")
+    known = pin
+
+    def trusting() -> ssl.SSLContext:
+        return service_context(known.service, str(cert), str(key) if key else "")
+
+    async def following() -> ssl.SSLContext | None:
+        moved = await follow([address(admin)], known, accept_insecure_virtual=insecure)
+        known.save(pin_path)
+        return trusting() if moved else None
+
+    context = trusting()
     clients = [HttpsClient(*address(url), context) for url in urls]
-    connector = Connector(options, FailoverClient(clients, lambda: pin.position), pin, pin_path)
+    connector = Connector(options, FailoverClient(clients, lambda: known.position, following), known, pin_path)
     await connector.start()
     local = f"http://{options.host}:{connector.port}{options.secret_path}"
     if as_json:

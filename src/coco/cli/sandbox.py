@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -25,8 +26,8 @@ from coco.client.http import FailoverClient, HttpsClient
 from coco.client.members import Member, recover
 from coco.client.operators import Owner, nobody, owner
 from coco.client.pin import Pin
-from coco.client.verify import service_context, unverified_context, verify_node
-from coco.errors import CocoError, ConfigurationError, HostError
+from coco.client.verify import follow, service_context, unverified_context, verify_node
+from coco.errors import AttestationError, CocoError, ConfigurationError, HostError
 from coco.host.node import Node, NodeOptions, stop_signal
 from coco.host.persistence import last_signed
 
@@ -224,6 +225,16 @@ class Sandbox:
         finally:
             await client.close()
 
+    async def follow(self, pin: Pin) -> bool:
+        """Whether the service has another identity by now, which members have stated; what is on the disk follows."""
+        nodes = [(_HOST, node.relays["administration"].port) for node in self.nodes.values()]
+        moved = await follow(nodes, pin, accept_insecure_virtual=True)
+        if pin.service != self.service:
+            self.service = pin.service
+            self.files.service.write_text(pin.service)
+            pin.save(self.files.pin)
+        return moved
+
     async def _launch(self, number: int, options: NodeOptions) -> Ready:
         others = [node for other, node in self.nodes.items() if other != number]
         join = [f"{_HOST}:{node.relays['peers'].port}" for node in others]
@@ -260,13 +271,14 @@ class Sandbox:
                 application=ports.get("application", (_HOST, 0)),
                 administration=ports.get("administration", (_HOST, 0)),
                 peers=ports["peers"],
-                expected_service=self.service.encode(),
             )
             while number not in self.nodes:
                 await asyncio.sleep(_RESTART_SECONDS)
                 try:
-                    await self._launch(number, options)
-                except HostError as error:
+                    if self.connector is not None:
+                        await self.follow(self.connector.pin)
+                    await self._launch(number, dataclasses.replace(options, expected_service=self.service.encode()))
+                except (HostError, AttestationError) as error:
                     self._tell({"event": "sandbox.node_not_joined", "node": f"n{number}", "reason": str(error)})
             pid = self.nodes[number].enclave_pid
             self._tell({"event": "sandbox.node_joined", "node": f"n{number}", "enclave_pid": pid})
@@ -384,9 +396,16 @@ async def _recover(files: SandboxFiles, node: Node, pin: Pin | None) -> None:
 async def _connect(files: SandboxFiles, sandbox: Sandbox, pin: Pin, port: int, origins: tuple[str, ...]) -> Connector:
     certificate = files.actor("participants", _PARTICIPANT, ".pem")
     key = files.actor("participants", _PARTICIPANT, ".key.pem")
-    context = service_context(sandbox.service, str(certificate), str(key))
+
+    def trusting() -> ssl.SSLContext:
+        return service_context(sandbox.service, str(certificate), str(key))
+
+    async def following() -> ssl.SSLContext | None:
+        return trusting() if await sandbox.follow(pin) else None
+
+    context = trusting()
     ports = [sandbox.application_port(number) for number in sandbox.nodes]
-    upstream = FailoverClient([HttpsClient(_HOST, port, context) for port in ports], lambda: pin.position)
+    upstream = FailoverClient([HttpsClient(_HOST, port, context) for port in ports], lambda: pin.position, following)
     connector = Connector(ConnectOptions(port=port, origins=origins), upstream, pin, files.pin)
     await connector.start()
     return connector

@@ -8,10 +8,11 @@ import time
 from typing import Any
 
 from coco.client.http import HttpsClient, RemoteError
+from coco.client.pin import service_key
 from coco.client.signer import Signer
-from coco.errors import HostError, RequestError
+from coco.errors import AttestationError, ConfigurationError, HostError, RequestError
 from coco.ledger import cose
-from coco.ledger.statements import MESSAGE_TYPE, PROPOSAL_ID
+from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, PROPOSAL_ID
 
 API_VERSION = "2024-07-01"
 _PROPOSALS = "/gov/members/proposals"
@@ -70,6 +71,32 @@ class Governance:
         await self.send(signer.sign("ack", {"state_digest": digest["stateDigest"]}))
         return digest
 
+    async def state(self, signer: Signer, known: str) -> Any:
+        """State that the announced identity of the service continues the one that the member knows (J9).
+
+        Args:
+            signer: with the member's own key: clients know no other.
+            known: PEM of the service that the member knows.
+
+        Returns:
+            What is announced, with the members that have stated it; nothing is signed when nothing is announced.
+
+        Raises:
+            AttestationError: the service that it continues is another one (``client.other_service``).
+        """
+        found = await self.get("/service/succession")
+        if found["status"] != "Announced":
+            return found
+        statement = found["statement"]
+        if statement["previous_service"] != service_key(known).hex():
+            raise AttestationError("another service has a new identity", code="client.other_service")
+        if statement["next_service"] != service_key(found["next"]).hex():
+            raise AttestationError("the new identity has another key than it should", code="client.other_service")
+        if signer.organisation:
+            raise ConfigurationError("this needs the member's own key", code="member.own_key_needed")
+        await self.send(signer.sign(IDENTITY_STATEMENT, statement))
+        return {**found, "members": sorted({*found["members"], signer.member})}
+
     async def send(self, message: bytes) -> Any:
         """Send a message that was signed before, perhaps elsewhere, to where its headers say that it belongs.
 
@@ -86,6 +113,7 @@ class Governance:
             "withdrawal": f"{_PROPOSALS}/{proposal}:withdraw",
             "state_digest": f"/gov/members/state-digests/{name}:update",
             "ack": f"/gov/members/state-digests/{name}:ack",
+            IDENTITY_STATEMENT: "/gov/service/succession/statements",
         }
         path = paths.get(str(headers.get(MESSAGE_TYPE)))
         if path is None:

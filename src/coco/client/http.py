@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,11 +169,19 @@ class FailoverClient:
     Args:
         clients: one for each node.
         floor: id of the newest transaction known.
+        follow: looks whether the service has another identity that follows from the known one; gives TLS that trusts
+            that, or None.
     """
 
-    def __init__(self, clients: Sequence[HttpsClient], floor: Callable[[], str] = str) -> None:
-        self._clients, self._floor = list(clients), floor
+    def __init__(
+        self,
+        clients: Sequence[HttpsClient],
+        floor: Callable[[], str] = str,
+        follow: Callable[[], Awaitable[ssl.SSLContext | None]] | None = None,
+    ) -> None:
+        self._clients, self._floor, self._follow = list(clients), floor, follow
         self._current, self._caught_up = 0, False
+        self._following = asyncio.Lock()
 
     async def request(
         self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json"
@@ -183,6 +191,26 @@ class FailoverClient:
         Raises:
             HostError: no node can be reached (``client.unreachable``).
         """
+        context = self._clients[0].context
+        try:
+            return await self._request(method, path, body, content_type)
+        except HostError as error:
+            if error.code != "client.unreachable" or not await self._moved(context):
+                raise
+        return await self._request(method, path, body, content_type)
+
+    async def _moved(self, context: ssl.SSLContext) -> bool:
+        """Whether the nodes are trusted otherwise by now than with ``context``."""
+        async with self._following:
+            if self._follow is not None and self._clients[0].context is context:
+                found = await self._follow()
+                for client in self._clients if found is not None else ():
+                    assert found is not None
+                    client.context = found
+                    await client.close()
+        return self._clients[0].context is not context
+
+    async def _request(self, method: str, path: str, body: bytes, content_type: str) -> HttpReply:
         for attempt in range(len(self._clients)):
             chosen = self._current
             floor = "" if self._caught_up else self._floor()

@@ -18,9 +18,11 @@ from coco.client.files import write_whole
 from coco.errors import AttestationError, ConfigurationError, RequestError
 from coco.ledger import cose
 from coco.ledger.position import Position
-from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, fingerprint
+from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, fingerprint, spki_of
 
 _STATEMENTS_MAX = 100_000
+#: Former and new key of the service, where in the ledger, and whether the ledger goes on.
+_Link = tuple[bytes, bytes, Position, bool]
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Pin:
         return False
 
     def follow(self, service: str, statements: list[dict[str, Any]]) -> bool:
-        """Move to ``service`` if members' statements lead there; False when it is the pinned one already.
+        """Move to ``service`` if members' statements lead there; True when ids of its ledger mean something new.
 
         Raises:
             AttestationError: they do not (``client.other_service``), or the ledger was cut (``client.rolled_back``).
@@ -78,13 +80,21 @@ class Pin:
         last_known = Position.parse(self.position)
         for _ in range(len(links) + 1):
             found = [
-                (following, position)
-                for (previous, following, position), signers in links.items()
+                (following, position, goes_on)
+                for (previous, following, position, goes_on), signers in links.items()
                 if previous == at and len(signers) > len(self.members) // 2
             ]
             if not found:
                 break
-            at, position = found[-1]
+            at, position, goes_on = found[-1]
+            if goes_on:
+                # Nothing ended: what was seen is to be found under its id.
+                if at == target:
+                    self.service = service
+                    if last_known == Position(0, 0):
+                        self.position = "0.0"
+                    return last_known == Position(0, 0)
+                continue
             if position < last_known:
                 raise AttestationError(
                     f"the service continues from {position}, but {last_known} was seen committed",
@@ -103,8 +113,8 @@ class Pin:
             hint="compare the service certificate with the operator, then remove the pin file",
         )
 
-    def _links(self, statements: list[dict[str, Any]]) -> dict[tuple[bytes, bytes, Position], set[str]]:
-        links: dict[tuple[bytes, bytes, Position], set[str]] = {}
+    def _links(self, statements: list[dict[str, Any]]) -> dict[_Link, set[str]]:
+        links: dict[_Link, set[str]] = {}
         for row in statements[:_STATEMENTS_MAX]:
             try:
                 message = cose.parse(bytes.fromhex(row["statement"]))
@@ -121,6 +131,7 @@ class Pin:
                     bytes.fromhex(payload["previous_service"]),
                     bytes.fromhex(payload["next_service"]),
                     Position.parse(payload["transaction_id"]),
+                    payload.get("goes_on") is True,
                 )
             except (ValueError, KeyError, TypeError, AttributeError, RequestError):
                 continue  # a statement of a stranger, or a broken one, counts for nothing
@@ -130,7 +141,7 @@ class Pin:
 
 def service_key(pem: str) -> bytes:
     """DER SubjectPublicKeyInfo of a service certificate."""
-    key = x509.load_pem_x509_certificate(pem.encode()).public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ConfigurationError("the service certificate has no elliptic-curve key", code="client.bad_pin")
-    return cose.spki(key)
+    try:
+        return spki_of(pem)
+    except ValueError as error:
+        raise ConfigurationError(f"the service certificate is wrong: {error}", code="client.bad_pin") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from coco.attestation import evidence
 from coco.client.http import HttpsClient
 from coco.client.pin import Pin
-from coco.errors import AttestationError
+from coco.errors import AttestationError, HostError
 from coco.ledger import cose
 
 
@@ -93,6 +94,27 @@ async def verify_node(host: str, port: int, pin: Pin | None, *, accept_insecure_
         raise AttestationError("the node's answer is malformed", code="attestation.malformed") from error
     finally:
         await client.close()
+
+
+async def follow(nodes: Sequence[tuple[str, int]], pin: Pin, *, accept_insecure_virtual: bool) -> bool:
+    """Whether members say that the service goes on under another identity, which is pinned then.
+
+    Args:
+        nodes: administration listeners, asked in order until one answers.
+        pin: what is known of the service.
+        accept_insecure_virtual: whether platform virtual is good enough.
+
+    Raises:
+        AttestationError: a node runs another service, that members do not name.
+    """
+    before = pin.service
+    for host, port in nodes:
+        try:
+            await verify_node(host, port, pin, accept_insecure_virtual=accept_insecure_virtual)
+        except HostError:
+            continue
+        break
+    return pin.service != before
 
 
 async def _check_pin(client: HttpsClient, pin: Pin, service: str) -> None:

@@ -1,7 +1,8 @@
 """Certificates of nodes and of the service: who gets another one, and when (J9).
 
 Rules: a node's certificate counts for days, as members have set it, and the primary renews it before it ends; key and
-host names stay those that the node was admitted with; the service's certificate changes by vote alone, its key never.
+host names stay those that the node was admitted with; the service's certificate changes by vote alone, as does its key
+(``succession.py``).
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Certificates:
         validity = self._validity(view, row.node_id)
         return self._issued(key, row.node_id, row.engine, names, validity, now_ms)
 
-    def renewed(self, wanted: Mapping[str, Validity], view: Reads, now_ms: int) -> list[Row]:
+    def renewed(
+        self, wanted: Mapping[str, Validity], view: Reads, now_ms: int, service: ServiceIdentity | None = None
+    ) -> list[Row]:
         """Another certificate for each node that has one; who has none yet gets it with its welcome."""
         rows = []
         engines = {row.node_id: row.engine for row in nodes.rows(view)}
@@ -52,8 +55,13 @@ class Certificates:
                 key = current.public_key()
                 assert isinstance(key, ec.EllipticCurvePublicKey)
                 names = endorsed_names(current)
-                rows.append(self._issued(key, node_id, engines[node_id], names, validity, now_ms))
+                rows.append(self._issued(key, node_id, engines[node_id], names, validity, now_ms, service))
         return rows
+
+    def under(self, following: ServiceIdentity, view: Reads, now_ms: int) -> list[Row]:
+        """A certificate of another identity of the service for every trusted node."""
+        trusted = [row.node_id for row in nodes.rows(view) if row.status == nodes.TRUSTED]
+        return self.renewed({name: self._validity(view, name) for name in trusted}, view, now_ms, following)
 
     def renewed_service(self, wanted: Validity, info: bytes, now_ms: int) -> Row:
         """The service's row with another certificate of the same identity."""
@@ -82,9 +90,10 @@ class Certificates:
         names: list[str],
         validity: Validity,
         now_ms: int,
+        service: ServiceIdentity | None = None,
     ) -> Row:
         from_ms = now_ms if validity.from_s is None else 1000 * validity.from_s
-        certificate = self._service.endorse(key, engine, names, from_ms, validity.days)
+        certificate = (service or self._service).endorse(key, engine, names, from_ms, validity.days)
         return tables.NODE_CERTIFICATES, node_id.encode(), pem(certificate).encode()
 
     def _validity(self, view: Reads, node_id: str) -> Validity:

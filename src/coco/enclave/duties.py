@@ -1,4 +1,6 @@
-"""What a primary does by itself, in order and one at a time: renew certificates, begin adapters and epochs (J9, K1)."""
+"""What a primary does by itself, in order and one at a time: renew certificates, begin adapters, epochs and another
+identity of the service (J9, K1).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from coco.enclave.configuration.draft import Draft
 from coco.enclave.epochs import Epochs, Row
 from coco.enclave.protocols import Protocols
 from coco.enclave.sequencer import Sequencer
+from coco.enclave.succession import Succession
 from coco.errors import ConsensusError
 from coco.ledger import tables
 
@@ -28,6 +31,7 @@ class Duties:
         certificates: issues what is due.
         epochs: begins what is due.
         protocols: begins what is due.
+        succession: takes the next step.
         changing: held by whoever changes the rows of nodes.
         log: takes an event with its numbers.
     """
@@ -38,11 +42,12 @@ class Duties:
         certificates: Certificates,
         epochs: Epochs,
         protocols: Protocols,
+        succession: Succession,
         changing: asyncio.Lock,
         log: Callable[..., None],
     ) -> None:
         self._sequencer, self._certificates, self._epochs = sequencer, certificates, epochs
-        self._protocols = protocols
+        self._protocols, self._succession = protocols, succession
         self._changing, self._log = changing, log
 
     async def attend(self) -> None:
@@ -57,12 +62,14 @@ class Duties:
                     await self._renew()
                     await self._begin_adapters()
                     await self._rekey()
+                    if self._nobody_leaves():
+                        await self._succession.attend(self._view, self._sequencer.clock.now_ms)
             except ConsensusError:
                 continue  # deposed meanwhile
 
     def _anything_due(self) -> bool:
         view, now_ms = self._view, self._sequencer.clock.now_ms
-        due = self._certificates.due(view, now_ms) or self._protocols.due(view)
+        due = self._certificates.due(view, now_ms) or self._protocols.due(view) or self._succession.due(view)
         return bool(due) or self._epoch_due(Draft(view), now_ms)
 
     def _epoch_due(self, draft: Draft, now_ms: int) -> bool:
@@ -91,17 +98,18 @@ class Duties:
     async def _rekey(self) -> None:
         """Begin an epoch when the last one is old, and when a node has left that knew its secret."""
         view, now_ms = self._view, self._sequencer.clock.now_ms
-        members = self._sequencer.replica.members
-        rows = nodes.rows(view)
-        trusted = {row.engine for row in rows if row.status == nodes.TRUSTED}
-        if not members.all <= trusted:
-            return  # one is leaving: it gets no secret of the next epoch, and its vote may be needed until it has left
+        if not self._nobody_leaves():
+            return  # who leaves gets no secret of the next epoch, and its vote may be needed until it has left
         left, draft = self._left(view), Draft(view)
         if not self._epoch_due(draft, now_ms):
             return
         epoch = partial(self._epochs.begin, draft.keepers(), draft.node_keys(), now_ms)
         await self._sequencer.committed(await self._sequencer.write_rows(left, epoch=epoch))
         self._log("epoch.began", {"first": self._sequencer.store.journal.current_secret[0], "left": len(left)})
+
+    def _nobody_leaves(self) -> bool:
+        trusted = {row.engine for row in nodes.rows(self._view) if row.status == nodes.TRUSTED}
+        return self._sequencer.replica.members.all <= trusted
 
     def _left(self, view: Any) -> list[Row]:
         """Rows of the nodes that have left since this epoch began, as they are once the next one has begun."""

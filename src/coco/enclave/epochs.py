@@ -17,7 +17,7 @@ from coco._native import LedgerSecret, WriteSet
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.keepers import Keepers
 from coco.enclave.configuration.reads import Reads
-from coco.enclave.core.identity import EncryptionKey
+from coco.enclave.core.identity import EncryptionKey, ServiceIdentity
 from coco.enclave.store import Journal
 from coco.errors import LedgerError
 from coco.ledger import tables
@@ -30,22 +30,22 @@ class Epochs:
 
     Args:
         journal: holds them.
-        service_key: DER SubjectPublicKeyInfo of the service.
+        service: what secrets are bound to.
         node_id: this node.
         encryption: its key.
     """
 
-    def __init__(self, journal: Journal, service_key: bytes, node_id: str, encryption: EncryptionKey) -> None:
-        self._journal, self._service_key = journal, service_key
+    def __init__(self, journal: Journal, service: ServiceIdentity, node_id: str, encryption: EncryptionKey) -> None:
+        self._journal, self._service = journal, service
         self._node_id, self._encryption = node_id, encryption
 
     def wrap(self, keepers: Keepers) -> Row:
         """The row that keeps the current secret for a recovery."""
         first, secret = self._journal.current_secret
-        return self._kept(secret, first, keepers)
+        return self._kept(secret, first, keepers, self._service.spki)
 
-    def _kept(self, secret: LedgerSecret, first: int, keepers: Keepers) -> Row:
-        return tables.WRAPPED_SECRET, tables.SINGLETON, wrapping.keep(secret, first, keepers, self._service_key)
+    def _kept(self, secret: LedgerSecret, first: int, keepers: Keepers, service_key: bytes) -> Row:
+        return tables.WRAPPED_SECRET, tables.SINGLETON, wrapping.keep(secret, first, keepers, service_key)
 
     def found(self, keepers: Keepers, time_ms: int) -> list[Row]:
         """The rows that keep the first secret of a life of the service."""
@@ -54,7 +54,7 @@ class Epochs:
         return [self.wrap(keepers), (tables.NODE_SECRETS, tables.SINGLETON, began)]
 
     def begin(
-        self, keepers: Keepers, node_keys: Mapping[str, str], time_ms: int, first: int
+        self, keepers: Keepers, node_keys: Mapping[str, str], time_ms: int, first: int, following: bytes = b""
     ) -> tuple[LedgerSecret, list[Row]]:
         """A fresh secret for the entries from ``first`` on, and the rows that keep it.
 
@@ -63,16 +63,18 @@ class Epochs:
             node_keys: PEM of each trusted node's key.
             time_ms: of this moment, since the Unix epoch.
             first: number of its first entry.
+            following: DER SubjectPublicKeyInfo of the service, if it becomes another with that entry.
         """
         former_first, former = self._journal.current_secret
         secret = LedgerSecret.generate(self._journal.tree.root())
+        service_key = following or self._service.spki
         for_nodes = {
-            node: json.loads(wrapping.seal_for_node(secret, first, node, key, self._service_key))
+            node: json.loads(wrapping.seal_for_node(secret, first, node, key, service_key))
             for node, key in node_keys.items()
             if key
         }
         return secret, [
-            self._kept(secret, first, keepers),
+            self._kept(secret, first, keepers, service_key),
             (
                 tables.FORMER_SECRETS,
                 former_first.to_bytes(8, "big"),
@@ -113,6 +115,6 @@ class Epochs:
         if sealed is None:
             raise LedgerError("this node gets no secret any more", code="ledger.secret_unavailable")
         opened = wrapping.open_for_node(
-            tables.row(sealed), self._node_id, self._encryption.private, self._encryption.pem, self._service_key
+            tables.row(sealed), self._node_id, self._encryption.private, self._encryption.pem, self._service.spki
         )
         self._journal.hold(first, opened)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from coco.enclave.certificates import Certificates
-from coco.enclave.configuration import nodes
+from coco.enclave.configuration import nodes, succession
 from coco.enclave.configuration.actions import action_of
 from coco.enclave.configuration.draft import Draft, state
 from coco.enclave.configuration.keepers import PARTICIPANT
@@ -162,6 +162,8 @@ class Governing:
                 return self._proposals.state_digest(asked.member, asked.body, view, root)
             case "ack":
                 return self._proposals.acknowledge(asked.member, asked.body, view)
+            case "state":
+                return Change({}, [succession.statement_row(view, asked.body)])
         raise RequestError("there is no such request", code="gov.malformed")
 
     # --- reading ---
@@ -280,6 +282,16 @@ class Governing:
                 "defaultVisibility": configured["default_visibility"],
             },
         }
+
+    def succession(self) -> dict[str, Any]:
+        """How far the service is on its way to another identity, and what members state about it."""
+        found = succession.current(self._view)
+        if found is None:
+            return {"status": "None"}
+        if found["status"] != succession.ANNOUNCED:
+            return {"status": found["status"]}
+        shown = {name: found[name] for name in ("status", "previous", "next")}
+        return {**shown, "statement": succession.payload(found), "members": succession.stated_by(self._view)}
 
     def join_policy(self) -> dict[str, Any]:
         """Which code on which platforms may join."""

@@ -179,6 +179,8 @@ class Joiner:
             wrapping.open_service_key(welcome.service_key, self._encryption.private),
             x509.load_pem_x509_certificate(welcome.service.encode()),
         )
+        if welcome.following_key:
+            service.hold(wrapping.open_service_key(welcome.following_key, self._encryption.private))
         if service.key.public_key() != self._service:
             raise AttestationError("the service key is another service's", code="join.other_service")
         secrets = [

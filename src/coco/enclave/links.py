@@ -3,7 +3,8 @@
 Rules (J5):
 
 * A peer is the key of its certificate. A certificate under the service's key names the engine id that the service gave
-  its holder; any other certificate is a stranger's, who may only ask to join.
+  its holder; so does one whose key the ledger names for that id, for the service may have another key by now. Any
+  other certificate is a stranger's, who may only ask to join.
 * The first message says for which service the link is, and for whom; a link for another service, for another node, or
   to oneself closes. Everything is inside TLS, so a host can neither replay, reorder nor cross messages of two links.
 * Whoever dials asks and sends; whoever is dialled only answers. Nothing here keeps a message for a peer that is away:
@@ -127,6 +128,18 @@ class Frames:
         return found
 
 
+def named_engine_id(certificate: bytes | None, node_id: Callable[[int], str | None]) -> int:
+    """The engine id that a certificate (DER) names, if the ledger names its key for that id; 0 otherwise."""
+    try:
+        parsed = x509.load_der_x509_certificate(certificate or b"")
+        key, number = parsed.public_key(), _engine_id(parsed)
+    except ValueError:
+        return 0
+    if not isinstance(key, ec.EllipticCurvePublicKey) or node_id(number) != cose.key_id(key):
+        return 0
+    return number
+
+
 def endorsed_engine_id(certificate: bytes | None, service: ec.EllipticCurvePublicKey) -> int:
     """The engine id that a certificate (DER) names, if the service signed it; 0 for a stranger's."""
     try:
@@ -135,11 +148,15 @@ def endorsed_engine_id(certificate: bytes | None, service: ec.EllipticCurvePubli
         if algorithm is None:
             return 0
         service.verify(parsed.signature, parsed.tbs_certificate_bytes, ec.ECDSA(algorithm))
-        (name,) = parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        label, _, number = str(name.value).rpartition(" ")
-        return int(number) if label == NODE_NAME else 0
+        return _engine_id(parsed)
     except (ValueError, InvalidSignature):
         return 0
+
+
+def _engine_id(certificate: x509.Certificate) -> int:
+    (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    label, _, number = str(name.value).rpartition(" ")
+    return int(number) if label == NODE_NAME else 0
 
 
 class Link:
@@ -237,6 +254,8 @@ class Links:
         self._wake_inbound, self._wake_outbound = doors.Waker(inbound), doors.Waker(outbound)
         #: Where an engine id listens, in the configuration of this moment; None: it is no node's, or no longer.
         self.address: Callable[[int], str | None] = lambda node: None
+        #: Whose an engine id is, in the configuration of this moment.
+        self.node_id: Callable[[int], str | None] = lambda node: None
         self.on_tell: Callable[[int, str, bytes], None] = lambda sender, kind, body: None
         self.serve: Serve | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -354,7 +373,7 @@ class Links:
     def _dialled(self, connection: int, certificate: bytes | None, dial: int) -> None:
         link = self._dialling.pop(dial, None)
         assert self._service is not None
-        found = endorsed_engine_id(certificate, self._service)
+        found = named_engine_id(certificate, self.node_id) or endorsed_engine_id(certificate, self._service)
         if link is None or found == 0 or found == self._node or link.receiver not in (0, found):
             self._log("link.refused", {"node": found, "wanted": link.receiver if link is not None else 0})
             self._outbound.close(connection)
@@ -440,9 +459,11 @@ class Links:
 
     def _greeted(self, inbound: _Inbound, message: _Message) -> int:
         assert self._service is not None
-        if not isinstance(message, Hello) or message.service != self._service_name:
+        # A process is a node of one service only; which key that has now, one of the two may not have heard yet.
+        sender = named_engine_id(inbound.certificate, self.node_id)
+        if not isinstance(message, Hello) or (message.service != self._service_name and not sender):
             raise AttestationError("the link is for another service", code="peers.other_service")
-        sender = endorsed_engine_id(inbound.certificate, self._service)
+        sender = sender or endorsed_engine_id(inbound.certificate, self._service)
         if message.receiver not in (0, self._node) or sender == self._node or inbound.certificate is None:
             raise AttestationError("the link is for another node", code="peers.other_node")
         return sender

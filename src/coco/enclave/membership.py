@@ -23,6 +23,8 @@ from coco.enclave.certificates import Certificates
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.nodes import JoinRequest, NodeRow
+from coco.enclave.configuration.reads import Reads
+from coco.enclave.configuration.succession import since
 from coco.enclave.consensus import Start
 from coco.enclave.core.control import Control
 from coco.enclave.core.identity import ServiceIdentity, pem
@@ -74,6 +76,8 @@ class Welcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="welc
     position: str
     signed: str
     time_ms: int
+    #: The sealed key that the service is about to have; empty: none is announced.
+    following_key: bytes = b""
 
 
 class Waiting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="waiting"):
@@ -114,7 +118,8 @@ class Membership:
         self._control, self._sequencer, self._replica, self._service = control, sequencer, replica, service
         self._admits = admits
         self.certificates = Certificates(service)
-        self._service_name = cose.key_id(service.key.public_key())
+        #: Seals the announced key of the service to a newcomer, by its key and the newest rows.
+        self.sealed_following: Callable[[str, Reads], bytes] = lambda key, view: b""
         self._network, self._constitution_hash = network, constitution_hash
         self._accept_insecure_virtual, self._log = accept_insecure_virtual, log
         self._rows: dict[int, NodeRow] | None = None
@@ -126,6 +131,10 @@ class Membership:
         self.changing = asyncio.Lock()
         #: When nodes were trusted without a vote, by address; an operator lists addresses, so they are few.
         self._admissions: dict[str, list[int]] = {}
+
+    @property
+    def _service_name(self) -> str:
+        return cose.key_id(self._service.key.public_key())
 
     # --- who is who ---
 
@@ -153,6 +162,11 @@ class Membership:
             return None
         counts = row.status == nodes.TRUSTED or engine in self._replica.members.all
         return row.address if counts else None
+
+    def node_id(self, engine: int) -> str | None:
+        """Whose engine id this is."""
+        row = self.rows().get(engine)
+        return row.node_id if row is not None else None
 
     def _newest(self) -> list[NodeRow]:
         """Every row, those that are not committed yet too: nobody is admitted twice."""
@@ -211,6 +225,9 @@ class Membership:
         anchor = self._replica.anchor
         if row.engine not in anchor.members.all or anchor.members.outgoing:
             return self._answer(Waiting("admitted"))
+        info = self._sequencer.store.view().get(tables.SERVICE_INFO, tables.SINGLETON)
+        if anchor.signed.seqno <= since(info):
+            return self._answer(Waiting("admitted"))  # nothing is signed yet under the key that the joiner will know
         # J4: still the primary, the row is committed, and the evidence still satisfies what the network demands.
         await self._replica.read_index()
         known = {found.node_id: found for found in nodes.rows(self._sequencer.store.view(self._replica.committed))}
@@ -377,6 +394,7 @@ class Membership:
             position=str(anchor.position),
             signed=str(anchor.signed),
             time_ms=self._sequencer.clock.now_ms,
+            following_key=self.sealed_following(request.encryption_key, view),
         )
 
     # --- duties of a primary ---

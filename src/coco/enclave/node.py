@@ -32,6 +32,7 @@ from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.configuration.keepers import keepers
 from coco.enclave.configuration.proposals import Proposals
+from coco.enclave.configuration.succession import since
 from coco.enclave.consensus import Members, Start
 from coco.enclave.core.background import Background
 from coco.enclave.core.clock import Agreement, Clock
@@ -64,6 +65,7 @@ from coco.enclave.sequencer import AdapterRuntime, Sequencer
 from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, Snapshots
 from coco.enclave.store import Journal, LogIndex, Store, StoreView
 from coco.enclave.submissions import DROPPED, PENDING, SUBMIT, Submissions
+from coco.enclave.succession import Succession
 from coco.errors import (
     AccessError,
     BusyError,
@@ -218,14 +220,18 @@ class EnclaveNode:
             accept_insecure_virtual=self.genesis.insecure_virtual,
             log=self._control.log,
         )
-        self._epochs = epochs = Epochs(self.journal, self.service.spki, self.identity.node_id, self._encryption)
+        self._epochs = epochs = Epochs(self.journal, self.service, self.identity.node_id, self._encryption)
         self.journal.open_former = lambda first, successor: epochs.open_former(self.store.view(), first, successor)
         certificates, changing, log = self.membership.certificates, self.membership.changing, self._control.log
         self.protocols = protocols = Protocols(self._factories, self.sequencer, self._services)
-        self.sequencer.on_rolled_back = protocols.rolled_back
+        self.sequencer.on_rolled_back = self._rolled_back
+        self._succession = succession = Succession(
+            self.service, self.identity.node_id, self._encryption, self.sequencer, certificates, epochs, log
+        )
+        self.membership.sealed_following = succession.sealed_for
         proposals = Proposals(self._rules.call, lambda: self.clock.now_ms // 1000)
         self.governing = Governing(self.sequencer, proposals, epochs, certificates, changing, protocols.check, log)
-        self._duties = Duties(self.sequencer, certificates, epochs, protocols, changing, log)
+        self._duties = Duties(self.sequencer, certificates, epochs, protocols, succession, changing, log)
         self.submissions = Submissions(self.sequencer, self.links, self.caller)
         self.snapshots = Snapshots(
             control=self._control,
@@ -255,14 +261,16 @@ class EnclaveNode:
         """Show another certificate from now on, if an entry gives this node or the service one."""
         own = dict(writes.rows(tables.NODE_CERTIFICATES)).get(self.identity.node_id.encode())
         info = dict(writes.rows(tables.SERVICE_INFO)).get(tables.SINGLETON)
-        service = x509.load_pem_x509_certificate(json.loads(info)["cert"].encode()) if info is not None else None
-        if own is None and (service is None or service == self.service.certificate):
-            return
-        if own is not None:
-            self.identity.certificate = x509.load_pem_x509_certificate(own)
-        if service is not None and _public(service) == _public(self.service.certificate):
-            self.service.certificate = service
-        if not self.is_governed:
+        self._show(own, info)
+
+    def _show(self, own: bytes | None, info: bytes | None) -> None:
+        """Show what rows of this node's certificate and of the service say, if that is news."""
+        news = False
+        if info is not None:
+            news = self.service.become(x509.load_pem_x509_certificate(json.loads(info)["cert"].encode()))
+        if own is not None and own != pem(self.identity.certificate).encode():
+            self.identity.certificate, news = x509.load_pem_x509_certificate(own), True
+        if not news or not self.is_governed:
             return  # nobody is shown anything yet
         self._dial_as_a_node()
         with private_der(self.identity.key) as key:
@@ -273,7 +281,7 @@ class EnclaveNode:
 
     def _meet_peers(self) -> None:
         """Be a node among others from now on."""
-        self.links.address = self.membership.address
+        self.links.address, self.links.node_id = self.membership.address, self.membership.node_id
         self.links.on_tell = self._told
         self.links.serve = self._serve_peer
         with private_der(self.identity.key) as key:
@@ -318,19 +326,27 @@ class EnclaveNode:
 
     def _followed(self, writes: _native.WriteSet) -> None:
         """Whatever is remembered of callers and nodes may be old, and another epoch may begin."""
-        self._epochs.followed(writes)
-        self.protocols.adopt(self.journal.last_seqno, writes.rows(tables.ADAPTERS))
         changed = writes.tables()
-        if tables.SERVICE_INFO in changed and self.status == "Opening":
-            self._opens_at = self.journal.last_seqno
+        if tables.SUCCESSION in changed:
+            self._succession.followed(writes)
         if tables.NODE_CERTIFICATES in changed or tables.SERVICE_INFO in changed:
             self._dress(writes)
+        self._epochs.followed(writes)
+        self.protocols.adopt(self.journal.last_seqno, writes.rows(tables.ADAPTERS))
+        if tables.SERVICE_INFO in changed and self.status == "Opening":
+            self._opens_at = self.journal.last_seqno
         if not tables.ACTOR_TABLES.isdisjoint(changed):
             seqno = self.journal.last_seqno
             while self._callers_old_at and self._callers_old_at[-1] >= seqno:
                 self._callers_old_at.pop()  # that entry was rolled back
             self._callers_old_at.append(seqno)
             self.membership.changed(self.journal.last_seqno)
+
+    def _rolled_back(self, seqno: int) -> None:
+        self.protocols.rolled_back(seqno)
+        view = self.store.view()
+        own = view.get(tables.NODE_CERTIFICATES, self.identity.node_id.encode())
+        self._show(own, view.get(tables.SERVICE_INFO, tables.SINGLETON))
 
     def _view_changed(self) -> None:
         now = (self.replica.view, self.replica.primary, self.replica.members)
@@ -437,7 +453,8 @@ class EnclaveNode:
             "recovery_count": recovery_count,
         }
         if previous:
-            info["previous_service_identity"] = previous
+            assert self._recovery is not None
+            info |= {"previous_service_identity": previous, "since": self._recovery.former.end.seqno + 1}
         return tables.row(info)
 
     async def _open(self, recovery_count: int, previous: str = "") -> None:
@@ -471,6 +488,8 @@ class EnclaveNode:
     def _committed(self) -> None:
         self.snapshots.committed()
         self._forget_callers()
+        if self.service.others:
+            self._succession.settle(self.store.view(self.replica.committed))
         if 0 < self._opens_at <= self.replica.committed and self.status == "Opening":
             self._serve_participants()
             self._control.log("service.opened", {"seqno": self._opens_at})
@@ -945,7 +964,9 @@ class EnclaveNode:
         """
         if self.transaction_status(position) != "Committed":
             raise NotFoundError(f"{position} is not committed here", code="ledger.no_receipt")
-        return await self.journal.receipt(position.seqno, self.replica.committed)
+        committed = self.replica.committed
+        info = self.store.view(committed).get(tables.SERVICE_INFO, tables.SINGLETON)
+        return await self.journal.receipt(position.seqno, committed, since(info))
 
     def _evidence(self, nonce: bytes) -> Evidence:
         return Evidence(

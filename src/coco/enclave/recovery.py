@@ -19,13 +19,14 @@ from coco import _native
 from coco.channel import messages
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.keepers import keepers
+from coco.enclave.configuration.succession import signed_by_its_own_key
 from coco.enclave.core.control import Control
 from coco.enclave.store import Journal, StoreView
 from coco.errors import AccessError, LedgerError, RequestError
 from coco.ledger import cose, tables
 from coco.ledger.position import Position
 from coco.ledger.replay import Replay
-from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, RECOVERY_SHARE, identity_payload
+from coco.ledger.statements import IDENTITY_STATEMENT, RECOVERY_SHARE, identity_payload
 
 #: Entries read from the disk at once.
 PAGE = 1000
@@ -133,25 +134,9 @@ class Recovery:
     statements: dict[str, bytes] = field(default_factory=dict)
     shares: dict[str, _native.Share] = field(default_factory=dict)
 
-    def _signer(self, body: bytes, kind: str, view: StoreView) -> tuple[str, bytes]:
-        message = cose.parse(body)
-        key_id = message.headers.get(cose.KEY_ID)
-        if message.headers.get(MESSAGE_TYPE) != kind:
-            raise RequestError(f"the message is no {kind}", code="gov.wrong_message_type")
-        member = key_id.decode("ascii", "replace") if isinstance(key_id, bytes) else ""
-        info = view.get(tables.MEMBERS_INFO, member.encode())
-        pem = view.get(tables.MEMBERS_CERTS, member.encode())
-        if info is None or pem is None or json.loads(info).get("status") != "Active":
-            raise AccessError("the signer is no active member", code="gov.not_a_member")
-        key = x509.load_pem_x509_certificate(pem).public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise AccessError("the member's key is no elliptic-curve key", code="gov.not_a_member")
-        cose.verify(message, key)
-        return member, message.payload or b""
-
     def accept_statement(self, body: bytes, view: StoreView) -> str:
         """Take a member's statement; return the member."""
-        member, payload = self._signer(body, IDENTITY_STATEMENT, view)
+        member, payload = signed_by_its_own_key(body, IDENTITY_STATEMENT, view)
         expected = identity_payload(
             self.former.service_key, self.following_key, str(self.former.end), self.former.root.hex()
         )
@@ -163,7 +148,7 @@ class Recovery:
     def accept_share(self, member: str, body: bytes, view: StoreView) -> None:
         """Take a member's share, and wipe ``body``, to which the caller must hold the only reference (K5)."""
         try:
-            signer, payload = self._signer(body, RECOVERY_SHARE, view)
+            signer, payload = signed_by_its_own_key(body, RECOVERY_SHARE, view)
         finally:
             _native.wipe(body)
         try:

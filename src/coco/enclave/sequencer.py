@@ -33,7 +33,7 @@ _EXPIRY_INTERVAL_S = 60.0
 
 
 #: The secret of an epoch whose first entry is given, and the rows that keep it.
-NewEpoch = Callable[[int], tuple[LedgerSecret, Sequence[tuple[str, bytes, bytes | None]]]]
+NewEpoch = Callable[[int], tuple[LedgerSecret | None, Sequence[tuple[str, bytes, bytes | None]]]]
 
 
 @dataclass
@@ -347,7 +347,8 @@ class Sequencer:
 
         Args:
             rows: table, key, and value or None to remove it.
-            epoch: begins another epoch with the next entry: gets its number, gives secret and the rows that keep it.
+            epoch: gets the number of the next entry; gives the secret of an epoch that begins with it, if one does,
+                and more rows, which must know their place.
 
         Raises:
             ConsensusError: this node is not primary; the caller may try again.

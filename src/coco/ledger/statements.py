@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from coco.errors import RequestError
@@ -45,21 +45,37 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 
-def identity_payload(previous: bytes, following: bytes, position: str, root: str) -> dict[str, str]:
+def spki_of(certificate: str) -> bytes:
+    """DER SubjectPublicKeyInfo of a service's certificate (PEM).
+
+    Raises:
+        ValueError: it is none, or has another kind of key.
+    """
+    key = x509.load_pem_x509_certificate(certificate.encode()).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ValueError("a service has an elliptic-curve key")
+    return cose.spki(key)
+
+
+def identity_payload(
+    previous: bytes, following: bytes, position: str, root: str, *, goes_on: bool = False
+) -> dict[str, Any]:
     """What members sign: that one service identity continues another, from this place of the ledger on (J7).
 
     Args:
         previous: DER SubjectPublicKeyInfo of the former service.
         following: the same of the new one.
-        position: transaction id of the last signature of the former life.
-        root: hex Merkle root that it signed.
+        position: transaction id of the last signature of the former life; or of the entry before the announcement.
+        root: hex Merkle root up to there.
+        goes_on: the ledger ends nowhere: whatever was committed stays so, under its id (J9).
     """
-    return {
+    stated: dict[str, Any] = {
         "previous_service": previous.hex(),
         "next_service": following.hex(),
         "transaction_id": position,
         "root": root,
     }
+    return {**stated, "goes_on": True} if goes_on else stated
 
 
 def sign_as_member(

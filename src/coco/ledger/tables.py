@@ -57,6 +57,9 @@ FORMER_SECRETS: Final = "public:coco.internal.former_ledger_secrets"
 #: Members' statements that a new service identity continues an old one (J7).
 IDENTITY_STATEMENTS: Final = "public:coco.gov.identity_statements"
 
+#: How far the service is on its way to another identity, by vote (J9).
+SUCCESSION: Final = "public:coco.gov.service.succession"
+
 #: Private: accounts proven for actors; claims of entries.
 ACCOUNTS: Final = "coco.accounts"
 CLAIMS: Final = "coco.claims"
@@ -98,6 +101,7 @@ STATE_TABLES: Final = (
     FORMER_SECRETS,
     NODE_SECRETS,
     IDENTITY_STATEMENTS,
+    SUCCESSION,
     ACCOUNTS,
 )
 LOG_TABLES: Final = (CLAIMS,)

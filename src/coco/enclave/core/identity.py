@@ -10,7 +10,7 @@ import datetime
 import ipaddress
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from coco._native import wipe
+from coco.errors import LedgerError
 from coco.ledger import cose
 
 #: The service's own certificate and a joiner's live so long, unless members vote for something else.
@@ -90,10 +91,12 @@ def private_der(key: ec.EllipticCurvePrivateKey) -> Iterator[bytes]:
 
 @dataclass
 class ServiceIdentity:
-    """Key and self-signed certificate of one life of the service; members may renew the certificate."""
+    """Key and self-signed certificate of the service; members may renew the certificate, or ask for another key."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
+    #: Keys that it is about to have or had just now: an entry that changes the key may yet be rolled back.
+    others: list[ec.EllipticCurvePrivateKey] = field(default_factory=list)
 
     @classmethod
     def generate(cls, time_ms: int) -> ServiceIdentity:
@@ -115,6 +118,39 @@ class ServiceIdentity:
     def renewed(self, time_ms: int, days: int) -> x509.Certificate:
         """Another certificate of the same identity."""
         return self._self_signed(self.key, time_ms, days)
+
+    def holds(self, public: ec.EllipticCurvePublicKey) -> bool:
+        """Whether the private key to this one is here."""
+        return any(one.public_key() == public for one in (self.key, *self.others))
+
+    def hold(self, key: ec.EllipticCurvePrivateKey) -> None:
+        """Keep a key that may become the service's."""
+        self.others.append(key)
+
+    def following(self, certificate: x509.Certificate) -> ServiceIdentity | None:
+        """The identity under another certificate, if its key is here."""
+        found = [one for one in (self.key, *self.others) if one.public_key() == certificate.public_key()]
+        return ServiceIdentity(found[0], certificate) if found else None
+
+    def become(self, certificate: x509.Certificate) -> bool:
+        """Be what an entry says that the service is; whether that is news.
+
+        Raises:
+            LedgerError: the key is not here (``ledger.secret_unavailable``).
+        """
+        if certificate == self.certificate:
+            return False
+        following = self.following(certificate)
+        if following is None:
+            raise LedgerError("this node gets no key of the service any more", code="ledger.secret_unavailable")
+        if following.key is not self.key:
+            self.others = [self.key, *(one for one in self.others if one is not following.key)]
+        self.key, self.certificate = following.key, certificate
+        return True
+
+    def forget_others(self) -> None:
+        """No entry that changes the key is pending any more."""
+        self.others = []
 
     @property
     def spki(self) -> bytes:

@@ -72,6 +72,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/gov/service/members/{member}"): _gov("One member"),
     ("GET", "/gov/service/nodes"): _gov("Every node"),
     ("GET", "/gov/service/nodes/{node}"): _gov("One node"),
+    ("GET", "/gov/service/succession"): _gov("How far the service is on its way to another identity"),
+    ("POST", "/gov/service/succession/statements"): _gov("A member's statement that the new one continues it", _COSE),
     ("GET", "/gov/service/join-policy"): _gov("Which code on which platforms may join"),
     ("GET", "/gov/service/transactions/commit"): _gov("The newest committed transaction id"),
     ("GET", "/gov/service/transactions/{position}"): _gov("Status of a transaction"),

@@ -220,6 +220,7 @@ _GOV_GET: dict[str, Handler] = {
     "/gov/service/members/{member}": _read(lambda node, named: node.governing.member(named["member"])),
     "/gov/service/nodes": _read(lambda node, named: node.governing.nodes()),
     "/gov/service/nodes/{node}": _read(lambda node, named: node.governing.node(named["node"])),
+    "/gov/service/succession": _read(lambda node, named: node.governing.succession()),
     "/gov/service/join-policy": _read(lambda node, named: node.governing.join_policy()),
     "/gov/service/transactions/commit": _read(lambda node, named: _status_of(node, node.committed_position())),
     "/gov/service/transactions/{position}": _read(
@@ -237,6 +238,7 @@ _GOV_POST: dict[str, Handler] = {
     _PROPOSALS + "/{proposal}/ballots/{member}:submit": _signed("vote"),
     "/gov/members/state-digests/{member}:update": _signed("state_digest"),
     "/gov/members/state-digests/{member}:ack": _signed("ack"),
+    "/gov/service/succession/statements": _signed("state"),
 }
 
 

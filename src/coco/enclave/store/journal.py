@@ -246,12 +246,13 @@ class Journal:
         """The write set of an entry."""
         return self.secret_at(seqno).open(await self.entry(seqno))
 
-    async def receipt(self, seqno: int, committed_signature: int) -> receipts.Receipt:
+    async def receipt(self, seqno: int, committed_signature: int, since: int = 0) -> receipts.Receipt:
         """Proof that ``seqno`` is in the ledger.
 
         Args:
             seqno: an entry that is no signature.
             committed_signature: the last signature entry that is committed.
+            since: entry that gave the service the key that it has; what a former one signed proves nothing any more.
 
         Raises:
             NotFoundError: not committed yet, or a signature entry (``ledger.no_receipt``).
@@ -259,6 +260,7 @@ class Journal:
         index = bisect_right(self._signatures, seqno)
         if seqno in self._signatures[max(0, index - 1) : index]:
             raise NotFoundError("a signature entry has no transaction receipt", code="ledger.no_receipt")
+        index = bisect_right(self._signatures, max(seqno, since))
         if not seqno > 0 or index >= len(self._signatures) or self._signatures[index] > committed_signature:
             raise NotFoundError(f"entry {seqno} is not committed here", code="ledger.no_receipt")
         at = self._signatures[index]

@@ -47,6 +47,7 @@ ACTIONS: Mapping[str, Action] = {
             service.assert_service_identity,
             service.transition_service_to_open,
             service.set_service_certificate_validity,
+            service.rotate_service_identity,
             service.set_adapter,
         )
     },

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
 
-from coco.enclave.configuration import nodes
+from coco.enclave.configuration import nodes, succession
 from coco.enclave.configuration.actions.arguments import digits, key, known, refuse, text, texts, validity
 from coco.enclave.configuration.draft import Draft
 from coco.ledger import tables
@@ -49,6 +49,7 @@ def remove_node(draft: Draft, args: Mapping[str, Any]) -> None:
     elif row["status"] == nodes.TRUSTED:
         draft.put(tables.NODES_INFO, name.encode(), tables.row({**row, "status": nodes.RETIRED}))
         draft.renew.pop(name, None)
+        succession.somebody_left(draft)
 
 
 def set_node_certificate_validity(draft: Draft, args: Mapping[str, Any]) -> None:
@@ -79,6 +80,8 @@ def _eject(draft: Draft) -> None:
         if draft.get(tables.NODE_MEASUREMENTS, str(row.get("measurement")).encode()) is None:
             ejected += 1
             draft.put(tables.NODES_INFO, name, tables.row({**row, "status": nodes.RETIRED}))
+    if ejected:
+        succession.somebody_left(draft)
     if 0 < ejected < trusted and 2 * (trusted - ejected) <= trusted:
         raise refuse("most nodes run this code: replace them first", "gov.no_quorum_left")
 
@@ -94,8 +97,14 @@ def _allow(table: str, argument: str, digits_wanted: int = 0) -> tuple[Action, A
         draft.drops_others = True
 
     def remove(draft: Draft, args: Mapping[str, Any]) -> None:
+        vulnerable = args.get("vulnerable", False)
+        if not isinstance(vulnerable, bool):
+            raise refuse("vulnerable is true or false")
         draft.remove(table, name(args))
         _eject(draft)
+        if vulnerable:  # who has broken it may know every key that its nodes knew (J9)
+            draft.rekey = True
+            succession.want(draft)
 
     return add, remove
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from coco.enclave.configuration import nodes, settings
+from coco.enclave.configuration import nodes, settings, succession
 from coco.enclave.configuration.actions.arguments import certificate, data, key, refuse, spki, text, texts, validity
 from coco.enclave.configuration.draft import Draft, Validity
 from coco.ledger import tables
@@ -78,6 +78,11 @@ def set_adapter(draft: Draft, args: Mapping[str, Any]) -> None:
     if name in founded or draft.get(tables.ADAPTERS, name.encode()) is not None:
         raise refuse(f"there is an adapter {name} already", "gov.adapter_exists")
     draft.put(tables.ADAPTERS, name.encode(), tables.row({"status": ADAPTER_ACCEPTED, "genesis": genesis}))
+
+
+def rotate_service_identity(draft: Draft, args: Mapping[str, Any]) -> None:
+    """Another key for the service, once members have stated that it continues this one; another epoch with it."""
+    succession.want(draft)
 
 
 def set_service_certificate_validity(draft: Draft, args: Mapping[str, Any]) -> None:
