@@ -253,7 +253,10 @@ def test_an_organisation_ca_stands_for_its_leaves(network, tmp_path):
             assert who["kind"] == "participant"
             fake = HttpsClient("localhost", port, service_context(network.service, *other["leaf"]))
             assert (await fake.request("GET", "/coco/caller")).json()["kind"] == "anonymous"
-            for flaw in ("expired", "early", "server"):
+            team = HttpsClient("localhost", port, service_context(network.service, *made["team"]))
+            assert (await team.request("GET", "/coco/caller")).json()["actor"] == who["actor"]
+            await team.close()
+            for flaw in ("expired", "early", "server", "alone"):
                 flawed = HttpsClient("localhost", port, service_context(network.service, *made[flaw]))
                 assert (await flawed.request("GET", "/coco/caller")).json()["kind"] == "anonymous", flaw
                 await flawed.close()
@@ -275,18 +278,20 @@ def make_ca_and_leaf(directory):
     name = lambda text: x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])  # noqa: E731
     ca_key, leaf_key = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
 
-    def build(subject, key, ca, days=(0, 1), usage=x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH):
+    def build(
+        subject, key, ca, days=(0, 1), usage=x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH, issuer="Organisation", by=None
+    ):
         return (
             x509.CertificateBuilder()
             .subject_name(name(subject))
-            .issuer_name(name("Organisation"))
+            .issuer_name(name(issuer))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now + datetime.timedelta(days=days[0], hours=-1))
             .not_valid_after(now + datetime.timedelta(days=days[1], hours=-1))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .sign(ca_key, hashes.SHA384())
+            .sign(by or ca_key, hashes.SHA384())
         )
 
     pem = serialization.Encoding.PEM
@@ -302,6 +307,13 @@ def make_ca_and_leaf(directory):
     (directory / "leaf.key").write_bytes(
         leaf_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+    # Of a CA that the organisation's issued: shown with its leaf, and without.
+    team_key = ec.generate_private_key(ec.SECP384R1())
+    team = build("team", team_key, True).public_bytes(pem)
+    somebody = build("somebody", leaf_key, False, issuer="team", by=team_key).public_bytes(pem)
+    (directory / "team.pem").write_bytes(somebody + team)
+    (directory / "alone.pem").write_bytes(somebody)
+    flaws |= {"team": {}, "alone": {}}
     ca = build("Organisation", ca_key, True).public_bytes(pem).decode()
     return {"ca": ca} | {flaw: (str(directory / f"{flaw}.pem"), str(directory / "leaf.key")) for flaw in flaws}
 

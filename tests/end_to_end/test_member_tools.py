@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,26 @@ def test_J8_a_share_is_given_to_a_node_that_proves_itself_and_to_one_service_onl
     assert coco(*share, "--service", str(known), *virtual, "--again")["status"] == "Open"
 
 
+def chain_of_three(directory: Path) -> tuple[str, list[str]]:
+    """An organisation's certificate, and the options of somebody whom a CA of it has issued."""
+    keys = [ec.generate_private_key(ec.SECP384R1()) for _ in range(3)]
+    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, one)]) for one in ("anchor", "team", "cleo")]
+    shown = []
+    for number, key in enumerate(keys):
+        issuer = max(0, number - 1)
+        shown.append(
+            x509.CertificateBuilder(names[issuer], names[number], key.public_key(), x509.random_serial_number())
+            .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
+            .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=number < 2, path_length=None), critical=True)
+            .sign(keys[issuer], SHA384())
+        )
+    (directory / "cleo.pem").write_text("".join(map(pem, reversed(shown))))
+    private = keys[2].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (directory / "cleo.key.pem").write_bytes(private)
+    return pem(shown[0]), ["--cert", str(directory / "cleo.pem")]
+
+
 def test_anybody_of_an_organisation_signs_for_it_on_a_real_node(network, tmp_path):
     sandbox, at = network
     alice = ["--cert", str(sandbox.directory / "members" / "alice.pem")]
@@ -208,6 +228,13 @@ def test_anybody_of_an_organisation_signs_for_it_on_a_real_node(network, tmp_pat
         )
         people.append((leaf, ["--cert", str(tmp_path / f"{name}.pem")]))
     (ann, by_ann), (_, by_ben) = people
+    # Of another organisation somebody whom a CA of it knows: the file has the whole chain.
+    anchor, by_chain = chain_of_three(tmp_path)
+    (tmp_path / "chain.ca.pem").write_text(anchor)
+    add = action("set_member", cert="@chain.ca.pem", member_data={"name": "chain"})
+    assert coco("member", "propose", proposal(tmp_path, add), *at, *alice)["proposalState"] == "Accepted"
+    assert len(coco("member", "ack", *at, *by_chain)["memberId"]) == 64
+    assert coco("member", "propose", proposal(tmp_path, NOTHING), *at, *by_chain)["proposalState"] == "Accepted"
     assert coco("member", "ack", *at, *by_ann)["memberId"] == organisation.id
     made = coco("member", "propose", proposal(tmp_path, NOTHING), *at, *by_ben)
     assert (made["proposerId"], made["proposalState"]) == (organisation.id, "Accepted")

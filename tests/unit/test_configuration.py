@@ -17,9 +17,10 @@ from coco.enclave.certificates import Certificates
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration.actors import Actors
 from coco.enclave.configuration.draft import Draft, Validity
+from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.configuration.proposals import Proposals
 from coco.enclave.core.identity import ServiceIdentity, endorsed_names, pem
-from coco.errors import GovernanceError
+from coco.errors import ConfigurationError, GovernanceError
 from coco.ledger import tables
 from coco.ledger.statements import fingerprint
 from members import Leaf, Member, Organisation
@@ -67,6 +68,22 @@ def test_G4_no_two_actors_share_a_key_and_no_two_organisations_a_name(members, t
         for certificate, code in ((other.pem, "gov.duplicate_name"), (same_key, "gov.duplicate_key")):
             done = network.propose(members[0], action(name, cert=certificate))
             assert (done["proposalState"], done["failure"]["code"]) == ("Failed", code)
+
+
+def test_G4_a_genesis_names_nobody_twice(members, tmp_path):
+    one, other = Organisation(tmp_path, "a"), Organisation(tmp_path, "b")
+    same_key = pem(one.issue("leaf", one.key))
+    genesis: dict[str, Any] = {"network": "test", "members": [{"cert": members[0].pem}], "recovery_threshold": 1}
+    genesis["members"][0]["encryption_public_key"] = "x"
+    for kind in ("members", "participants", "operators"):
+        entry: dict[str, Any] = {"addresses": []} if kind == "operators" else {}
+        for twin in (other.pem, same_key, one.pem):
+            double = {**genesis, kind: [*genesis.get(kind, []), *({"cert": cert, **entry} for cert in (one.pem, twin))]}
+            with pytest.raises(ConfigurationError) as refused_with:
+                Genesis.parse(json.dumps(double).encode())
+            assert refused_with.value.code == "configuration.genesis" and "another actor" in str(refused_with.value)
+    alone = {**genesis, "members": [*genesis["members"], {"cert": one.pem}], "participants": [{"cert": one.pem}]}
+    assert len(Genesis.parse(json.dumps(alone).encode()).members) == 2, "one of each kind may be the same"
 
 
 def test_G1_a_proposal_names_its_service_and_counts_in_no_other(members):

@@ -50,6 +50,8 @@ class Hosts:
         #: Where an address really leads; for hosts that cross connections.
         self.really: dict[str, str] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        #: Whose an engine id is, as a ledger would say.
+        self.node_ids: dict[int, str] = {}
 
     def node(
         self,
@@ -75,6 +77,7 @@ class Hosts:
             log=lambda code, *rest: self.logged.append(code),
         )
         chain, key = identity(certified or engine, service)
+        self.node_ids[engine] = cose.key_id(x509.load_der_x509_certificate(chain[0]).public_key())
         links.dial_as(chain, key, pinned.key.public_key())
         links.accept_as(engine, chain, key)
         links.address = lambda other: f"n{other}"
@@ -114,6 +117,12 @@ class Hosts:
         finally:
             for _, writer in (near, far):
                 writer.close()
+
+    async def gives_up(self, check: Callable[[], Any]) -> Any:
+        """What a check gives within a second: nothing, if no link comes to be."""
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(self.until(check), 1)
+        return None
 
     async def until(self, check: Callable[[], Any]) -> Any:
         async with asyncio.timeout(10):
@@ -202,6 +211,25 @@ def test_J5_who_is_dialled_looks_too(network, monkeypatch, wrong):
         monkeypatch.setattr("coco.enclave.links.frame", lambda said: frame(greeting if type(said) is Hello else said))
         await one.open("n2", timeout_s=10)
         await hosts.until(lambda: "link.cut" in hosts.logged)
+
+    network(story)
+
+
+def test_J9_nodes_that_know_each_other_talk_though_the_service_has_another_key_for_one_of_them(network):
+    async def story(hosts: Hosts) -> None:
+        # The first has taken the step to the other identity, the second has not heard of it.
+        one, two = hosts.node(1, service=OTHER, pinned=OTHER), hosts.node(2)
+        assert not await hosts.gives_up(lambda: one.to(2)) and not await hosts.gives_up(lambda: two.to(1))
+        for links in (one, two):
+            links.node_id = lambda engine: hosts.node_ids[engine]
+        for asks, answers in ((one, 2), (two, 1)):
+            link = await hosts.until(lambda asks=asks, answers=answers: asks.to(answers))
+            assert (await link.ask("question", b"x", timeout_s=10)).endswith(b":x")
+        # Who shows the same name with another key, under the identity that is over, is nobody.
+        hosts.node_ids[2] = "0" * 64
+        three = hosts.node(3, pinned=OTHER, service=OTHER)
+        three.node_id = lambda engine: hosts.node_ids[engine]
+        assert not await hosts.gives_up(lambda: three.to(2))
 
     network(story)
 

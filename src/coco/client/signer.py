@@ -65,12 +65,13 @@ class Signer:
 
     certificate: x509.Certificate
     key: SigningKey
-    #: The member that issued the certificate; empty: the certificate is the member's own.
+    #: The member that stands behind the certificate; empty: the certificate is the member's own.
     organisation: str = ""
+    between: tuple[x509.Certificate, ...] = ()
 
     @classmethod
     def load(cls, certificate: Path, key: Path | Token) -> Signer:
-        """Read PEM files; a certificate that is followed by its organisation's signs for the organisation.
+        """Read PEM files; a certificate that is followed by those that lead to its organisation's signs for that.
 
         Raises:
             ConfigurationError: a file holds something else (``client.bad_key_file``).
@@ -89,7 +90,7 @@ class Signer:
             raise ConfigurationError("a member signs with P-384", code="client.bad_key_file")
         if not isinstance(signing, TokenKey | ec.EllipticCurvePrivateKey):
             raise ConfigurationError("a member signs with P-384", code="client.bad_key_file")
-        return cls(chain[0], signing, fingerprint(chain[1]) if len(chain) > 1 else "")
+        return cls(chain[0], signing, fingerprint(chain[-1]) if len(chain) > 1 else "", tuple(chain[1:-1]))
 
     @property
     def member(self) -> str:
@@ -106,4 +107,5 @@ class Signer:
             created_at_s=int(time.time()),
             proposal_id=proposal,
             organisation=self.organisation,
+            between=self.between,
         )

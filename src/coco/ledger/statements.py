@@ -87,6 +87,7 @@ def sign_as_member(
     created_at_s: int,
     proposal_id: str = "",
     organisation: str = "",
+    between: Sequence[x509.Certificate] = (),
 ) -> bytes:
     """A member's COSE message.
 
@@ -97,7 +98,8 @@ def sign_as_member(
         payload: JSON.
         created_at_s: the time.
         proposal_id: of what is about a proposal.
-        organisation: the member that issued the certificate, which is then shown: nobody knows it.
+        organisation: the member that stands behind the certificate, which is then shown: nobody knows it.
+        between: certificates between the two, from the one that issued this one on.
     """
     body = json.dumps(payload, sort_keys=True).encode()
     headers: dict[Any, Any] = {
@@ -108,7 +110,8 @@ def sign_as_member(
     if proposal_id:
         headers[PROPOSAL_ID] = proposal_id
     if organisation:
-        headers[cose.X5_CHAIN] = certificate.public_bytes(Encoding.DER)
+        chain = [one.public_bytes(Encoding.DER) for one in (certificate, *between)]
+        headers[cose.X5_CHAIN] = chain if between else chain[0]
     protected, signature = cose.sign(key, headers, body)
     return cose.encode(protected, signature, body)
 

@@ -12,6 +12,8 @@ use rustls::{ClientConnection, ServerConnection};
 use super::http::{Reader, Refusal, Request, Step};
 use super::{Event, Freshness, Identity, Limits, Protocol};
 
+/// Certificates of a client that are passed on: its leaf, and what stands between that and an organisation.
+const CHAIN_MAX: usize = 4;
 const READ_BYTES: usize = 16 * 1024;
 /// Reads of one connection before others get their turn.
 const READS_MAX: usize = 8;
@@ -314,10 +316,15 @@ impl Connection {
                 Protocol::Http | Protocol::JsonRpc => Phase::Http,
                 Protocol::Peer | Protocol::Dialled => Phase::Upgraded,
             };
-            let peer = self.tls.peer_certificates().and_then(|chain| chain.first());
+            // Who a node is, its key says alone; a client may need what stands between its leaf and an organisation.
+            let shown = match limits.protocol {
+                Protocol::Http | Protocol::JsonRpc => CHAIN_MAX,
+                Protocol::Peer | Protocol::Dialled => 1,
+            };
+            let peer = self.tls.peer_certificates();
             events.push(Event::Opened {
                 id: self.id,
-                peer: peer.map(|certificate| certificate.to_vec()),
+                peer: peer.map(|chain| chain.iter().take(shown).flat_map(|one| one.to_vec()).collect()),
                 dial: self.preamble.as_slice().try_into().ok().map(u64::from_be_bytes),
             });
         }

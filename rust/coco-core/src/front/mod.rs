@@ -95,7 +95,7 @@ pub enum Event {
     Opened {
         /// Connection.
         id: u64,
-        /// DER of the other side's certificate, whose key it holds.
+        /// DER of the other side's certificates, one after another, first the one whose key it holds; of a node that alone.
         peer: Option<Vec<u8>>,
         /// Number of the dial, of a connection that was dialled.
         dial: Option<u64>,

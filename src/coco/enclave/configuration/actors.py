@@ -1,8 +1,9 @@
 """Actors: which certificate stands for whom, in the configuration of this moment (G4).
 
 Rules: TLS has proven that the client holds the certificate's key, and nothing more; a pinned certificate matches by
-exact DER and issues nothing unless it is a CA; a leaf belongs to an organisation when exactly one CA anchor issued it
-directly; a certificate counts only within its dates and for clients; nobody is remembered from an earlier connection.
+exact DER and issues nothing unless it is a CA; a leaf belongs to an organisation when exactly one CA anchor stands
+behind the chain that is shown; a certificate counts only within its dates and for clients, and no denied one does;
+nobody is remembered from an earlier connection.
 """
 
 from __future__ import annotations
@@ -11,37 +12,20 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from coco.enclave.adapters.base import Caller, CallerKind
-from coco.enclave.configuration import settings
+from coco.enclave.configuration import chains, settings
 from coco.enclave.configuration.reads import Reads
 from coco.ledger import tables
+from coco.ledger.statements import fingerprint
 
 ANONYMOUS = Caller()
 _ACCOUNT_BYTES = 20
 #: A certificate that is nobody's yet may come into its dates.
 _ANONYMOUS_MS = 10_000
-
-
-def is_ca(certificate: x509.Certificate) -> bool:
-    """Whether a certificate may issue others, and so stands for an organisation."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
-        return False
-
-
-def _issued(anchor: x509.Certificate, leaf: x509.Certificate) -> bool:
-    try:
-        leaf.verify_directly_issued_by(anchor)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _for_clients(leaf: x509.Certificate) -> bool:
@@ -74,52 +58,55 @@ class Actors:
         self._time_ms = time_ms
         self._now = datetime.fromtimestamp(time_ms / 1000, UTC)
 
-    def caller(self, der: bytes | None) -> KnownCaller:
-        """The caller behind a client certificate; anonymous without one, or when it is nobody's (any more)."""
-        leaf = self._leaf(der)
-        if leaf is None or der is None:
-            return KnownCaller(ANONYMOUS, self._time_ms + _ANONYMOUS_MS)
+    def caller(self, chain: bytes | None) -> KnownCaller:
+        """The caller behind a client's certificates (:mod:`~coco.enclave.configuration.chains`).
+
+        Anonymous without one, or when the leaf is nobody's (any more).
+        """
+        shown = self._shown(chain)
         for table in (tables.USERS_CERTS, tables.MEMBERS_CERTS):
-            found = self._actor(der, leaf, table)
-            if found is not None:
+            found = self._actor(shown, table) if shown else None
+            if found is not None and chain is not None:
                 name, until_ms = found
                 member = table == tables.MEMBERS_CERTS
-                caller = Caller(kind=CallerKind.MEMBER, actor=name) if member else self._participant(name, der)
+                caller = Caller(kind=CallerKind.MEMBER, actor=name) if member else self._participant(name, chain)
                 return KnownCaller(caller, until_ms)
         return KnownCaller(ANONYMOUS, self._time_ms + _ANONYMOUS_MS)
 
-    def member(self, der: bytes) -> tuple[str, x509.Certificate] | None:
-        """The member whom a certificate stands for, and the certificate; none when it is nobody's."""
-        leaf = self._leaf(der)
-        found = self._actor(der, leaf, tables.MEMBERS_CERTS) if leaf is not None else None
-        return (found[0], leaf) if found is not None and leaf is not None else None
+    def member(self, chain: bytes) -> tuple[str, x509.Certificate] | None:
+        """The member whom a leaf stands for, and the leaf; none when it is nobody's."""
+        shown = self._shown(chain)
+        found = self._actor(shown, tables.MEMBERS_CERTS) if shown else None
+        return (found[0], shown[0]) if found is not None else None
 
-    def _leaf(self, der: bytes | None) -> x509.Certificate | None:
-        """A certificate that may count: within its dates, for clients, and not denied."""
-        leaf = None
-        if der is not None:
-            with suppress(ValueError):
-                leaf = x509.load_der_x509_certificate(der)
-        if leaf is None or der is None or not self._in_force(leaf) or not _for_clients(leaf):
-            return None
-        denied = self._view.get(tables.DENIED_CERTIFICATES, sha256(der).hexdigest().encode()) is not None
-        return None if denied else leaf
+    def _shown(self, chain: bytes | None) -> list[x509.Certificate]:
+        """The certificates, if the leaf may count: within its dates, for clients, and not denied; else none."""
+        shown: list[x509.Certificate] = []
+        with suppress(ValueError):
+            shown = [x509.load_der_x509_certificate(der) for der in chains.split(chain or b"")]
+        if not shown or not chains.in_force(shown[0], self._now) or not _for_clients(shown[0]):
+            return []
+        return [] if self._is_denied(shown[0]) else shown
 
-    def _in_force(self, certificate: x509.Certificate) -> bool:
-        return certificate.not_valid_before_utc <= self._now <= certificate.not_valid_after_utc
+    def _is_denied(self, certificate: x509.Certificate) -> bool:
+        return self._view.get(tables.DENIED_CERTIFICATES, fingerprint(certificate).encode()) is not None
 
-    def _actor(self, der: bytes, leaf: x509.Certificate, table: str) -> tuple[str, int] | None:
-        """The actor whom ``leaf`` stands for, and until when: no longer than its issuer's certificate counts."""
-        name = sha256(der).hexdigest()
+    def _actor(self, shown: list[x509.Certificate], table: str) -> tuple[str, int] | None:
+        """The actor whom the leaf stands for, and until when: no longer than what stands behind it counts."""
+        name = fingerprint(shown[0])
         if self._view.get(table, name.encode()) is not None:
-            return name, _end_ms(leaf)
-        matches = []
-        for key, pem in self._view.scan(table):
-            anchor = x509.load_pem_x509_certificate(pem)
-            named = anchor.subject == leaf.issuer and is_ca(anchor) and self._in_force(anchor)
-            if named and _issued(anchor, leaf):
-                matches.append((key.decode(), min(_end_ms(leaf), _end_ms(anchor))))
-        return matches[0] if len(matches) == 1 else None
+            return name, _end_ms(shown[0])
+        matches: dict[str, int] = {}
+        anchors = [(key.decode(), x509.load_pem_x509_certificate(pem)) for key, pem in self._view.scan(table)]
+        until_ms = _end_ms(shown[0])
+        for between, subject in enumerate(chains.links(shown[0], shown[1:], self._now)):
+            if self._is_denied(subject):
+                break
+            until_ms = min(until_ms, _end_ms(subject))
+            for actor, anchor in anchors:
+                if chains.issues(anchor, subject, between, self._now):
+                    matches[actor] = max(matches.get(actor, 0), min(until_ms, _end_ms(anchor)))
+        return next(iter(matches.items())) if len(matches) == 1 else None
 
     def _participant(self, actor: str, certificate: bytes) -> Caller:
         row = self._view.get(tables.USERS_INFO, actor.encode())

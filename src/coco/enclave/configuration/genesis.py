@@ -5,13 +5,14 @@ The document is data of the operator. Whatever is wrong in it raises :class:`Con
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from cryptography import x509
 from msgspec import Meta
 
-from coco.enclave.configuration import settings
+from coco.enclave.configuration import chains, settings
 from coco.enclave.configuration.keepers import OWNER
 from coco.errors import ConfigurationError, GovernanceError
 from coco.ledger import tables
@@ -110,22 +111,30 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
             settings.check(self.settings.voted)
         except GovernanceError as error:
             raise ConfigurationError(f"the genesis is wrong: {error}", code="configuration.genesis") from error
-        seen: set[str] = set()
-        actors: list[Member | Participant | Operator] = [*self.members, *self.participants, *self.operators]
-        for actor in actors:
-            try:
-                name = fingerprint(x509.load_pem_x509_certificate(actor.cert.encode()))
-            except ValueError as error:
-                raise ConfigurationError("an actor's certificate is no PEM", code="configuration.genesis") from error
-            if isinstance(actor, Participant) and name in seen:
-                raise ConfigurationError(f"participant {name} is named twice", code="configuration.genesis")
-            if isinstance(actor, Participant):
-                seen.add(name)
+        kinds: list[Sequence[Member | Participant | Operator]] = [self.members, self.participants, self.operators]
+        for actors in kinds:
+            seen: set[bytes] = set()
+            for actor in actors:
+                self._check_alone(actor.cert, seen)
         for participant in self.participants:
             if participant.user_data.get("insecure_any_account") and self.production:
                 raise ConfigurationError(
                     "insecure_any_account is for a sandbox only", code="configuration.insecure_any_account"
                 )
+
+    @staticmethod
+    def _check_alone(pem: str, seen: set[bytes]) -> None:
+        """As votes keep it later (G4); ``seen`` has each key and each organisation's name."""
+        try:
+            certificate = x509.load_pem_x509_certificate(pem.encode())
+            marks = chains.marks(certificate)
+        except ValueError as error:
+            raise ConfigurationError("an actor's certificate is no PEM", code="configuration.genesis") from error
+        if not seen.isdisjoint(marks):
+            raise ConfigurationError(
+                f"{fingerprint(certificate)} has the key or the name of another actor", code="configuration.genesis"
+            )
+        seen.update(marks)
 
     def rows(self, document: bytes) -> list[tuple[str, bytes, bytes]]:
         """The first rows of the administrative ledger."""

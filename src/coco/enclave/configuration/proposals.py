@@ -109,15 +109,15 @@ def signed_by_member(
 def _signer(message: cose.Sign1, view: Reads, now_s: int | None) -> tuple[str, x509.Certificate]:
     """The member that a message names, and the certificate whose key should have signed it.
 
-    A message with a certificate (``x5chain``) is of the organisation that issued it: any leaf that its anchor issued
+    A message with a certificate (``x5chain``) is of the organisation that issued it: any leaf whose chain leads to it
     signs for it, so rolling one over needs no vote.
     """
     given = message.headers.get(cose.X5_CHAIN, message.unprotected.get(cose.X5_CHAIN))
-    leaf = given[0] if isinstance(given, list) and given else given
-    if isinstance(leaf, bytes):
+    shown: list[Any] = given if isinstance(given, list) else [given]
+    if all(isinstance(one, bytes) for one in shown):
         # Its dates are judged at the time that the message names: whoever replays the ledger later judges alike.
         created_s = _created_at(message)
-        found = Actors(view, 1000 * created_s).member(leaf)
+        found = Actors(view, 1000 * created_s).member(b"".join(shown))
         if found is None:
             raise AccessError("the certificate is no member's", code="gov.not_a_member")
         if now_s is not None and abs(now_s - created_s) > _LEAF_SKEW_S:

@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from coco.enclave.configuration import chains
 from coco.enclave.configuration.actions.arguments import (
     certificate,
     data,
@@ -16,11 +17,9 @@ from coco.enclave.configuration.actions.arguments import (
     key,
     known,
     refuse,
-    spki,
     text,
     texts,
 )
-from coco.enclave.configuration.actors import is_ca
 from coco.enclave.configuration.draft import ACCEPTED, ACTIVE, Draft
 from coco.enclave.configuration.keepers import OWNER, PARTICIPANT
 from coco.ledger import tables
@@ -30,23 +29,22 @@ _RSA_BITS_MIN = 2048
 
 
 def _check_alone(draft: Draft, table: str, new: x509.Certificate) -> None:
-    """G4: no two actors of a kind share a key, and no two organisations a name: a leaf has one anchor at most."""
-    name, ca = fingerprint(new), is_ca(new)
+    """G4: as :func:`chains.marks` says."""
+    mine = chains.marks(new)
     for other, pem in draft.scan(table).items():
-        if other.decode() == name:
-            continue
-        old = x509.load_pem_x509_certificate(pem)
-        if spki(old) == spki(new):
-            raise refuse("another one has this key already", "gov.duplicate_key")
-        if ca and is_ca(old) and old.subject == new.subject:
-            raise refuse("another organisation has this name already", "gov.duplicate_name")
+        shared = mine.keys() & chains.marks(x509.load_pem_x509_certificate(pem)).keys()
+        if shared and other.decode() != fingerprint(new):
+            what = mine[shared.pop()]
+            raise refuse(f"another one has this {what} already", f"gov.duplicate_{what}")
 
 
 def set_member(draft: Draft, args: Mapping[str, Any]) -> None:
     """A member, accepted until it acknowledges; a certificate that may issue stands for an organisation."""
     found = certificate(args)
     signs = found.public_key()
-    if not is_ca(found) and (not isinstance(signs, ec.EllipticCurvePublicKey) or signs.curve.name != "secp384r1"):
+    if not chains.is_ca(found) and (
+        not isinstance(signs, ec.EllipticCurvePublicKey) or signs.curve.name != "secp384r1"
+    ):
         raise refuse("a member signs with a key on P-384")
     _check_alone(draft, tables.MEMBERS_CERTS, found)
     name = fingerprint(found).encode()
