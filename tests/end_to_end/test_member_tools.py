@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from test_consortium import action
@@ -104,25 +104,28 @@ def test_the_open_formats_tools_prepare_and_finish_what_an_external_signer_signs
     assert coco("member", "send", str(tmp_path / "message.cose"), *at)["proposalState"] == "Accepted"
 
 
+def token(directory: Path, **keys: Path) -> dict[str, str]:
+    """A new token with these keys; the environment that names it."""
+    (directory / "tokens").mkdir()
+    (directory / "softhsm2.conf").write_text(f"directories.tokendir = {directory / 'tokens'}\n")
+    env = {"SOFTHSM2_CONF": str(directory / "softhsm2.conf"), "COCO_PKCS11_PIN": "1234"}
+
+    def softhsm(*arguments: str) -> None:
+        command = ["softhsm2-util", *arguments, "--pin", "1234"]
+        done = subprocess.run(command, capture_output=True, env={**os.environ, **env})
+        assert done.returncode == 0, done.stderr
+
+    softhsm("--init-token", "--free", "--label", "coco", "--so-pin", "1234")
+    for number, (label, key) in enumerate(keys.items(), 1):
+        softhsm("--import", str(key), "--token", "coco", "--label", label, "--id", f"{number:02}")
+    return env
+
+
 @pytest.mark.skipif(not SOFTHSM.exists(), reason="needs softhsm2")
 def test_a_key_in_a_token_governs_and_never_leaves_it(network, tmp_path):
     sandbox, at = network
     folder = sandbox.directory / "members"
-    tokens = tmp_path / "tokens"
-    tokens.mkdir()
-    (tmp_path / "softhsm2.conf").write_text(f"directories.tokendir = {tokens}\n")
-    env = {"SOFTHSM2_CONF": str(tmp_path / "softhsm2.conf"), "COCO_PKCS11_PIN": "1234"}
-
-    def softhsm(*arguments: str) -> None:
-        done = subprocess.run(["softhsm2-util", *arguments], capture_output=True, env={**os.environ, **env})
-        assert done.returncode == 0, done.stderr
-
-    softhsm("--init-token", "--free", "--label", "coco", "--pin", "1234", "--so-pin", "1234")
-    softhsm(
-        *("--import", str(folder / "alice.key.pem"), "--token", "coco", "--label", "alice", "--id", "01"),
-        "--pin",
-        "1234",
-    )
+    env = token(tmp_path, alice=folder / "alice.key.pem")
     alone = tmp_path / "alice.pem"
     alone.write_bytes((folder / "alice.pem").read_bytes())
     hsm = ["--cert", str(alone), "--pkcs11", f"{SOFTHSM}:coco:alice"]
@@ -189,7 +192,20 @@ def test_J8_a_share_is_given_to_a_node_that_proves_itself_and_to_one_service_onl
     second = operator.run("n1", "start", "--service", str(known))
     share[share.index("--admin") + 1] = second["administration_url"]
     assert coco(*share, "--service", str(known), *virtual, code=4)["error"]["code"] == "client.released_before"
-    assert coco(*share, "--service", str(known), *virtual, "--again")["status"] == "Open"
+    env: dict[str, str] = {}
+    if SOFTHSM.exists():
+        # The key of the share may lie in a token; another key there opens nothing.
+        (tmp_path / "other.rsa.pem").write_bytes(
+            rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+                Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+            )
+        )
+        env = token(tmp_path, share=keys, other=tmp_path / "other.rsa.pem")
+        share += ["--encryption-pkcs11", f"{SOFTHSM}:coco:other"]
+        refused = coco(*share, "--service", str(known), *virtual, "--again", code=1, env=env)
+        assert refused["error"]["code"] == "recovery.share_not_ours"
+        share[-1] = f"{SOFTHSM}:coco:share"
+    assert coco(*share, "--service", str(known), *virtual, "--again", env=env)["status"] == "Open"
 
 
 def chain_of_three(directory: Path) -> tuple[str, list[str]]:

@@ -39,14 +39,16 @@ Pkcs11 = Annotated[
 ]
 
 
+def _token(where: str) -> Token:
+    parts = where.split(":")
+    if len(parts) != 3:
+        raise ConfigurationError("a key in a token is LIBRARY:TOKEN:KEY", code="client.token")
+    return Token(Path(parts[0]), parts[1], parts[2], os.environ.get(_PIN, ""))
+
+
 def _signer(cert: Path, key: Path | None, pkcs11: str | None, as_json: bool) -> Signer:
     try:
-        if pkcs11 is None:
-            return Signer.load(cert, key or cert.with_name(cert.stem + ".key.pem"))
-        parts = pkcs11.split(":")
-        if len(parts) != 3:
-            raise ConfigurationError("a key in a token is LIBRARY:TOKEN:KEY", code="client.token")
-        return Signer.load(cert, Token(Path(parts[0]), parts[1], parts[2], os.environ.get(_PIN, "")))
+        return Signer.load(cert, _token(pkcs11) if pkcs11 else key or cert.with_name(cert.stem + ".key.pem"))
     except CocoError as error:
         fail(error, as_json)
 
@@ -253,6 +255,9 @@ def member_share(
     encryption_key: Annotated[
         Path | None, typer.Option(help="Key of your recovery share; by default NAME.encryption.key.pem.", exists=True)
     ] = None,
+    encryption_pkcs11: Annotated[
+        str | None, typer.Option(help=f"LIBRARY:TOKEN:KEY of that key in a token (PKCS#11); its PIN in {_PIN}.")
+    ] = None,
     measurement: Annotated[
         list[str] | None, typer.Option(help="Code that the recovering node may run; repeatable. See coco constitution.")
     ] = None,
@@ -268,8 +273,10 @@ def member_share(
     if not measurement and not insecure_virtual:
         fail(ConfigurationError("say which code you know, with --measurement", code="member.no_measurement"), as_json)
     signing = key or cert.with_name(cert.stem + ".key.pem")
-    decrypting = encryption_key or cert.with_name(cert.stem + ".encryption.key.pem")
     try:
+        decrypting: Path | Token = encryption_key or cert.with_name(cert.stem + ".encryption.key.pem")
+        if encryption_pkcs11:
+            decrypting = _token(encryption_pkcs11)
         member = Member.load(cert, signing, decrypting)
     except CocoError as error:
         fail(error, as_json)

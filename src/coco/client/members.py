@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from coco.client.files import write_whole
 from coco.client.http import HttpsClient
 from coco.client.pin import service_key
+from coco.client.signer import Token, TokenKey
 from coco.client.verify import service_context, verify_node
 from coco.errors import AttestationError, ConfigurationError, RequestError
 from coco.ledger.position import Position
 from coco.ledger.statements import (
     IDENTITY_STATEMENT,
     RECOVERY_SHARE,
+    DecryptingKey,
     decrypt_share,
     fingerprint,
     identity_payload,
@@ -37,22 +39,28 @@ class Member:
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
-    encryption_key: rsa.RSAPrivateKey
+    encryption_key: DecryptingKey
 
     @classmethod
-    def load(cls, certificate: Path, key: Path, encryption_key: Path) -> Member:
-        """Read PEM files.
+    def load(cls, certificate: Path, key: Path, encryption_key: Path | Token) -> Member:
+        """Read PEM files; the key of the share may be in a token.
 
         Raises:
             ConfigurationError: a file holds something else (``client.bad_key_file``).
         """
         try:
             signing = serialization.load_pem_private_key(key.read_bytes(), None)
-            decrypting = serialization.load_pem_private_key(encryption_key.read_bytes(), None)
+            decrypting: Any
+            if isinstance(encryption_key, Token):
+                decrypting = TokenKey(encryption_key)
+            else:
+                decrypting = serialization.load_pem_private_key(encryption_key.read_bytes(), None)
             loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
         except (OSError, ValueError, TypeError) as error:
             raise ConfigurationError(f"{error}", code="client.bad_key_file") from error
-        if not isinstance(signing, ec.EllipticCurvePrivateKey) or not isinstance(decrypting, rsa.RSAPrivateKey):
+        if not isinstance(signing, ec.EllipticCurvePrivateKey) or not isinstance(
+            decrypting, rsa.RSAPrivateKey | TokenKey
+        ):
             raise ConfigurationError("a member signs with P-384 and decrypts with RSA", code="client.bad_key_file")
         return cls(loaded, signing, decrypting)
 

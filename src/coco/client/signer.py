@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -15,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from coco.errors import ConfigurationError
 from coco.ledger.cose import SigningKey
 from coco.ledger.statements import fingerprint, sign_as_member
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Token:
 
 
 class TokenKey:
-    """Signs in a token; only digests go in and signatures come out.
+    """Signs or decrypts in a token, which the key never leaves.
 
     Raises:
         ConfigurationError: no such library, token, key or PIN (``client.token``), or the package python-pkcs11 is not
@@ -46,17 +49,62 @@ class TokenKey:
 
     def sign(self, data: bytes | bytearray, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
         """DER of an ECDSA signature over the SHA-384 of ``data``."""
+        mechanism = self._pkcs11.Mechanism.ECDSA
+        raw = self._use(lambda key: key.sign(hashlib.sha384(data).digest(), mechanism=mechanism))
+        half = len(raw) // 2
+        return utils.encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
+
+    def decrypt(self, ciphertext: bytes, padding: object) -> bytes:
+        """What was encrypted with RSA-OAEP (SHA-256); a token that has no such mechanism does the exponentiation alone.
+
+        Raises:
+            ValueError: it was encrypted to another key.
+        """
+        found = self._pkcs11
+        oaep = (found.Mechanism.SHA256, found.MGF.SHA256, None)
+
+        def work(key: Any) -> tuple[bool, bytes]:
+            try:
+                return True, key.decrypt(ciphertext, mechanism=found.Mechanism.RSA_PKCS_OAEP, mechanism_param=oaep)
+            except (found.exceptions.MechanismParamInvalid, found.exceptions.ArgumentsBad):
+                return False, key.decrypt(ciphertext, mechanism=found.Mechanism.RSA_X_509)
+
+        whole, plain = self._use(work)
+        return plain if whole else _without_oaep(plain)
+
+    def _use(self, work: Callable[[Any], _T]) -> _T:
         pkcs11, wanted = self._pkcs11, self._token
         try:
             token = pkcs11.lib(str(wanted.module)).get_token(token_label=wanted.token)
             with token.open(user_pin=wanted.pin) as session:
-                key = session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label=wanted.label)
-                raw: bytes = key.sign(hashlib.sha384(data).digest(), mechanism=pkcs11.Mechanism.ECDSA)
+                return work(session.get_key(object_class=pkcs11.ObjectClass.PRIVATE_KEY, label=wanted.label))
         except (pkcs11.PKCS11Error, RuntimeError) as error:
             reason = str(error) or type(error).__name__
-            raise ConfigurationError(f"the token does not sign: {reason}", code="client.token") from error
-        half = len(raw) // 2
-        return utils.encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
+            raise ConfigurationError(f"the token refuses: {reason}", code="client.token") from error
+
+
+def _without_oaep(block: bytes) -> bytes:
+    """The message in an OAEP block (RFC 8017, 7.1.2) with SHA-256 and an empty label.
+
+    The token's owner runs this, on a message that nobody else chose: it need not take the same time for every block.
+    """
+    size = hashlib.sha256().digest_size
+    seed = _xor(block[1 : 1 + size], _mgf1(block[1 + size :], size))
+    data = _xor(block[1 + size :], _mgf1(seed, len(block) - size - 1))
+    label, separator, message = data[:size], *data[size:].lstrip(b"\0").partition(b"\1")[1:]
+    filled = data[size : len(data) - len(message) - len(separator)]
+    if block[:1] != b"\0" or label != hashlib.sha256(b"").digest() or separator != b"\1" or filled.strip(b"\0"):
+        raise ValueError("not encrypted to this key")
+    return message
+
+
+def _mgf1(seed: bytes, length: int) -> bytes:
+    blocks = (hashlib.sha256(seed + number.to_bytes(4, "big")).digest() for number in range(length // 32 + 1))
+    return b"".join(blocks)[:length]
+
+
+def _xor(one: bytes, other: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(one, other, strict=True))
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import base64
 import json
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from coco.errors import RequestError
@@ -121,7 +121,14 @@ def share_payload(share: bytes) -> dict[str, str]:
     return {"share": base64.b64encode(share).decode()}
 
 
-def decrypt_share(encrypted: bytes, key: rsa.RSAPrivateKey) -> bytes:
+class DecryptingKey(Protocol):
+    """A private RSA key: in this process, or in a token that decrypts for it."""
+
+    def decrypt(self, ciphertext: bytes, padding: padding.OAEP) -> bytes:
+        """What was encrypted to it; ValueError if nothing was."""
+
+
+def decrypt_share(encrypted: bytes, key: DecryptingKey) -> bytes:
     """A member's share, on the member's side.
 
     Raises:
