@@ -83,7 +83,7 @@ class Actors:
         """The certificates, if the leaf may count: within its dates, for clients, and not denied; else none."""
         shown: list[x509.Certificate] = []
         with suppress(ValueError):
-            shown = [x509.load_der_x509_certificate(der) for der in chains.split(chain or b"")]
+            shown = chains.load(chain or b"")
         if not shown or not chains.in_force(shown[0], self._now) or not _for_clients(shown[0]):
             return []
         return [] if self._is_denied(shown[0]) else shown

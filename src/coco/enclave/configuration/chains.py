@@ -15,6 +15,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID
 
+from coco.attestation.certificates import load_der
+from coco.errors import AttestationError
+
 #: Certificates of one chain, the leaf and an anchor that is shown included.
 CERTIFICATES_MAX = 4
 _UNDERSTOOD = (ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE)
@@ -36,6 +39,18 @@ def split(chain: bytes) -> list[bytes]:
         found.append(chain[at : at + size])
         at += size
     return found
+
+
+def load(chain: bytes) -> list[x509.Certificate]:
+    """The certificates, each of which can be read to its end.
+
+    Raises:
+        ValueError: they are none.
+    """
+    try:
+        return [load_der(der) for der in split(chain)]
+    except AttestationError as error:
+        raise ValueError("a certificate cannot be read") from error
 
 
 def _size(begin: bytes) -> int:
