@@ -25,7 +25,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco._native import MerkleTree, WriteSet
-from coco.enclave.configuration import nodes, succession
+from coco.enclave.configuration import nodes, platforms, succession
 from coco.enclave.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.configuration.proposals import CallRules, Change, Proposals, signed_by_member
@@ -331,7 +331,8 @@ class Auditor:
 
     async def _admitted(self, node_id: str, row: dict[str, Any]) -> None:
         """A node that is trusted without a vote: its operator signed for it, and the rules ask no more."""
-        nodes.check_measurement(self._rows, row["measurement"])
+        if not nodes.is_allowed(row, platforms.policy(self._rows)):
+            raise ConfigurationError("a node was admitted that the manifest does not have", code="audit.node")
         self._operator(row["owner_statement"], NODE_STATEMENT, node_id, row["peer_address"])
         node = nodes.admission(
             nodes.rows(self._rows),

@@ -18,7 +18,7 @@ from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.enclave.core.rules_worker import call_here
 from coco.ledger import tables
 from coco.ledger.statements import IDENTITY_STATEMENT
-from members import Member
+from members import Member, node_row
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ class Ledger:
         self.rows: dict[tuple[str, bytes], bytes] = {}
         self.entries: list[list[tuple[str, bytes, bytes | None]]] = []
         self.tree = MerkleTree()
-        node = {"status": nodes.TRUSTED, "engine": 1, "measurement": "m", "peer_address": "a:1", "owner": ""}
+        node = node_row(status=nodes.TRUSTED, engine=1, measurement="m", peer_address="a:1", owner="")
         self.write(
             [
                 *Genesis.parse(document).rows(document),
@@ -139,15 +139,15 @@ FORGERIES: dict[str, Any] = {
             tables.NODES_INFO,
             b"new",
             tables.row(
-                {
-                    "status": nodes.TRUSTED,
-                    "engine": 2,
-                    "measurement": "m",
-                    "peer_address": "b:1",
-                    "owner": "o",
-                    "owner_statement": "",
-                    "host_names": [],
-                }
+                node_row(
+                    status=nodes.TRUSTED,
+                    engine=2,
+                    measurement="m",
+                    peer_address="b:1",
+                    owner="o",
+                    owner_statement="",
+                    host_names=[],
+                )
             ),
         )
     ],
@@ -155,7 +155,7 @@ FORGERIES: dict[str, Any] = {
         (
             tables.NODES_INFO,
             b"founder",
-            tables.row({"status": nodes.RETIRED, "engine": 1, "measurement": "m", "peer_address": "a:1", "owner": ""}),
+            tables.row(node_row(status=nodes.RETIRED, engine=1, measurement="m", peer_address="a:1", owner="")),
         )
     ],
     "a row more than the request gives": lambda rows: [*rows, (tables.USERS_CERTS, b"x", b"y")],

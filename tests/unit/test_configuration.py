@@ -14,7 +14,7 @@ from test_governance import NOTHING, OTHER_SERVICE, ROOT, SERVICE, TIME_MS, Netw
 
 from coco import constitutions
 from coco.enclave.certificates import Certificates
-from coco.enclave.configuration import nodes
+from coco.enclave.configuration import nodes, platforms
 from coco.enclave.configuration.actors import Actors
 from coco.enclave.configuration.draft import Draft, Validity
 from coco.enclave.configuration.genesis import Genesis
@@ -23,7 +23,8 @@ from coco.enclave.core.identity import ServiceIdentity, endorsed_names, pem
 from coco.errors import ConfigurationError, GovernanceError
 from coco.ledger import tables
 from coco.ledger.statements import fingerprint
-from members import Leaf, Member, Organisation
+from made_evidence import TCB, made_snp
+from members import Leaf, Member, Organisation, node_row
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_an_owner_recovers_alone_and_counts_beside_the_threshold(members):
 def test_dropped_code_takes_its_nodes_with_it_if_the_others_can_go_on(members):
     network = Network(members[:3], constitutions.text("sandbox"))
     for number in (2, 3):
-        row = {"status": nodes.TRUSTED, "engine": number, "measurement": "n", "peer_address": "b:1", "owner": ""}
+        row = node_row(status=nodes.TRUSTED, engine=number, measurement="n", peer_address="b:1", owner="")
         network.put(tables.NODES_INFO, b"node%d" % number, tables.row(row))
     network.put(tables.NODE_MEASUREMENTS, b"n", nodes.ALLOWED)
     most = network.propose(members[0], action("remove_virtual_measurement", measurement="n"))
@@ -128,6 +129,88 @@ def test_dropped_code_takes_its_nodes_with_it_if_the_others_can_go_on(members):
     assert done["proposalState"] == "Accepted"
     statuses = {key: json.loads(row)["status"] for key, row in network.scan(tables.NODES_INFO)}
     assert statuses == {b"founder": nodes.RETIRED, b"node2": nodes.TRUSTED, b"node3": nodes.TRUSTED}
+
+
+def snp_row(engine: int, **fields: Any) -> bytes:
+    """The row of a node under SEV-SNP, with evidence made here."""
+    verified = made_snp(**fields).verify()
+    row = {
+        "status": nodes.TRUSTED,
+        "engine": engine,
+        "measurement": verified.measurement,
+        "verified": verified.to_json(),
+    }
+    return tables.row({**row, "peer_address": f"c:{engine}", "owner": ""})
+
+
+def test_H6_running_nodes_are_judged_again_when_the_manifest_changes(members):
+    """Three nodes under SEV-SNP with firmware of three ages, and one without a TEE."""
+    network = Network(members[:3], constitutions.text("sandbox"))
+
+    def done(name: str, **args: Any) -> Any:
+        found = network.propose(members[0], action(name, **args))
+        return found["proposalState"], found.get("failure", {}).get("code")
+
+    def trusted() -> set[bytes]:
+        rows = {key: json.loads(row) for key, row in network.scan(tables.NODES_INFO)}
+        return {key for key, row in rows.items() if row["status"] == nodes.TRUSTED}
+
+    code = made_snp().verify().measurement
+    assert done("add_snp_measurement", measurement=code) == ("Accepted", None)
+    assert done("set_tee_policy", tee="snp") == ("Accepted", None)
+    for number, microcode in ((2, 115), (3, 200), (4, 210)):
+        tcb = {**TCB, "microcode": microcode}
+        network.put(tables.NODES_INFO, b"snp%d" % number, snp_row(number, tcb=tcb, certified=tcb))
+    assert done("add_virtual_measurement", measurement="other") == ("Accepted", None)
+    assert trusted() == {b"founder", b"snp2", b"snp3", b"snp4"}, "nothing changed for any of them"
+    # A floor of firmware takes the oldest out; one that would take most of them is no floor yet.
+    too_high = {"boot_loader": 3, "tee": 0, "snp": 8, "microcode": 205}
+    assert done("add_snp_tcb_version", cpuid="00a00f11", tcb_version=too_high) == ("Failed", "gov.no_quorum_left")
+    assert done("add_snp_tcb_version", cpuid="00a00f11", tcb_version="b908000000000003") == ("Accepted", None)
+    assert trusted() == {b"founder", b"snp3", b"snp4"}
+    # A rule of the platform: no more than two bits of its information.
+    assert done("set_tee_policy", tee="snp", platform_info="0" * 16) == ("Failed", "gov.no_quorum_left")
+    assert done("remove_snp_measurement", measurement=code) == ("Failed", "gov.no_quorum_left")
+    assert done("remove_virtual_measurement", measurement="m") == ("Accepted", None)
+    assert trusted() == {b"snp3", b"snp4"}
+    assert done("remove_snp_measurement", measurement=code) == ("Failed", "gov.no_node_left")
+    assert done("set_tee_policy", tee="snp", remove=True) == ("Failed", "gov.no_node_left")
+    for wrong in (
+        {"tee": "other"},
+        {"tee": "snp", "policy": 1},
+        {"tee": "azure_vtpm"},
+        {"tee": "sgx", "tcb_states": ["x"]},
+    ):
+        assert done("set_tee_policy", **wrong) == ("Failed", "gov.bad_argument")
+
+
+def test_the_constitution_says_what_evidence_must_be(members):
+    network = Network(members[:3], constitutions.text("sandbox"))
+
+    def accept(name: str, **args: Any) -> None:
+        assert network.propose(members[0], action(name, **args))["proposalState"] == "Accepted", name
+
+    assert platforms.policy(network).snp is None  # type: ignore[arg-type]
+    accept("set_tee_policy", tee="snp", vlek=True)
+    accept("set_tee_policy", tee="azure_vtpm", pcrs={"4": ["04" * 32]})
+    accept("set_tee_policy", tee="nitro")
+    accept("set_tee_policy", tee="vbs", keys=["ab" * 32])
+    accept("add_snp_host_data", host_data="ab" * 32)
+    accept("add_snp_uvm_endorsement", did="did:x", feed="F", svn="7")
+    accept("add_snp_tcb_version", cpuid="00b00f21", tcb_version="49000000000b0001")
+    accept("add_measurement", platform="nitro", measurement="cd" * 48)
+    accept("add_measurement", platform="vbs", measurement="cd" * 32)
+    found = platforms.policy(network)  # type: ignore[arg-type]
+    assert found.snp is not None and found.azure_vtpm is not None and found.vbs is not None
+    assert found.snp.host_data == ["ab" * 32] and found.snp.uvm == {"did:x": {"F": 7}} and found.snp.vlek
+    turin = {"boot_loader": 0, "tee": 0x0B, "snp": 0, "microcode": 0x49}
+    assert found.snp.minimum_tcb == {"turin": turin} == found.azure_vtpm.snp.minimum_tcb
+    assert found.measurements["nitro"] == ["cd" * 48] and found.measurements["vbs"] == ["cd" * 32]
+    for platform, measurement in (("sgx", "cd" * 32), ("nitro", "cd" * 32)):
+        wrong = network.propose(members[0], action("add_measurement", platform=platform, measurement=measurement))
+        assert wrong["proposalState"] == "Failed"
+    endorsement = action("add_snp_uvm_endorsement", did="did:x", feed="F", svn="seven")
+    assert network.propose(members[0], endorsement)["failure"]["code"] == "gov.bad_argument"
 
 
 ADMITTED = {"majority": True, "m-of-n": True, "operator": True, "sandbox": True, "unanimous": False}

@@ -23,7 +23,7 @@ from coco.enclave.core import rules_worker
 from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.errors import AccessError, CocoError, GovernanceError, RequestError
 from coco.ledger import tables
-from members import Member
+from members import Member, node_row
 
 ROOT = bytes(range(32))
 TIME_MS = 1_800_000_000_000
@@ -45,12 +45,12 @@ class Network:
         self.reshared: list[tuple[set[str], int]] = []
         self.rekeyed = 0
         self.put(tables.CONSTITUTION, tables.SINGLETON, tables.row(rules))
-        self.put(tables.GENESIS, tables.SINGLETON, tables.row({"production": production}))
+        self.put(tables.GENESIS, tables.SINGLETON, tables.row({"production": production, "insecure_virtual": True}))
         settings_row = {"recovery_threshold": 1, "recent_cose_proposals_window_size": 3}
         self.put(tables.SERVICE_CONFIG, tables.SINGLETON, tables.row(settings_row))
         self.put(tables.SERVICE_INFO, tables.SINGLETON, tables.row({"status": "Opening", "cert": SERVICE}))
         self.put(tables.NODE_MEASUREMENTS, b"m", nodes.ALLOWED)
-        node = {"status": nodes.TRUSTED, "engine": 1, "measurement": "m", "peer_address": "a:1", "owner": ""}
+        node = node_row(status=nodes.TRUSTED, engine=1, measurement="m", peer_address="a:1", owner="")
         self.put(tables.NODES_INFO, b"founder", tables.row(node))
         for member in members:
             self.add(member)
@@ -279,7 +279,7 @@ def test_what_must_hold_holds_under_any_constitution(members, actions, code):
 
 def test_every_action_is_accepted_and_leaves_its_rows(members):
     network = Network(members[:3], constitutions.text("sandbox"))
-    pending = {"status": nodes.PENDING, "engine": 2, "measurement": "m", "peer_address": "b:1", "owner": ""}
+    pending = node_row(status=nodes.PENDING, engine=2, measurement="m", peer_address="b:1", owner="")
     network.put(tables.NODES_INFO, b"second", tables.row(pending))
     network.put(tables.NODES_INFO, b"third", tables.row({**pending, "engine": 3}))
     new, pem = members[3], rsa_pem()
@@ -349,6 +349,12 @@ def test_every_action_is_accepted_and_leaves_its_rows(members):
     policy = sha256(b"policy").hexdigest()
     for add, table, key, args in (
         ("add_node_code", tables.NODE_CODE_IDS, "ab" * 32, {"code_id": "AB" * 32}),
+        (
+            "add_measurement",
+            tables.NODE_OTHER_MEASUREMENTS,
+            "nitro:" + "ab" * 48,
+            {"platform": "nitro", "measurement": "ab" * 48},
+        ),
         ("add_snp_measurement", tables.NODE_SNP_MEASUREMENTS, "ab" * 48, {"measurement": "ab" * 48}),
         ("add_tdx_measurement", tables.NODE_TDX_MEASUREMENTS, "ab" * 48, {"measurement": "ab" * 48}),
         (

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, Share, WrappingKey, WriteSet, panic_for_test
-from coco.attestation import evidence
+from coco.attestation import evidence, policy
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.configuration.keepers import Keepers
@@ -433,17 +433,19 @@ def test_L5_truncation_never_reaches_below_what_is_committed():
 
 def test_J1_evidence_of_another_key_nonce_network_or_configuration_is_refused():
     context = {"nonce": b"n", "service": b"s", "constitution": b"c", "configuration": b"f"}
-    made = evidence.Evidence(evidence.VIRTUAL, "m", evidence.report_data(b"key", **context))
-    evidence.verify(made, expected_report_data=evidence.report_data(b"key", **context), accept_insecure_virtual=True)
+    made = evidence.virtual("m", evidence.report_data(b"key", **context))
+    verified = made.verify(now_s=0)
+    policy.check_report_data(verified, evidence.report_data(b"key", **context))
+    policy.enforce(verified, policy.Policy(insecure_virtual=True))
     for change in context:
         other = evidence.report_data(b"key", **{**context, change: b"other"})
         with pytest.raises(AttestationError) as refused:
-            evidence.verify(made, expected_report_data=other, accept_insecure_virtual=True)
+            policy.check_report_data(verified, other)
         assert refused.value.code == "attestation.report_data"
     shifted = evidence.report_data(b"key", **{**context, "nonce": b"", "service": b"ns"})
-    assert shifted != made.report_data, "fields cannot flow into each other"
+    assert shifted != verified.report_data, "fields cannot flow into each other"
     with pytest.raises(AttestationError) as insecure:
-        evidence.verify(made, expected_report_data=made.report_data, accept_insecure_virtual=False)
+        policy.enforce(verified, policy.Policy())
     assert insecure.value.code == "attestation.insecure_platform"
     assert evidence.Evidence.parse(made.to_json()) == made
 

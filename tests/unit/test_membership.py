@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coco import limits
 from coco._native import LedgerSecret, WriteSet
-from coco.attestation.evidence import VIRTUAL, Evidence, report_data
+from coco.attestation.evidence import report_data, virtual
 from coco.cli.keys import make_actor
 from coco.client.operators import owner
 from coco.enclave.configuration import nodes
@@ -54,13 +54,15 @@ class Primary:
             status=nodes.TRUSTED,
             address="10.0.0.9:1",
             owner="",
-            evidence=Evidence(VIRTUAL, "m", bytes(64)).to_json(),
+            evidence=virtual("m", bytes(64)).to_json(),
+            verified=virtual("m", bytes(64)).verify(now_s=0),
             encryption_key="",
             seqno=1,
         )
         self.write(
             (tables.OPERATORS, key, tables.row({"cert": certificate, "addresses": ["10.0.0.1"]})),
             (tables.NODE_MEASUREMENTS, b"m", nodes.ALLOWED),
+            (tables.GENESIS, tables.SINGLETON, b'{"insecure_virtual": true}'),
             (tables.NODES_INFO, b"founder", tables.row(founder)),
         )
         self.committed, self.may_execute, self.node, self.primary, self.view_offset = 1, True, 1, 1, 1
@@ -78,7 +80,6 @@ class Primary:
             admits=_everybody,
             network="test",
             constitution_hash=_empty_constitution,
-            accept_insecure_virtual=True,
             log=lambda *line: None,
         )
 
@@ -127,7 +128,7 @@ class JoinerSide:
             service=SERVICE.spki,
             configuration=b"c",
         )
-        evidence = Evidence(VIRTUAL, "m", data).to_json()
+        evidence = virtual("m", data).to_json()
         statement = sign(self.node_id, "m", ADDRESS, ["localhost"]) if sign else b""
         self.request = nodes.JoinRequest(evidence, encryption, b"c", b"n" * 32, ADDRESS, ["localhost"], statement)
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coco._native import LedgerSecret
-from coco.attestation.evidence import VIRTUAL, Evidence, report_data
+from coco.attestation.evidence import report_data, virtual
 from coco.cli.keys import make_actor
 from coco.client.operators import owner
 from coco.enclave.configuration import nodes
@@ -43,6 +43,9 @@ class View:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         return self._rows.get((table, key))
+
+    def scan(self, table: str, prefix: bytes = b"") -> Any:
+        return iter(sorted((key, row) for (name, key), row in self._rows.items() if name == table))
 
 
 def rsa_key() -> tuple[rsa.RSAPrivateKey, str]:
@@ -119,19 +122,22 @@ def test_J1_a_joiners_evidence_is_for_its_keys_its_service_and_its_start():
             service=made["service"],
             configuration=made["configuration"],
         )
-        return nodes.JoinRequest(Evidence(VIRTUAL, "m", data).to_json(), encryption, b"c", b"n", "a:1", [], b"")
+        return nodes.JoinRequest(virtual("m", data).to_json(), encryption, b"c", b"n", "a:1", [], b"")
 
-    assert nodes.check_evidence(request(), NODE, SERVICE.spki, accept_insecure_virtual=True) == "m"
+    verified = nodes.check_evidence(request(), NODE, SERVICE.spki, now_s=0)
+    assert verified.measurement == "m"
     another = ec.generate_private_key(ec.SECP384R1()).public_key()
     for changed in ({"key": another}, {"encryption": other}, {"service": b"x"}, {"configuration": b"d"}):
         with pytest.raises(AttestationError):
-            nodes.check_evidence(request(**changed), NODE, SERVICE.spki, accept_insecure_virtual=True)
-    with pytest.raises(AttestationError):
-        nodes.check_evidence(request(), NODE, SERVICE.spki, accept_insecure_virtual=False)
+            nodes.check_evidence(request(**changed), NODE, SERVICE.spki, now_s=0)
+    sandbox = {(tables.GENESIS, tables.SINGLETON): b'{"insecure_virtual": true}'}
+    with pytest.raises(AttestationError) as insecure:
+        nodes.check_manifest(View({}), verified)
+    assert insecure.value.code == "attestation.insecure_platform"
     with pytest.raises(AccessError) as refused:
-        nodes.check_measurement(View({}), "m")
+        nodes.check_manifest(View(sandbox), verified)
     assert refused.value.code == "join.code_not_allowed"
-    nodes.check_measurement(View({(tables.NODE_MEASUREMENTS, b"m"): nodes.ALLOWED}), "m")
+    nodes.check_manifest(View({**sandbox, (tables.NODE_MEASUREMENTS, b"m"): nodes.ALLOWED}), verified)
 
 
 def test_J3_secrets_open_at_the_node_that_they_are_sealed_to_and_nowhere_else():

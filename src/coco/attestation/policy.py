@@ -38,6 +38,9 @@ TCB_STATES: Final = (
     "OutOfDateConfigurationNeeded",
 )
 
+_INSECURE = "attestation.insecure_platform"
+#: Characters of a value that a person is shown: a hash is cut, a name is not.
+_SHOWN_MAX = 40
 _Hex = Annotated[str, Meta(pattern="^([0-9a-f]{2})*$", max_length=256)]
 _Mask = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 _Svn = Annotated[int, Meta(ge=0, lt=1 << 32)]
@@ -202,7 +205,9 @@ def judge(verified: Verified, policy: Policy) -> list[Finding]:
     rules = getattr(policy, verified.platform, None) if verified.platform in RANKS else None
     if rules is None or rules is False:
         why = f"{verified.platform} is not in the TEE manifest"
-        return [Finding("platform", passed=False, why=why, code="attestation.platform")]
+        if verified.platform == INSECURE_VIRTUAL:
+            return [_rule("platform", False, f"{why}: it proves nothing", "insecure_platform")]
+        return [_rule("platform", False, why, "platform")]
     found = [_rule("platform", True, f"{verified.platform} is in the TEE manifest", "platform")]
     rank = RANKS[verified.platform]
     least = 0 if verified.platform == INSECURE_VIRTUAL else policy.minimum_rank
@@ -222,7 +227,8 @@ def enforce(verified: Verified, policy: Policy) -> None:
     """
     for finding in judge(verified, policy):
         if not finding.passed:
-            raise AttestationError(f"{finding.rule}: {finding.why}", code=finding.code)
+            hint = "for development only: accept it by --insecure-virtual" if finding.code == _INSECURE else None
+            raise AttestationError(f"{finding.rule}: {finding.why}", code=finding.code, hint=hint)
 
 
 def check_report_data(verified: Verified, expected: bytes) -> None:
@@ -239,9 +245,14 @@ def _rule(rule: str, passed: bool, why: str, code: str) -> Finding:
     return Finding(rule, passed, why, f"attestation.{code}")
 
 
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN_MAX else f"{text[: _SHOWN_MAX // 2]}…"
+
+
 def _one_of(rule: str, value: object, allowed: list[Any], code: str) -> Finding:
-    shown = ", ".join(str(one)[:16] for one in allowed[:4]) or "nothing"
-    return _rule(rule, value in allowed, f"{str(value)[:32]}; allowed: {shown}", code)
+    shown = ", ".join(_short(one) for one in allowed[:4]) or "nothing"
+    return _rule(rule, value in allowed, f"{_short(value)}; allowed: {shown}", code)
 
 
 def _within(rule: str, bits: int, mask: str | int, code: str = "attributes") -> Finding:
@@ -256,9 +267,11 @@ def _least(rule: str, value: int, least: int, code: str) -> Finding:
 def _code(verified: Verified, policy: Policy) -> Iterator[Finding]:
     """The code manifest; under an endorsed utility VM and under a TPM the code is named otherwise."""
     uvm = verified.platform == SNP and policy.snp is not None and policy.snp.uvm and "uvm" in verified.claims
+    allowed = policy.measurements.get(verified.platform)
+    if verified.platform == INSECURE_VIRTUAL and allowed is None:
+        return  # whoever accepts what proves nothing need not say which nothing
     if not uvm and verified.platform != AZURE_VTPM:
-        allowed = policy.measurements.get(verified.platform, [])
-        yield _one_of("measurement", verified.measurement, allowed, "measurement")
+        yield _one_of("measurement", verified.measurement, allowed or [], "measurement")
     signers = policy.signers.get(verified.platform)
     if signers is not None:
         yield _one_of("signer", verified.signer, signers, "signer")
@@ -305,7 +318,7 @@ def _tdx(verified: Verified, rules: Tdx) -> Iterator[Finding]:
 
 
 def _zero(name: str, claims: Mapping[str, Any]) -> Finding:
-    return _rule(name, not str(claims[name]).strip("0"), f"{str(claims[name])[:32]}, zero is needed", "attributes")
+    return _rule(name, not str(claims[name]).strip("0"), f"{_short(claims[name])}, zero is needed", "attributes")
 
 
 def _snp(verified: Verified, rules: Snp) -> Iterator[Finding]:

@@ -44,6 +44,27 @@ class Verified:
     #: What else the platform says; JSON.
     claims: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """For a row of the ledger, which is judged again when the manifest changes (H6)."""
+        return {
+            "platform": self.platform,
+            "measurement": self.measurement,
+            "signer": self.signer,
+            "report_data": self.report_data.hex(),
+            "debug": self.debug,
+            "tcb_status": self.tcb_status,
+            "valid_from_s": self.valid_from_s,
+            "valid_until_s": self.valid_until_s,
+            "advisories": list(self.advisories),
+            "claims": dict(self.claims),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Verified:
+        """What :meth:`to_json` wrote."""
+        data, advisories = bytes.fromhex(document["report_data"]), tuple(document["advisories"])
+        return cls(**{**document, "report_data": data, "advisories": advisories})
+
 
 def refuse(reason: str, code: str) -> AttestationError:
     """The error of evidence that proves nothing."""

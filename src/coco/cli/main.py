@@ -16,11 +16,13 @@ import typer
 
 import coco
 from coco import limits
+from coco.attestation.policy import Policy
 from coco.cli import account as accounts
 from coco.cli import doctor as examination
 from coco.cli import governance
 from coco.cli import ledger as ledgers
 from coco.cli import node as nodes
+from coco.cli import policy as policies
 from coco.cli import sandbox as sandboxes
 from coco.cli import simulate as simulations
 from coco.cli import status as statuses
@@ -44,6 +46,8 @@ app.add_typer(governance.participant_app, name="participant")
 app.add_typer(governance.proposal_app, name="proposal")
 app.add_typer(governance.constitution_app, name="constitution")
 app.add_typer(governance.network_app, name="network")
+app.add_typer(policies.policy_app, name="policy")
+app.command("verify-node")(policies.verify_node_command)
 
 Directory = Annotated[Path, typer.Option("--dir", help="Folder of the sandbox.")]
 
@@ -103,18 +107,18 @@ async def _connect(
     key: Path | None,
     pin_path: Path,
     options: ConnectOptions,
-    insecure: bool,
     expect: str,
+    policy: Policy,
     as_json: bool,
 ) -> None:
     pin = Pin.load(pin_path)
     first = pin is None
     if pin is not None and expect:
         pin.saw(expect)
-    verified = await verify_node(*address(admin), pin, accept_insecure_virtual=insecure)
+    verified = await verify_node(*address(admin), pin, policy=policy)
     if pin is None:
         pin = Pin(verified.service, dict(verified.network["members"]), expect or "0.0")
-        await verify_node(*address(admin), pin, accept_insecure_virtual=insecure)
+        await verify_node(*address(admin), pin, policy=policy)
     pin.save(pin_path)
     known = pin
 
@@ -122,7 +126,7 @@ async def _connect(
         return service_context(known.service, str(cert), str(key) if key else "")
 
     async def following() -> ssl.SSLContext | None:
-        moved = await follow([address(admin)], known, accept_insecure_virtual=insecure)
+        moved = await follow([address(admin)], known, policy=policy)
         known.save(pin_path)
         return trusting() if moved else None
 
@@ -160,6 +164,7 @@ def connect(
     allow_origin: Annotated[list[str] | None, typer.Option(help="Web origin that may call; repeatable.")] = None,
     secret_path: Annotated[str, typer.Option(help="Serve only below this path, such as /4f2a91.")] = "",
     expect: Annotated[str, typer.Option(help="Refuse a node that does not have this view.seqno committed.")] = "",
+    policy: policies.PolicyFile = None,
     insecure_virtual: Annotated[
         bool, typer.Option("--insecure-virtual", help="Accept platform virtual, which proves nothing.")
     ] = False,
@@ -167,9 +172,13 @@ def connect(
 ) -> None:
     """Verify a node, then serve it as plain HTTP on loopback for tools without client certificates."""
     options = ConnectOptions(port=port, origins=tuple(allow_origin or ()), secret_path=secret_path)
+    try:
+        accepted = policies.read_policy(policy, insecure_virtual=insecure_virtual)
+    except CocoError as error:
+        fail(error, as_json)
     with contextlib.suppress(KeyboardInterrupt):
         urls = [url, *(also or ())]
-        run(_connect(urls, admin, cert, key, pin, options, insecure_virtual, expect, as_json), as_json)
+        run(_connect(urls, admin, cert, key, pin, options, expect, accepted, as_json), as_json)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coco import constitutions
+from coco.attestation.policy import Policy
 from coco.channel.messages import Ready
 from coco.cli.keys import make_actor, make_encryption_key
 from coco.cli.output import console, progress, working
@@ -228,7 +229,7 @@ class Sandbox:
     async def follow(self, pin: Pin) -> bool:
         """Whether the service has another identity by now, which members have stated; what is on the disk follows."""
         nodes = [(_HOST, node.relays["administration"].port) for node in self.nodes.values()]
-        moved = await follow(nodes, pin, accept_insecure_virtual=True)
+        moved = await follow(nodes, pin, policy=Policy(insecure_virtual=True))
         if pin.service != self.service:
             self.service = pin.service
             self.files.service.write_text(pin.service)

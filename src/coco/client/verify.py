@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from coco.attestation import evidence
+from coco.attestation import policy as policies
+from coco.attestation.policy import Policy
+from coco.attestation.verified import Verified
 from coco.client.http import HttpsClient
 from coco.client.pin import Pin
 from coco.errors import AttestationError, HostError
@@ -29,6 +33,8 @@ class VerifiedNode:
     measurement: str
     service: str
     network: dict[str, Any]
+    #: Everything that its evidence proves.
+    evidence: Verified
 
 
 def unverified_context() -> ssl.SSLContext:
@@ -57,8 +63,22 @@ def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     return key
 
 
-async def verify_node(host: str, port: int, pin: Pin | None, *, accept_insecure_virtual: bool) -> VerifiedNode:
+async def verify_node(
+    host: str,
+    port: int,
+    pin: Pin | None,
+    *,
+    accept_insecure_virtual: bool = False,
+    policy: Policy | None = None,
+) -> VerifiedNode:
     """Verify the node whose administration listener is at ``host:port``; ``pin`` follows the members' statements.
+
+    Args:
+        host: its name.
+        port: its port.
+        pin: the service that the client knows; None: whichever it shows.
+        accept_insecure_virtual: whether platform virtual is good enough, with any code.
+        policy: which code on which platforms is good enough; instead of ``accept_insecure_virtual``.
 
     Raises:
         AttestationError: the evidence, the key, the service or the position is not what it must be.
@@ -69,17 +89,17 @@ async def verify_node(host: str, port: int, pin: Pin | None, *, accept_insecure_
         nonce = secrets.token_bytes(32)
         document = (await client.request("GET", f"/node/attestation?nonce={nonce.hex()}")).json()
         service = x509.load_pem_x509_certificate(document["service_certificate"].encode())
-        found = evidence.Evidence.parse(document)
-        evidence.verify(
+        found = evidence.Evidence.parse(document).verify(now_s=int(time.time()))
+        policies.enforce(found, policy or Policy(insecure_virtual=accept_insecure_virtual))
+        policies.check_report_data(
             found,
-            expected_report_data=evidence.report_data(
+            evidence.report_data(
                 cose.spki(_public_key(shown)),
                 nonce=nonce,
                 service=cose.spki(_public_key(service)),
                 constitution=bytes.fromhex(document["constitution_hash"]),
                 configuration=bytes.fromhex(document["configuration_hash"]),
             ),
-            accept_insecure_virtual=accept_insecure_virtual,
         )
         try:
             _public_key(service).verify(shown.signature, shown.tbs_certificate_bytes, ec.ECDSA(hashes.SHA384()))
@@ -89,20 +109,20 @@ async def verify_node(host: str, port: int, pin: Pin | None, *, accept_insecure_
         pem = service.public_bytes(Encoding.PEM).decode()
         if pin is not None:
             await _check_pin(client, pin, pem)
-        return VerifiedNode(found.platform, found.measurement, pem, network)
+        return VerifiedNode(found.platform, found.measurement, pem, network, found)
     except (KeyError, ValueError, TypeError) as error:
         raise AttestationError("the node's answer is malformed", code="attestation.malformed") from error
     finally:
         await client.close()
 
 
-async def follow(nodes: Sequence[tuple[str, int]], pin: Pin, *, accept_insecure_virtual: bool) -> bool:
+async def follow(nodes: Sequence[tuple[str, int]], pin: Pin, *, policy: Policy) -> bool:
     """Whether members say that the service goes on under another identity, which is pinned then.
 
     Args:
         nodes: administration listeners, asked in order until one answers.
         pin: what is known of the service.
-        accept_insecure_virtual: whether platform virtual is good enough.
+        policy: which code on which platforms is good enough.
 
     Raises:
         AttestationError: a node runs another service, that members do not name.
@@ -110,7 +130,7 @@ async def follow(nodes: Sequence[tuple[str, int]], pin: Pin, *, accept_insecure_
     before = pin.service
     for host, port in nodes:
         try:
-            await verify_node(host, port, pin, accept_insecure_virtual=accept_insecure_virtual)
+            await verify_node(host, port, pin, policy=policy)
         except HostError:
             continue
         break

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from coco import _native, limits
-from coco.attestation.evidence import VIRTUAL, Evidence, report_data
+from coco.attestation.evidence import report_data, virtual
 from coco.channel import messages
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.nodes import JoinRequest
@@ -106,8 +106,7 @@ class Joiner:
         statement = await self._control.owner_statement
         with private_der(self._key) as private:
             self._links.dial_as([self._certificate.public_bytes(Encoding.DER)], private, self._service)
-        evidence = Evidence(
-            VIRTUAL,
+        evidence = virtual(
             self._measurement,
             report_data(
                 cose.spki(self._key.public_key()),

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco import limits
 from coco._native import Entry
+from coco.attestation.verified import Verified
 from coco.enclave.certificates import Certificates
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration import secrets as wrapping
@@ -112,7 +113,6 @@ class Membership:
         admits: Admits,
         network: str,
         constitution_hash: Callable[[], bytes],
-        accept_insecure_virtual: bool,
         log: Callable[..., None],
     ) -> None:
         self._control, self._sequencer, self._replica, self._service = control, sequencer, replica, service
@@ -121,10 +121,10 @@ class Membership:
         #: Seals the announced key of the service to a newcomer, by its key and the newest rows.
         self.sealed_following: Callable[[str, Reads], bytes] = lambda key, view: b""
         self._network, self._constitution_hash = network, constitution_hash
-        self._accept_insecure_virtual, self._log = accept_insecure_virtual, log
+        self._log = log
         self._rows: dict[int, NodeRow] | None = None
-        #: Measurements of the code that the network runs, as of the same moment.
-        self._allowed: frozenset[str] = frozenset()
+        #: Engine ids of those whose code and platform the manifest has, as of the same moment.
+        self._allowed: frozenset[int] = frozenset()
         #: Last entry that changed a row; 0 once that is committed and seen.
         self._old_at = 0
         #: Held by whoever changes the rows of nodes after having looked at them.
@@ -149,7 +149,7 @@ class Membership:
         if self._rows is None:
             view = self._sequencer.store.view(self._replica.committed)
             self._rows = {row.engine: row for row in nodes.rows(view) if row.engine}
-            self._allowed = frozenset(key.decode() for key, _ in view.scan(tables.NODE_MEASUREMENTS))
+            self._allowed = nodes.allowed(view)
         return self._rows
 
     def address(self, engine: int) -> str | None:
@@ -158,7 +158,7 @@ class Membership:
         None for everybody else, and for a node whose code the network does not run any more.
         """
         row = self.rows().get(engine)
-        if row is None or row.measurement not in self._allowed:
+        if row is None or row.engine not in self._allowed:
             return None
         counts = row.status == nodes.TRUSTED or engine in self._replica.members.all
         return row.address if counts else None
@@ -243,15 +243,15 @@ class Membership:
         protected, signature = cose.sign(self._service.key, {MESSAGE_TYPE: WELCOME_STATEMENT}, payload)
         return cose.encode(protected, signature, payload)
 
-    def _check(self, key: ec.EllipticCurvePublicKey, request: JoinRequest) -> str:
-        measurement = nodes.check_evidence(
-            request, key, self._service.spki, accept_insecure_virtual=self._accept_insecure_virtual
-        )
-        nodes.check_measurement(self._sequencer.store.view(), measurement)
-        return measurement
+    def _check(self, key: ec.EllipticCurvePublicKey, request: JoinRequest) -> Verified:
+        now_s = self._sequencer.clock.now_ms // 1000
+        verified = nodes.check_evidence(request, key, self._service.spki, now_s=now_s)
+        nodes.check_manifest(self._sequencer.store.view(), verified)
+        return verified
 
     async def _admit(self, node_id: str, key: ec.EllipticCurvePublicKey, request: JoinRequest) -> NodeRow:
-        measurement = self._check(key, request)
+        verified = self._check(key, request)
+        measurement = verified.measurement
         view = self._sequencer.store.view()
         others = self._newest()
         status, owner = nodes.PENDING, ""
@@ -301,6 +301,7 @@ class Membership:
             address=request.address,
             owner=owner,
             evidence=request.evidence,
+            verified=verified,
             encryption_key=request.encryption_key,
             seqno=seqno,
             host_names=request.host_names,

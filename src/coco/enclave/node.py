@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco import _native, limits
 from coco._native import Front
-from coco.attestation.evidence import VIRTUAL, Evidence, report_data
+from coco.attestation.evidence import VIRTUAL, Evidence, report_data, virtual
 from coco.channel import messages
 from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, Services
 from coco.enclave.catching_up import HISTORY_AFTER_JOIN, CatchUp
@@ -217,7 +217,6 @@ class EnclaveNode:
             admits=lambda node, view: self.governing.admits(node, view),
             network=self.genesis.network,
             constitution_hash=self._constitution_hash,
-            accept_insecure_virtual=self.genesis.insecure_virtual,
             log=self._control.log,
         )
         self._epochs = epochs = Epochs(self.journal, self.service, self.identity.node_id, self._encryption)
@@ -430,12 +429,14 @@ class EnclaveNode:
 
     def _node_rows(self) -> list[tuple[str, bytes, bytes]]:
         node_id = self.identity.node_id.encode()
+        evidence = self._evidence(b"")
         info = nodes.row_document(
             engine=self.replica.node,
             status=nodes.TRUSTED,
             address=self._peer_address,
             owner="",
-            evidence=self._evidence(b"").to_json(),
+            evidence=evidence.to_json(),
+            verified=evidence.verify(now_s=self.clock.now_ms // 1000),
             encryption_key=self._encryption.pem,
             seqno=self.journal.last_seqno + 1,
             host_names=endorsed_names(self.identity.certificate),
@@ -969,8 +970,7 @@ class EnclaveNode:
         return await self.journal.receipt(position.seqno, committed, since(info))
 
     def _evidence(self, nonce: bytes) -> Evidence:
-        return Evidence(
-            VIRTUAL,
+        return virtual(
             self._measurement,
             report_data(
                 _spki(self.identity.certificate),

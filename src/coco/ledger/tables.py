@@ -21,7 +21,9 @@ NODE_SNP_UVM_ENDORSEMENTS: Final = "public:ccf.gov.nodes.snp.uvm_endorsements"
 NODE_SNP_TCB_VERSIONS: Final = "public:ccf.gov.nodes.snp.tcb_versions"
 #: Launch measurements of TDX guests; the open format has no such list.
 NODE_TDX_MEASUREMENTS: Final = "public:coco.gov.nodes.tdx.measurements"
-#: States of its firmware that a platform may be in.
+#: Allowed code of other platforms, ``platform:measurement``; the open format has no such lists.
+NODE_OTHER_MEASUREMENTS: Final = "public:coco.gov.nodes.measurements"
+#: Rules of each platform of the TEE manifest.
 TEE_POLICY: Final = "public:coco.gov.nodes.tee_policy"
 #: Adapters that members voted in, by name: their genesis, and whether they run.
 ADAPTERS: Final = "public:coco.gov.adapters"
@@ -77,6 +79,7 @@ STATE_TABLES: Final = (
     NODE_SNP_UVM_ENDORSEMENTS,
     NODE_SNP_TCB_VERSIONS,
     NODE_TDX_MEASUREMENTS,
+    NODE_OTHER_MEASUREMENTS,
     TEE_POLICY,
     ADAPTERS,
     DENIED_CERTIFICATES,
@@ -110,7 +113,9 @@ LOG_TABLES: Final = (CLAIMS,)
 ACTOR_TABLES: Final = frozenset(
     {
         *(NODES_INFO, MEMBERS_INFO, MEMBERS_CERTS, USERS_INFO, USERS_CERTS, ACCOUNTS, OPERATORS, NODE_MEASUREMENTS),
-        *(DENIED_CERTIFICATES, SERVICE_CONFIG),
+        *(DENIED_CERTIFICATES, SERVICE_CONFIG, TEE_POLICY, NODE_CODE_IDS, NODE_TDX_MEASUREMENTS),
+        *(NODE_SNP_MEASUREMENTS, NODE_SNP_HOST_DATA, NODE_SNP_UVM_ENDORSEMENTS, NODE_SNP_TCB_VERSIONS),
+        NODE_OTHER_MEASUREMENTS,
     }
 )
 

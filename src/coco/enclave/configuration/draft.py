@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,10 @@ class Draft:
                 rows[key] = value
         return dict(sorted(rows.items()))
 
+    def whole(self) -> Reads:
+        """The tables as they would be, for whoever reads a view."""
+        return _Whole(self)
+
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Write a row."""
         self.writes[table, key] = value
@@ -101,6 +106,19 @@ class Draft:
     def production(self) -> bool:
         """Whether the genesis refuses what only a sandbox may have."""
         return bool((self.document(tables.GENESIS, tables.SINGLETON) or {}).get("production", True))
+
+
+class _Whole:
+    """A draft with the methods of a view."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self._draft.get(table, key)
+
+    def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return (one for one in self._draft.scan(table).items() if one[0].startswith(prefix))
 
 
 def state(draft: Draft) -> dict[str, Any]:

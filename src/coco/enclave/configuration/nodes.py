@@ -17,9 +17,12 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coco.attestation.evidence import Evidence, report_data, verify
+from coco.attestation import policy
+from coco.attestation.evidence import Evidence, report_data
+from coco.attestation.verified import Verified
+from coco.enclave.configuration import platforms
 from coco.enclave.configuration.reads import Reads
-from coco.errors import AccessError, CocoError, RequestError
+from coco.errors import AccessError, AttestationError, CocoError, RequestError
 from coco.ledger import cose, tables
 from coco.ledger.statements import MESSAGE_TYPE, fingerprint, parse_json
 
@@ -90,17 +93,22 @@ def row_document(
     address: str,
     owner: str,
     evidence: Mapping[str, Any],
+    verified: Verified,
     encryption_key: str,
     seqno: int,
     host_names: Sequence[str] = (),
     statement: bytes = b"",
 ) -> dict[str, Any]:
-    """Value of a node's row, before it is dumped; ``statement`` is the owner's, for whoever audits the ledger."""
+    """Value of a node's row, before it is dumped; ``statement`` is the owner's, for whoever audits the ledger.
+
+    What the evidence proved then is kept: it is judged again whenever the manifest changes (H6).
+    """
     return {
         "status": status,
         "retired_committed": False,
         "quote_info": {"format": evidence["platform"], **evidence},
-        "measurement": Evidence.parse(dict(evidence)).measurement,
+        "measurement": verified.measurement,
+        "verified": verified.to_json(),
         "encryption_pub_key": encryption_key,
         "rpc_interfaces": {},
         "ledger_secret_seqno": seqno,
@@ -127,32 +135,50 @@ def admission(
 
 
 def check_evidence(
-    request: JoinRequest, node_key: ec.EllipticCurvePublicKey, service_key: bytes, *, accept_insecure_virtual: bool
-) -> str:
-    """Check a joiner's evidence; its measurement.
+    request: JoinRequest, node_key: ec.EllipticCurvePublicKey, service_key: bytes, *, now_s: int
+) -> Verified:
+    """Check that a joiner's evidence is its platform's, and for this key, service and start.
 
     Raises:
-        AttestationError: it is for another key, service or start, or its platform proves nothing.
+        AttestationError: it is not.
     """
-    evidence = Evidence.parse(dict(request.evidence))
+    verified = Evidence.parse(request.evidence).verify(now_s=now_s)
     expected = report_data(
         cose.spki(node_key),
         encryption_key=request.encryption_key.encode(),
         service=service_key,
         configuration=request.configuration,
     )
-    verify(evidence, expected_report_data=expected, accept_insecure_virtual=accept_insecure_virtual)
-    return evidence.measurement
+    policy.check_report_data(verified, expected)
+    return verified
 
 
-def check_measurement(view: Reads, measurement: str) -> None:
-    """Whether the network runs this code.
+def check_manifest(view: Reads, verified: Verified) -> None:
+    """Whether the network runs this code on this platform.
 
     Raises:
-        AccessError: it does not (``join.code_not_allowed``).
+        AccessError: it does not run this code (``join.code_not_allowed``).
+        AttestationError: it does not on this platform, in this state; the code says why.
     """
-    if view.get(tables.NODE_MEASUREMENTS, measurement.encode()) is None:
-        raise AccessError("the code of this node is not allowed to join", code="join.code_not_allowed")
+    try:
+        policy.enforce(verified, platforms.policy(view))
+    except AttestationError as error:
+        if error.code != "attestation.measurement":
+            raise
+        raise AccessError("the code of this node is not allowed to join", code="join.code_not_allowed") from error
+
+
+def is_allowed(row: Mapping[str, Any], manifest: policy.Policy) -> bool:
+    """Whether a node may run on, by what its evidence proved when it was admitted (H6)."""
+    verified = Verified.from_json(row["verified"])
+    return all(finding.passed for finding in policy.judge(verified, manifest))
+
+
+def allowed(view: Reads) -> frozenset[int]:
+    """Engine ids of the nodes whose code and platform are in the manifest."""
+    manifest = platforms.policy(view)
+    found = (json.loads(value) for _, value in view.scan(tables.NODES_INFO))
+    return frozenset(int(row["engine"]) for row in found if is_allowed(row, manifest))
 
 
 def check_owner(

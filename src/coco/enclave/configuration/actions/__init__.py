@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from coco.enclave.configuration import nodes
+from coco.enclave.configuration import nodes, platforms
 from coco.enclave.configuration.actions import actors, network, service
 from coco.enclave.configuration.actions.arguments import refuse
 from coco.enclave.configuration.actions.network import Action
@@ -92,7 +92,7 @@ def _check(draft: Draft) -> None:
     rows = [json.loads(value) for value in draft.scan(tables.NODES_INFO).values()]
     if rows and not any(row["status"] == nodes.TRUSTED for row in rows):
         raise refuse("no node would be left", "gov.no_node_left")
-    used = {row.get("measurement") for row in rows if row["status"] == nodes.TRUSTED}
-    allowed = {key.decode() for key in draft.scan(tables.NODE_MEASUREMENTS)}
-    if used and not used & allowed:
+    trusted = [row for row in rows if row["status"] == nodes.TRUSTED]
+    manifest = platforms.policy(draft.whole())
+    if trusted and not any(nodes.is_allowed(row, manifest) for row in trusted):
         raise refuse("every node's code would be disallowed", "gov.no_node_left")

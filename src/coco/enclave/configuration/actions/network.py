@@ -7,19 +7,19 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
 
-from coco.enclave.configuration import nodes, succession
-from coco.enclave.configuration.actions.arguments import digits, key, known, refuse, text, texts, validity
+import msgspec
+
+from coco.attestation.policy import PLATFORMS, TCB_STATES, parse_rules
+from coco.attestation.verified import NITRO
+from coco.enclave.configuration import nodes, platforms, succession
+from coco.enclave.configuration.actions.arguments import digits, key, known, refuse, text, validity
 from coco.enclave.configuration.draft import Draft
+from coco.errors import ConfigurationError
 from coco.ledger import tables
 
 Action = Callable[[Draft, Mapping[str, Any]], None]
 
-#: Platforms with a policy, and what their vendors call the states of their firmware (TCB).
-_TCB_STATES: Mapping[str, tuple[str, ...]] = {
-    "sgx": ("UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded", "OutOfDate"),
-    "tdx": ("UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded", "OutOfDate"),
-}
-_SHA384_DIGITS, _SHA256_DIGITS = 96, 64
+_SHA384_DIGITS, _SHA256_DIGITS, _SVN_DIGITS_MAX = 96, 64, 9
 
 
 def transition_node_to_trusted(draft: Draft, args: Mapping[str, Any]) -> None:
@@ -70,26 +70,31 @@ def set_all_nodes_certificate_validity(draft: Draft, args: Mapping[str, Any]) ->
 
 
 def _eject(draft: Draft) -> None:
-    """Nodes that run code which is not allowed any more leave; the others must be able to go on without them."""
+    """Nodes whose code or platform is not allowed any more leave; the others must be able to go on without them."""
     trusted = ejected = 0
+    manifest = platforms.policy(draft.whole())
     for name, value in draft.scan(tables.NODES_INFO).items():
         row = json.loads(value)
         if row["status"] != nodes.TRUSTED:
             continue
         trusted += 1
-        if draft.get(tables.NODE_MEASUREMENTS, str(row.get("measurement")).encode()) is None:
+        if not nodes.is_allowed(row, manifest):
             ejected += 1
             draft.put(tables.NODES_INFO, name, tables.row({**row, "status": nodes.RETIRED}))
     if ejected:
         succession.somebody_left(draft)
     if 0 < ejected < trusted and 2 * (trusted - ejected) <= trusted:
-        raise refuse("most nodes run this code: replace them first", "gov.no_quorum_left")
+        raise refuse("most nodes run like this: replace them first", "gov.no_quorum_left")
 
 
-def _allow(table: str, argument: str, digits_wanted: int = 0) -> tuple[Action, Action]:
+def _allow(
+    table: str, argument: str, digits_wanted: int = 0, named: Callable[[Mapping[str, Any]], bytes] | None = None
+) -> tuple[Action, Action]:
     """What adds a key to a list of allowed code, and what removes it; adding changes what others vote on."""
 
     def name(args: Mapping[str, Any]) -> bytes:
+        if named is not None:
+            return named(args)
         return (digits(args, argument, digits_wanted) if digits_wanted else key(args, argument)).encode()
 
     def add(draft: Draft, args: Mapping[str, Any]) -> None:
@@ -101,7 +106,6 @@ def _allow(table: str, argument: str, digits_wanted: int = 0) -> tuple[Action, A
         if not isinstance(vulnerable, bool):
             raise refuse("vulnerable is true or false")
         draft.remove(table, name(args))
-        _eject(draft)
         if vulnerable:  # who has broken it may know every key that its nodes knew (J9)
             draft.rekey = True
             succession.want(draft)
@@ -124,6 +128,8 @@ def _remove_host_data(draft: Draft, args: Mapping[str, Any]) -> None:
 
 def _add_uvm_endorsement(draft: Draft, args: Mapping[str, Any]) -> None:
     issuer, feed, version = key(args, "did"), key(args, "feed"), key(args, "svn")
+    if not version.isascii() or not version.isdigit() or len(version) > _SVN_DIGITS_MAX:
+        raise refuse("svn must be a number, in digits")
     feeds = draft.document(tables.NODE_SNP_UVM_ENDORSEMENTS, issuer.encode()) or {}
     draft.put(tables.NODE_SNP_UVM_ENDORSEMENTS, issuer.encode(), tables.row({**feeds, feed: {"svn": version}}))
     draft.drops_others = True
@@ -167,18 +173,46 @@ def _remove_tcb_version(draft: Draft, args: Mapping[str, Any]) -> None:
 
 
 def set_tee_policy(draft: Draft, args: Mapping[str, Any]) -> None:
-    """Which states of its firmware a platform may be in; an empty list takes the platform off the manifest."""
+    """Rules of one platform of the TEE manifest, as :mod:`coco.attestation.policy` has them; ``remove`` takes it off.
+
+    Of SNP, what tables of their own have is added: measurements, host data, utility VMs, least versions.
+    """
     tee = text(args, "tee", 16)
-    states = texts(args, "tcb_states")
-    if tee not in _TCB_STATES:
-        raise refuse(f"tee must be one of {', '.join(_TCB_STATES)}")
-    if not set(states) <= set(_TCB_STATES[tee]):
-        raise refuse(f"tcb_states of {tee} are {', '.join(_TCB_STATES[tee])}")
-    if states:
-        draft.put(tables.TEE_POLICY, tee.encode(), tables.row({"tcb_states": sorted(set(states))}))
-    else:
+    if tee not in PLATFORMS:
+        raise refuse(f"tee must be one of {', '.join(PLATFORMS)}")
+    rules = {name: value for name, value in args.items() if name not in ("tee", "remove")}
+    if args.get("remove") is True or rules.get("tcb_states") == []:
         draft.remove(tables.TEE_POLICY, tee.encode())
+    else:
+        try:
+            parsed = parse_rules(tee, rules)
+        except ConfigurationError as error:
+            raise refuse(str(error)) from error
+        if not set(rules.get("tcb_states", ())) <= set(TCB_STATES):
+            raise refuse(f"tcb_states are {', '.join(TCB_STATES)}")
+        document = msgspec.to_builtins(parsed)
+        if "tcb_states" in document:
+            document["tcb_states"] = sorted(set(parsed.tcb_states))
+        draft.put(tables.TEE_POLICY, tee.encode(), tables.row(document))
     draft.drops_others = True
+
+
+def _other(args: Mapping[str, Any]) -> bytes:
+    tee = text(args, "platform", 16)
+    if tee not in platforms.OTHERS:
+        raise refuse(f"platform must be one of {', '.join(platforms.OTHERS)}")
+    size = _SHA384_DIGITS if tee == NITRO else _SHA256_DIGITS
+    return f"{tee}:{digits(args, 'measurement', size)}".encode()
+
+
+def _judged_again(action: Action) -> Action:
+    """H6: whatever changes the manifest, running nodes are judged by it."""
+
+    def judging(draft: Draft, args: Mapping[str, Any]) -> None:
+        action(draft, args)
+        _eject(draft)
+
+    return judging
 
 
 _virtual = _allow(tables.NODE_MEASUREMENTS, "measurement")
@@ -186,7 +220,9 @@ _sgx = _allow(tables.NODE_CODE_IDS, "code_id", _SHA256_DIGITS)
 _snp = _allow(tables.NODE_SNP_MEASUREMENTS, "measurement", _SHA384_DIGITS)
 _tdx = _allow(tables.NODE_TDX_MEASUREMENTS, "measurement", _SHA384_DIGITS)
 
-CODE: Mapping[str, Action] = {
+_others = _allow(tables.NODE_OTHER_MEASUREMENTS, "measurement", named=_other)
+
+_CODE: Mapping[str, Action] = {
     "add_virtual_measurement": _virtual[0],
     "remove_virtual_measurement": _virtual[1],
     "add_node_code": _sgx[0],
@@ -195,6 +231,8 @@ CODE: Mapping[str, Action] = {
     "remove_snp_measurement": _snp[1],
     "add_tdx_measurement": _tdx[0],
     "remove_tdx_measurement": _tdx[1],
+    "add_measurement": _others[0],
+    "remove_measurement": _others[1],
     "add_snp_host_data": _add_host_data,
     "remove_snp_host_data": _remove_host_data,
     "add_snp_uvm_endorsement": _add_uvm_endorsement,
@@ -203,3 +241,5 @@ CODE: Mapping[str, Action] = {
     "remove_snp_tcb_version": _remove_tcb_version,
     "set_tee_policy": set_tee_policy,
 }
+
+CODE: Mapping[str, Action] = {name: _judged_again(action) for name, action in _CODE.items()}
