@@ -56,6 +56,7 @@ class Primary:
             owner="",
             evidence=virtual("m", bytes(64)).to_json(),
             verified=virtual("m", bytes(64)).verify(now_s=0),
+            context={},
             encryption_key="",
             seqno=1,
         )

@@ -31,7 +31,7 @@ from coco.cli.output import console, fail, run, show, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.pin import Pin
-from coco.client.verify import follow, service_context, verify_node
+from coco.client.verify import certificate_check, follow, service_context, verify_node
 from coco.errors import CocoError, ConfigurationError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=coco.__doc__)
@@ -131,7 +131,8 @@ async def _connect(
         return trusting() if moved else None
 
     context = trusting()
-    clients = [HttpsClient(*address(url), context) for url in urls]
+    check = certificate_check(policy)
+    clients = [HttpsClient(*address(url), context, check=check) for url in urls]
     connector = Connector(options, FailoverClient(clients, lambda: known.position, following), known, pin_path)
     await connector.start()
     local = f"http://{options.host}:{connector.port}{options.secret_path}"

@@ -77,8 +77,18 @@ class _Parser:
 class HttpsClient:
     """Talks to one listener of one node."""
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext, *, connections_max: int = 64) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        context: ssl.SSLContext,
+        *,
+        connections_max: int = 64,
+        check: Callable[[bytes], None] | None = None,
+    ) -> None:
         self.host, self.port, self.context = host, port, context
+        #: Refuses a node by its certificate (DER), before anything is sent to it.
+        self._check = check
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._slots = asyncio.Semaphore(connections_max)
 
@@ -110,7 +120,7 @@ class HttpsClient:
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
-            return await asyncio.open_connection(
+            reader, writer = await asyncio.open_connection(
                 self.host, self.port, ssl=self.context, server_hostname=self.host, ssl_handshake_timeout=10
             )
         except (OSError, ssl.SSLError) as error:
@@ -119,6 +129,13 @@ class HttpsClient:
                 code="client.unreachable",
                 hint="is the node running?",
             ) from error
+        if self._check is not None:
+            try:
+                self._check(writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b"")
+            except BaseException:
+                writer.close()
+                raise
+        return reader, writer
 
     async def _try(
         self, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], data: bytes

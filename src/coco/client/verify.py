@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from coco.attestation import evidence
+from coco.attestation import evidence, wrapper
 from coco.attestation import policy as policies
+from coco.attestation.certificates import load_der
 from coco.attestation.policy import Policy
 from coco.attestation.verified import Verified
 from coco.client.http import HttpsClient
@@ -63,6 +64,15 @@ def _public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def certificate_check(policy: Policy) -> Callable[[bytes], None]:
+    """Refuses a node whose certificate (DER) has no evidence that a policy accepts; for :class:`HttpsClient`."""
+
+    def check(der: bytes) -> None:
+        wrapper.verify(load_der(der), policy, now_s=int(time.time()))
+
+    return check
+
+
 async def verify_node(
     host: str,
     port: int,
@@ -83,14 +93,15 @@ async def verify_node(
     Raises:
         AttestationError: the evidence, the key, the service or the position is not what it must be.
     """
-    client = HttpsClient(host, port, unverified_context())
+    accepted = policy or Policy(insecure_virtual=accept_insecure_virtual)
+    client = HttpsClient(host, port, unverified_context(), check=certificate_check(accepted))
     try:
         shown = x509.load_der_x509_certificate(await client.peer_certificate())
         nonce = secrets.token_bytes(32)
         document = (await client.request("GET", f"/node/attestation?nonce={nonce.hex()}")).json()
         service = x509.load_pem_x509_certificate(document["service_certificate"].encode())
         found = evidence.Evidence.parse(document).verify(now_s=int(time.time()))
-        policies.enforce(found, policy or Policy(insecure_virtual=accept_insecure_virtual))
+        policies.enforce(found, accepted)
         policies.check_report_data(
             found,
             evidence.report_data(

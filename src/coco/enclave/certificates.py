@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -37,11 +38,17 @@ class Certificates:
         self._service = service
 
     def issue(
-        self, key: ec.EllipticCurvePublicKey, row: nodes.NodeRow, names: list[str], view: Reads, now_ms: int
+        self,
+        key: ec.EllipticCurvePublicKey,
+        row: nodes.NodeRow,
+        names: list[str],
+        view: Reads,
+        now_ms: int,
+        document: Mapping[str, Any] | None = None,
     ) -> Row:
-        """The first certificate of a node."""
-        validity = self._validity(view, row.node_id)
-        return self._issued(key, row.node_id, row.engine, names, validity, now_ms)
+        """The first certificate of a node; ``document`` is its row, while that is not written yet."""
+        validity, said = self._validity(view, row.node_id), document or self._said(view, row.node_id)
+        return self._issued(key, row.node_id, row.engine, names, validity, now_ms, said)
 
     def renewed(
         self, wanted: Mapping[str, Validity], view: Reads, now_ms: int, service: ServiceIdentity | None = None
@@ -55,7 +62,11 @@ class Certificates:
                 key = current.public_key()
                 assert isinstance(key, ec.EllipticCurvePublicKey)
                 names = endorsed_names(current)
-                rows.append(self._issued(key, node_id, engines[node_id], names, validity, now_ms, service))
+                rows.append(
+                    self._issued(
+                        key, node_id, engines[node_id], names, validity, now_ms, self._said(view, node_id), service
+                    )
+                )
         return rows
 
     def under(self, following: ServiceIdentity, view: Reads, now_ms: int) -> list[Row]:
@@ -90,19 +101,25 @@ class Certificates:
         names: list[str],
         validity: Validity,
         now_ms: int,
+        said: Mapping[str, Any],
         service: ServiceIdentity | None = None,
     ) -> Row:
         from_ms = now_ms if validity.from_s is None else 1000 * validity.from_s
-        certificate = (service or self._service).endorse(key, engine, names, from_ms, validity.days)
+        certificate = (service or self._service).endorse(
+            key, engine, names, from_ms, validity.days, nodes.wrapped_evidence(said)
+        )
         return tables.NODE_CERTIFICATES, node_id.encode(), pem(certificate).encode()
 
     def _validity(self, view: Reads, node_id: str) -> Validity:
         """As members have said for this node, or for every node."""
-        row = json.loads(view.get(tables.NODES_INFO, node_id.encode()) or b"{}")
-        said = row.get("certificate_validity")
+        said = self._said(view, node_id).get("certificate_validity")
         if said is not None:
             return Validity(said["from_s"], int(said["days"]))
         return Validity(None, int(settings.in_force(view)["maximum_node_certificate_validity_days"]))
+
+    def _said(self, view: Reads, node_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(view.get(tables.NODES_INFO, node_id.encode()) or b"{}")
+        return found
 
     def _current(self, view: Reads, node_id: str) -> x509.Certificate | None:
         found = view.get(tables.NODE_CERTIFICATES, node_id.encode())

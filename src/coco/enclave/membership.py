@@ -302,6 +302,7 @@ class Membership:
             owner=owner,
             evidence=request.evidence,
             verified=verified,
+            context=nodes.context_of(request, self._service.spki),
             encryption_key=request.encryption_key,
             seqno=seqno,
             host_names=request.host_names,
@@ -310,7 +311,8 @@ class Membership:
         rows: list[tuple[str, bytes, bytes | None]] = [(tables.NODES_INFO, node_id.encode(), tables.row(document))]
         row = NodeRow(node_id, engine, status, request.address, owner, measurement)
         if status == nodes.TRUSTED:
-            rows.append(self.certificates.issue(key, row, request.host_names, view, self._sequencer.clock.now_ms))
+            now_ms = self._sequencer.clock.now_ms
+            rows.append(self.certificates.issue(key, row, request.host_names, view, now_ms, document))
         await self._sequencer.write_rows(rows)
         self._log("join.admitted", {"engine": engine}, {"node": node_id, "status": status})
         return row

@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco import _native, limits
 from coco._native import Front
-from coco.attestation.evidence import VIRTUAL, Evidence, report_data, virtual
+from coco.attestation import wrapper
+from coco.attestation.evidence import VIRTUAL, Evidence, report_data
 from coco.channel import messages
 from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, Services
 from coco.enclave.catching_up import HISTORY_AFTER_JOIN, CatchUp
@@ -46,6 +47,7 @@ from coco.enclave.core.identity import (
     pem,
     private_der,
 )
+from coco.enclave.core.platforms import Virtual
 from coco.enclave.core.rules_worker import Rules
 from coco.enclave.duties import Duties
 from coco.enclave.epochs import Epochs
@@ -121,7 +123,7 @@ class EnclaveNode:
     ) -> None:
         self.status = "Starting"
         self._control, self._doors = control, doors
-        self._report, self._measurement = report, measurement
+        self._report, self._measurement, self._platform = report, measurement, Virtual(measurement)
         self._factories, self._ended = factories, ended
         self._loop = asyncio.get_running_loop()
         self._background, self._rules = Background(background), rules
@@ -187,8 +189,11 @@ class EnclaveNode:
         self.service = ServiceIdentity.generate(self.clock.now_ms)
         key = ec.generate_private_key(ec.SECP384R1())
         names = list(dict.fromkeys([*start.host_names, "localhost", "127.0.0.1"]))
-        self.identity = NodeIdentity(key, self.service.endorse(key.public_key(), engine, names, self.clock.now_ms))
         self._encryption = EncryptionKey.generate()
+        self._founding = {"service": self.service.spki, "configuration": self._configuration_hash}
+        said = wrapper.wrap(self._attest(cose.spki(key.public_key()), self._founding), self._founding)
+        endorsed = self.service.endorse(key.public_key(), engine, names, self.clock.now_ms, evidence=said)
+        self.identity = NodeIdentity(key, endorsed)
 
     def _make_sequencer(self, genesis: bytes) -> None:
         settings = self.genesis.settings
@@ -429,7 +434,7 @@ class EnclaveNode:
 
     def _node_rows(self) -> list[tuple[str, bytes, bytes]]:
         node_id = self.identity.node_id.encode()
-        evidence = self._evidence(b"")
+        evidence = self._attest(_spki(self.identity.certificate), self._founding)
         info = nodes.row_document(
             engine=self.replica.node,
             status=nodes.TRUSTED,
@@ -437,6 +442,7 @@ class EnclaveNode:
             owner="",
             evidence=evidence.to_json(),
             verified=evidence.verify(now_s=self.clock.now_ms // 1000),
+            context=self._founding,
             encryption_key=self._encryption.pem,
             seqno=self.journal.last_seqno + 1,
             host_names=endorsed_names(self.identity.certificate),
@@ -970,16 +976,12 @@ class EnclaveNode:
         return await self.journal.receipt(position.seqno, committed, since(info))
 
     def _evidence(self, nonce: bytes) -> Evidence:
-        return virtual(
-            self._measurement,
-            report_data(
-                _spki(self.identity.certificate),
-                nonce=nonce,
-                service=self.service.spki,
-                constitution=self._constitution_hash(),
-                configuration=self._configuration_hash,
-            ),
-        )
+        context = {"nonce": nonce, "service": self.service.spki, "constitution": self._constitution_hash()}
+        return self._attest(_spki(self.identity.certificate), {**context, "configuration": self._configuration_hash})
+
+    def _attest(self, node_key: bytes, context: Mapping[str, bytes]) -> Evidence:
+        """Evidence for a key, and what else it binds."""
+        return self._platform.evidence(report_data(node_key, **context))
 
     def _committed_view(self) -> StoreView | None:
         """What is committed; none while this node has not got so far."""

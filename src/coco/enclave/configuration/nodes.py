@@ -17,7 +17,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coco.attestation import policy
+from coco.attestation import policy, wrapper
 from coco.attestation.evidence import Evidence, report_data
 from coco.attestation.verified import Verified
 from coco.enclave.configuration import platforms
@@ -94,6 +94,7 @@ def row_document(
     owner: str,
     evidence: Mapping[str, Any],
     verified: Verified,
+    context: Mapping[str, bytes],
     encryption_key: str,
     seqno: int,
     host_names: Sequence[str] = (),
@@ -109,6 +110,7 @@ def row_document(
         "quote_info": {"format": evidence["platform"], **evidence},
         "measurement": verified.measurement,
         "verified": verified.to_json(),
+        "report_context": {name: value.hex() for name, value in context.items()},
         "encryption_pub_key": encryption_key,
         "rpc_interfaces": {},
         "ledger_secret_seqno": seqno,
@@ -143,14 +145,26 @@ def check_evidence(
         AttestationError: it is not.
     """
     verified = Evidence.parse(request.evidence).verify(now_s=now_s)
-    expected = report_data(
-        cose.spki(node_key),
-        encryption_key=request.encryption_key.encode(),
-        service=service_key,
-        configuration=request.configuration,
-    )
-    policy.check_report_data(verified, expected)
+    policy.check_report_data(verified, report_data(cose.spki(node_key), **context_of(request, service_key)))
     return verified
+
+
+def context_of(request: JoinRequest, service_key: bytes) -> dict[str, bytes]:
+    """What a joiner's report data binds besides its key."""
+    return {
+        "encryption_key": request.encryption_key.encode(),
+        "service": service_key,
+        "configuration": request.configuration,
+    }
+
+
+def wrapped_evidence(document: Mapping[str, Any]) -> bytes:
+    """The evidence in a node's row, as its certificate has it; empty where the row has none."""
+    said = document.get("quote_info")
+    if said is None:
+        return b""
+    context = {name: bytes.fromhex(value) for name, value in document["report_context"].items()}
+    return wrapper.wrap(Evidence.parse(said), context)
 
 
 def check_manifest(view: Reads, verified: Verified) -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from coco._native import wipe
+from coco.attestation import wrapper
 from coco.errors import LedgerError
 from coco.ledger import cose
 
@@ -164,9 +165,10 @@ class ServiceIdentity:
         host_names: Sequence[str],
         time_ms: int,
         days: int = NODE_CERTIFICATE_DAYS,
+        evidence: bytes = b"",
     ) -> x509.Certificate:
-        """Certificate of a node, under this service; it names the node's engine id (J5)."""
-        return (
+        """Certificate of a node, under this service; it names the node's engine id (J5), and has its evidence."""
+        builder = (
             _builder(f"{NODE_NAME} {engine_id}", "Coco Service", node_key, time_ms, days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(digital_signature=True), critical=True)
@@ -176,8 +178,10 @@ class ServiceIdentity:
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
                 critical=False,
             )
-            .sign(self.key, hashes.SHA384())
         )
+        if evidence:
+            builder = builder.add_extension(x509.UnrecognizedExtension(wrapper.OID, evidence), critical=False)
+        return builder.sign(self.key, hashes.SHA384())
 
 
 def endorsed_names(certificate: x509.Certificate) -> list[str]:
