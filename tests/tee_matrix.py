@@ -36,6 +36,7 @@ _KEY, _NONCE = b"key", b"n" * 32
 BOUND = report_data(_KEY, nonce=_NONCE)
 OTHER_KEY, OTHER_NONCE = report_data(b"another", nonce=_NONCE), report_data(_KEY, nonce=b"o" * 32)
 _DAY = 86_400
+_LONG = (-1000, 1000)
 
 Work = Callable[[], Verified]
 
@@ -97,8 +98,8 @@ def _real(name: str, denied: Callable[[Verified], Policy], flip: int) -> dict[st
 
 def _of_another_root(sample: made.Sample) -> dict[str, str]:
     """The collateral of a quote, signed under a root that calls itself Intel's."""
-    root = made.certificate("Intel SGX Root CA", made.ec_key(20), None, made.ec_key(20))
-    leaf = made.certificate("Intel SGX TCB Signing", made.ec_key(21), root, made.ec_key(20), ca=False)
+    root = made.certificate("Intel SGX Root CA", made.ec_key(20), None, made.ec_key(20), days=_LONG)
+    leaf = made.certificate("Intel SGX TCB Signing", made.ec_key(21), root, made.ec_key(20), ca=False, days=_LONG)
     collateral = json.loads(sample.endorsements["collateral"])
     r, s = decode_dss_signature(made.ec_key(21).sign(collateral["tcb_info"].encode(), ec.ECDSA(hashes.SHA256())))
     signature = (r.to_bytes(48, "big") + s.to_bytes(48, "big")).hex()
