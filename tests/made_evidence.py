@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coco.attestation import azure_vtpm, nitro, sgx, snp, tdx, vbs
 from coco.attestation.verified import Verified
+from coco.enclave.core.platforms.tsm import endorsements
 
 REAL = Path(__file__).parent / "vectors" / "attestation"
 NOW = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
@@ -71,8 +72,17 @@ def _intel(kind: Any, name: str, collateral: str, at: int) -> Sample:
     return Sample(_read(name), {"collateral": _read(collateral).decode()}, at, kind.verify)
 
 
+def tsm_report() -> tuple[bytes, bytes]:
+    """Report and certificate table of a real Genoa machine, as its kernel gave them."""
+    document = json.loads(_read("snp/veraison_tsm_report.json"))
+    padded = (document[name] + "=" * (-len(document[name]) % 4) for name in ("outblob", "auxblob"))
+    report, table = (base64.urlsafe_b64decode(one) for one in padded)
+    return report, table
+
+
 def real() -> dict[str, Sample]:
     """Every sample of a real machine that verifies as a whole."""
+    genoa, table = tsm_report()
     container = {
         "certificates": _read("azure-aci/uvm_host_amd_certificate.pem").decode(),
         "uvm": _read("azure-aci/body.uvm_reference_info.bin").decode("latin-1"),
@@ -91,6 +101,7 @@ def real() -> dict[str, Sample]:
             "snp/virtee_milan_vcek.der",
             seconds(2023, 5, 3),
         ),
+        "snp (Genoa)": Sample(genoa, endorsements(table), seconds(2025, 9, 1), snp.verify),
         "snp (Azure container)": Sample(_read("azure-aci/snp_report.bin"), container, seconds(2023, 2, 27), snp.verify),
         "nitro": Sample(_read("nitro/evervault_beta_doc.bin"), {}, 1665651482, nitro.verify),
         "nitro (debug)": Sample(_read("nitro/evervault_beta_debug_doc.bin"), {}, 1665582606, nitro.verify),

@@ -56,7 +56,7 @@ def flips(sample: made.Sample, step: int = 1) -> dict[int, Verified]:
     return accepted
 
 
-@pytest.mark.parametrize("name", ["snp", "snp (debug policy)", "snp (Azure container)"])
+@pytest.mark.parametrize("name", ["snp", "snp (Genoa)", "snp (debug policy)", "snp (Azure container)"])
 def test_no_byte_of_a_report_can_be_changed(name, capsys):
     assert flips(REAL[name]) == {}
     with capsys.disabled():
@@ -161,6 +161,12 @@ def test_a_report_is_verified_under_its_own_root_only():
     assert refused(lambda: real.verify(endorsements={})) == "malformed"
     foreign = {**sample.endorsements, "crl": made.made_snp(revoked=True).endorsements["crl"][:-4] + "AAA="}
     assert refused(lambda: sample.verify(endorsements=foreign)) == "chain"
+
+
+def test_a_later_report_says_which_processor_made_it():
+    found = REAL["snp (Genoa)"].verify()
+    assert found.claims["product"] == "genoa" and found.claims["version"] == 3 and found.claims["cpuid"] == "191101"
+    policy.enforce(found, tee_matrix.accepting(found))
 
 
 def test_turins_certificate_is_read_though_no_report_of_one_is_here():

@@ -1,0 +1,69 @@
+"""AWS Nitro Enclaves by ``/dev/nsm``, the Nitro security module."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cbor2
+
+from coco.attestation.evidence import Evidence
+from coco.attestation.verified import NITRO
+from coco.enclave.core.platforms.errors import no_evidence
+
+#: _IOWR(0x0A, 0, struct nsm_message).
+NSM_IOCTL = 0xC0200A00
+_RESPONSE_BYTES = 0x3000
+
+Ioctl = Callable[[int, int, ctypes.Structure], int]
+
+
+class Iovec(ctypes.Structure):
+    """``struct iovec``."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+class Message(ctypes.Structure):
+    """``struct nsm_message``: CBOR both ways."""
+
+    _fields_ = (("request", Iovec), ("response", Iovec))
+
+
+class Nsm:
+    """An enclave.
+
+    Args:
+        device: of the kernel; opened here, and kept.
+        ioctl: the system call.
+    """
+
+    name = NITRO
+
+    def __init__(self, device: Path = Path("/dev/nsm"), ioctl: Ioctl = fcntl.ioctl) -> None:
+        try:
+            self._device = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise no_evidence(f"there is no Nitro enclave: {error}") from error
+        self._ioctl = ioctl
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """A document whose ``user_data`` is the report data; it needs no endorsements.
+
+        Raises:
+            PlatformError: ``platform.no_evidence``.
+        """
+        asked = cbor2.dumps({"Attestation": {"user_data": report_data, "nonce": None, "public_key": None}})
+        request = ctypes.create_string_buffer(asked, len(asked))
+        response = ctypes.create_string_buffer(_RESPONSE_BYTES)
+        call = Message(Iovec(ctypes.addressof(request), len(asked)), Iovec(ctypes.addressof(response), _RESPONSE_BYTES))
+        try:
+            self._ioctl(self._device, NSM_IOCTL, call)
+            answer = cbor2.loads(response.raw[: call.response.size])
+            document = answer["Attestation"]["document"]
+        except (OSError, cbor2.CBORError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise no_evidence(f"the security module gives no document: {error}") from error
+        return Evidence(NITRO, bytes(document))
