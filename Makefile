@@ -7,7 +7,7 @@ CARGO_TARGET := rust/target
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path 'rust/target/*') rust/Cargo.toml rust/Cargo.lock rust/coco-core/Cargo.toml rust/coco-native/Cargo.toml
 DIR ?= tests/vectors/ethereum-tests
 
-.PHONY: build sandbox test fuzz test-clients test-net test-vectors check format bench wheel lock soak clean
+.PHONY: build sandbox test fuzz test-clients test-net test-vectors check format bench wheel verify-release lock soak clean
 
 build: $(VENV)/.built ## Environment, extension, independent ledger reader
 
@@ -49,9 +49,10 @@ test: build .venv-ccf/.built tests/clients/node_modules/.built ## All tests
 test-vectors: build ## Conformance data below DIR; ends with "N passed, N failed"
 	$(BIN)/python tests/conformance/run.py $(DIR)
 
-soak: build ## 10,000 seeds of simulated networks of three and of five nodes
+soak: build ## 10,000 seeds of simulated networks of three and of five nodes; 1,000 lives of lying hosts
 	$(BIN)/coco simulate --nodes 3 --seeds 0-9999
 	$(BIN)/coco simulate --nodes 5 --seeds 0-9999
+	$(BIN)/python tests/faults/lying_host.py --seeds 0-999
 
 fuzz: build ## Coverage-guided fuzzing, SECONDS for each of the two parts
 	scripts/fuzz.sh $(or $(SECONDS),300)
@@ -88,6 +89,9 @@ bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built b
 
 wheel: build ## Byte-identical wheel in dist/
 	PATH=$(CURDIR)/$(BIN):$$PATH sh scripts/build_wheel.sh dist
+
+verify-release: build ## Two builds of the release in two folders are the same, and the same as WHEEL, if that is given
+	COCO_RELEASE_PROFILE=1 COCO_WHEEL=$(WHEEL) $(BIN)/python -m pytest tests/unit/test_reproducible_wheel.py
 
 lock: ## Renew the hash-pinned locks
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --extra dev --extra hsm pyproject.toml -o requirements.lock

@@ -36,6 +36,16 @@ class FrameReader:
         self._buffer = bytearray()
         self._number = 0
 
+    @property
+    def number(self) -> int:
+        """Of the last message that was whole."""
+        return self._number
+
+    @property
+    def held(self) -> int:
+        """Bytes of a message that is not whole yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take bytes and yield the messages that they complete.
 

@@ -16,6 +16,9 @@ from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
 from coco.errors import BusyError, CocoError, HostLiedError
 
+#: A host that owes an answer for so long is named in the log; it is looked after as often.
+_SILENT_S, _LOOK_S = 5.0, 1.0
+
 
 class Control(asyncio.Protocol):
     """The channel as an asyncio protocol."""
@@ -48,6 +51,8 @@ class Control(asyncio.Protocol):
         self._externals: dict[int, asyncio.Future[messages.ExternalReply]] = {}
         #: Cuts under way: the seqno, and who waits.
         self._truncating: deque[tuple[int, asyncio.Future[None] | None]] = deque()
+        #: What was waited for when it was looked last, by kind, and since when.
+        self._waited: dict[str, tuple[int, float]] = {}
 
     # --- asyncio ---
 
@@ -55,6 +60,7 @@ class Control(asyncio.Protocol):
         """Take the transport."""
         # uvloop's transports keep the contract but do not inherit from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
     def data_received(self, data: bytes) -> None:
         """Serve what the host sent."""
@@ -65,6 +71,31 @@ class Control(asyncio.Protocol):
                 self._receive(messages.decode_to_enclave(frame))
         except CocoError as error:
             self._end(error)
+
+    def _look(self) -> None:
+        """Say what the host owes for long: an enclave that waits says what for."""
+        if self._over:
+            return
+        loop = asyncio.get_running_loop()
+        owed = {
+            "appended": self._durable if self._pending_bytes else None,
+            "truncated": self._truncating[0][0] if self._truncating else None,
+            "entries": min(self._reads, default=None),
+            "index_block": min(self._index_reads, default=None),
+            "snapshot_part": min(self._snapshot_reads, default=None),
+            "snapshot_written": min(self._snapshot_writes, default=None),
+            "rest_of_a_message": self._reader.number if self._reader.held else None,
+        }
+        for kind, what in owed.items():
+            before, since = self._waited.get(kind, (None, 0.0))
+            if what is None:
+                self._waited.pop(kind, None)
+            elif what != before:
+                self._waited[kind] = what, loop.time()
+            elif loop.time() - since >= _SILENT_S:
+                self._waited[kind] = what, loop.time()
+                self.log("channel.host_silent", {"seconds": int(_SILENT_S)}, {"owes": kind})
+        loop.call_later(_LOOK_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The host is gone."""

@@ -1,0 +1,83 @@
+"""A host that owes an answer is named in the log, with what it owes; one that answers is not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from coco.channel import messages
+from coco.channel.framing import FrameReader, FrameWriter
+from coco.enclave.core import control as controls
+from coco.enclave.core.control import Control
+
+
+class Host:
+    """The other end of the channel."""
+
+    def __init__(self) -> None:
+        self.control, self._frames, self._reader = Control(lambda error: None), FrameWriter(), FrameReader()
+        self.said: list[Any] = []
+        self.control.connection_made(self)  # type: ignore[arg-type]
+        self.send(messages.Start("create", 0, 0, b"", b"", "", [], "", []))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        self.said += [messages.decode_to_host(frame) for frame in self._reader.feed(data)]
+
+    def frame(self, message: Any) -> bytes:
+        return self._frames.frame(messages.encode(message))
+
+    def send(self, message: Any) -> None:
+        self.control.data_received(self.frame(message))
+
+    def owes(self) -> set[str]:
+        lines = [one for one in self.said if isinstance(one, messages.Log) and one.code == "channel.host_silent"]
+        return {line.ids["owes"] for line in lines}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(controls, "_SILENT_S", 0.2)
+    monkeypatch.setattr(controls, "_LOOK_S", 0.05)
+
+
+def test_what_a_silent_host_owes_is_said():
+    async def story() -> None:
+        host = Host()
+        control = host.control
+        waiting = [
+            asyncio.ensure_future(one)
+            for one in (
+                control.read_some(1, 2),
+                control.read_index(1, 1),
+                control.read_snapshot(1, 1),
+                control.write_snapshot(1, 1, b"x"),
+                control.truncate(0),
+            )
+        ]
+        control.append(1, b"entry")
+        control.data_received(host.frame(messages.Tick(1))[:-1])
+        await asyncio.sleep(0.6)
+        kinds = {"appended", "truncated", "entries", "index_block", "snapshot_part", "snapshot_written"}
+        assert host.owes() == {*kinds, "rest_of_a_message"}
+        for one in waiting:
+            one.cancel()
+
+    asyncio.run(story())
+
+
+def test_a_host_that_answers_is_not_named():
+    async def story() -> None:
+        host = Host()
+        for seqno in range(1, 12):
+            host.control.append(seqno, b"entry")
+            await asyncio.sleep(0.06)
+            if seqno > 1:
+                host.send(messages.Appended(seqno - 1))
+        assert host.owes() == set(), "there was always something under way, and always something else"
+
+    asyncio.run(story())
