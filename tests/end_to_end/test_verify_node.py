@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ import ssl
 import subprocess
 import sys
 import threading
+from hashlib import sha256
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 import made_evidence
 import tee_matrix
 from coco.attestation import wrapper
+from coco.cli import measure
 from coco.enclave.core.identity import ServiceIdentity, pem
 from conftest import ROOT
 
@@ -58,6 +62,35 @@ def test_a_client_with_a_policy_refuses_a_node_whose_code_differs_by_one_byte(sa
     connect += ["--cert", str(sandbox.directory / "participants" / "dapp.pem"), "--port", "0"]
     assert coco(*connect, code=4)["error"]["code"] == "attestation.measurement"
     assert not pin.exists()
+
+
+def test_the_identity_of_the_code_is_said_part_by_part(tmp_path):
+    found = coco("measure")
+    assert found["measurements"]["insecure_virtual"] == coco("node", "measure")["measurement"]
+    assert {"coco-framework", "cryptography", "dcap-qvl", "cbor2"} <= found["packages"].keys()
+    assert "pytest" not in found["packages"] and found["altered"] == []
+    assert len(found["constitutions"]) == 5 and "nitro" in found["platforms"]
+    copy = tmp_path / "src"
+    shutil.copytree(ROOT / "src", copy)
+    changed = copy / "coco" / "limits.py"
+    changed.write_text(changed.read_text() + "#")
+    other = coco("measure", env={"PYTHONPATH": str(copy)})
+    assert other["sources"] != found["sources"] and other["packages"] == found["packages"]
+
+
+def test_a_file_that_is_not_what_was_installed_is_named(tmp_path):
+    folder = tmp_path / "one-1.0.dist-info"
+    folder.mkdir()
+    (tmp_path / "one.py").write_text("x = 1")
+    (tmp_path / "two.py").write_text("y = 2")
+    digest = base64.urlsafe_b64encode(sha256(b"x = 1").digest()).rstrip(b"=").decode()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: one\nVersion: 1.0\n")
+    record = (
+        f"one.py,sha256={digest},5\ntwo.py,sha256={digest},5\nthree.py,sha256={digest},5\none-1.0.dist-info/RECORD,,\n"
+    )
+    (folder / "RECORD").write_text(record)
+    found = list(measure._altered(Distribution.at(folder), record))
+    assert found == ["one: two.py is another one", "one: three.py is gone"]
 
 
 class Impostor:

@@ -21,6 +21,7 @@ from coco.cli import account as accounts
 from coco.cli import doctor as examination
 from coco.cli import governance
 from coco.cli import ledger as ledgers
+from coco.cli import measure as measuring
 from coco.cli import node as nodes
 from coco.cli import policy as policies
 from coco.cli import sandbox as sandboxes
@@ -476,6 +477,31 @@ def node_measure(as_json: Json = False) -> None:
     """The measurement of the code that this command runs: what members vote for before a node may run it."""
     found = run(nodes.measure(), as_json)
     show({"measurement": found, "platform": "insecure_virtual"}, as_json, lambda: console.print(found))
+
+
+@app.command()
+def measure(as_json: Json = False) -> None:
+    """The identity of the code that an enclave would run, part by part; and how each platform measures it."""
+    found = measuring.identity()
+    virtual = run(nodes.measure(), as_json)
+    known = {**found, "measurements": {"insecure_virtual": virtual}, "platforms": measuring.PLATFORMS}
+
+    def text() -> None:
+        console.print(f"interpreter  {found['interpreter']['version']}  {found['interpreter']['sha256']}")
+        for name, package in found["packages"].items():
+            console.print(f"package      {name} {package['version']}  {package['record']}", markup=False)
+        console.print(f"sources      {found['sources']}")
+        for name, digest in found["constitutions"].items():
+            console.print(f"constitution {name}  {digest}")
+        for line in found["altered"]:
+            console.print(f"[red]altered[/]      {line}")
+        console.print(f"virtual      {virtual}")
+        for name, how in measuring.PLATFORMS.items():
+            console.print(f"{name}: {how}", markup=False)
+
+    show(known, as_json, text)
+    if found["altered"]:
+        raise typer.Exit(4)
 
 
 @node_app.command("status")
