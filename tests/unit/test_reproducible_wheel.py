@@ -18,7 +18,10 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 COPIED = ("src", "rust", "scripts", "pyproject.toml", "README.md", "LICENSE")
 
-_QUICK = {f"CARGO_PROFILE_RELEASE_{name}": value for name, value in (("LTO", "off"), ("OPT_LEVEL", "1"))}
+_QUICK = {
+    f"CARGO_PROFILE_RELEASE_{name}": value
+    for name, value in (("LTO", "off"), ("OPT_LEVEL", "1"), ("CODEGEN_UNITS", "8"))
+}
 
 
 def build(base: Path, name: str) -> bytes:
