@@ -231,7 +231,7 @@ class Auditor:
             elif table == tables.IDENTITY_STATEMENTS and value is not None:
                 self._statement(seqno, key, value)
             elif table == tables.SUCCESSION:
-                self._succession(seqno, value, service is not None)
+                self._succession(seqno, value, changed=service is not None, recovers=recovers)
             elif table == tables.ADAPTERS and value is not None:
                 self._adapter_begins(seqno, key, json.loads(value))
             elif table == tables.SERVICE_INFO or (table == tables.NODE_MEASUREMENTS and recovers):
@@ -287,18 +287,20 @@ class Auditor:
         found, value = succession.current(self._rows), changes.get((tables.SERVICE_INFO, tables.SINGLETON))
         if found is None or value is None or changes.get((tables.SUCCESSION, tables.SINGLETON), b"") is not None:
             return None
+        if json.loads(value).get("status") == "Recovering":
+            return None  # a recovery, that lets the announced one go
         before = self._rows.document(tables.SERVICE_INFO)
         stated = succession.is_stated(self._rows)
         if not stated or json.loads(value) != succession.succeeded(found, before, seqno):
             raise ConfigurationError("too few members stated the new identity", code="audit.service")
         return str(found["next"])
 
-    def _succession(self, seqno: int, value: bytes | None, succeeds: bool) -> None:
+    def _succession(self, seqno: int, value: bytes | None, *, changed: bool, recovers: bool) -> None:
         before = succession.current(self._rows)
         if value is None:
-            if not succeeds:
+            if not changed and not recovers:
                 raise ConfigurationError("an announced identity was dropped", code="audit.service")
-            self._event(seqno, "identity_changed")
+            self._event(seqno, "identity_changed" if changed else "identity_dropped")
             return
         after = json.loads(value)
         known = before is not None and before["status"] == succession.WANTED and after["number"] == seqno

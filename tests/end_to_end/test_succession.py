@@ -229,6 +229,32 @@ def test_wallets_go_on_through_a_succession_and_a_sandbox_restarts_and_recovers_
     assert send_sync(sandbox.url, 7)["status"] == "0x1"
 
 
+def test_a_key_that_was_announced_before_a_disaster_is_nobodys_after_it(sandboxes, tmp_path):
+    sandbox = sandboxes("announced", "--nodes", "1")
+    summary = sandbox.start()
+    (tmp_path / "rotate.json").write_text(json.dumps({"actions": [action("rotate_service_identity")]}))
+
+    def coco(*arguments: str) -> Any:
+        command = [sys.executable, "-m", "coco.cli.main", *arguments, "--json"]
+        command += ["--admin", summary["administration_url"], "--service", summary["service_certificate"]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return json.loads(done.stdout)
+
+    alice = ["--cert", str(sandbox.directory / "members" / "alice.pem")]
+
+    def announced() -> bool:
+        found = coco("proposal", "list")
+        assert found == {"value": []}
+        return "service.identity_announced" in sandbox.log.read_text()
+
+    assert coco("member", "propose", str(tmp_path / "rotate.json"), *alice)["proposalState"] == "Accepted"
+    eventually(announced, "the new identity is announced")
+    sandbox.kill("enclave")
+    summary = sandbox.start()
+    assert coco("member", "identity", *alice)["status"] == "None"
+    assert send_sync(sandbox.url, 0)["status"] == "0x1"
+
+
 def test_a_rolled_back_succession_leaves_the_former_identity():
     service = ServiceIdentity.generate(0)
     former, other = service.certificate, ServiceIdentity.generate(0)

@@ -613,12 +613,15 @@ class EnclaveNode:
         self._make_sequencer(former.genesis)
         self._recovery = Recovery(former, self.service.spki)
         self._recovery_count = former.recovery_count + 1
-        rows = self._node_rows()
+        rows: list[tuple[str, bytes, bytes | None]] = [*self._node_rows()]
         for node_id in former.node_ids:
             info = json.loads(public.get(tables.NODES_INFO, node_id.encode()) or b"{}")
             retired = {**info, "status": nodes.RETIRED, "retired_committed": True}
             rows.append((tables.NODES_INFO, node_id.encode(), tables.row(retired)))
         rows.append((tables.SERVICE_INFO, tables.SINGLETON, self._recovering_info("Recovering")))
+        if public.get(tables.SUCCESSION, tables.SINGLETON) is not None:
+            # Whatever key was announced is gone with the nodes that had it; this life has another one anyway.
+            rows.append((tables.SUCCESSION, tables.SINGLETON, None))
         await self.sequencer.write_rows(rows)
         await self.sequencer.committed(await self.sequencer.sign())
         waiting = self._recovering_info("WaitingForRecoveryShares")
