@@ -192,6 +192,7 @@ def test_a_confidential_container_is_its_endorsed_machine_and_its_policy():
         ({"uvm": {found.claims["uvm"]["issuer"]: {"Another": 1}}}, "uvm"),
         ({"uvm": {"did:x509:0:sha256:other": {"ContainerPlat-AMD-UVM": 1}}}, "uvm"),
         ({"host_data": ["00" * 32]}, "host_data"),
+        ({"host_data": []}, "host_data"),
         ({"uvm": {}}, "measurement"),
     ):
         other = policy.Policy.parse(json.dumps({"snp": {**rules, **changes}}).encode())
@@ -397,7 +398,7 @@ def test_H6_a_bit_that_nobody_has_named_is_refused(platform, claim):
         ("snp", {"minimum_tcb": {"milan": {"other": 0}}}, "tcb_version"),
         ("snp", {"minimum_guest_svn": 1}, "svn"),
         ("snp", {"host_data": ["11" * 32]}, "host_data"),
-        ("snp", {"uvm": {"did": {"feed": 1}}}, "uvm"),
+        ("snp", {"uvm": {"did": {"feed": 1}}, "host_data": ["00" * 32]}, "uvm"),
         ("nitro", {"pcrs": {"8": ["00" * 48]}}, "pcrs"),
         ("nitro", {"pcrs": {"9": ["00" * 48]}}, "pcrs"),
     ],

@@ -100,7 +100,7 @@ class Snp(_Rules, frozen=True):
     vmpl: Annotated[int, Meta(ge=0, le=3)] = 0
     #: Whether a cloud's key (VLEK) may stand for a chip's.
     vlek: bool = False
-    #: Policies of containers, by SHA-256; none: no container's policy is asked for.
+    #: Policies of containers, by SHA-256; none: no container's policy is asked for. With ``uvm`` one must be named.
     host_data: list[_Hex] = []
     #: Utility VMs by issuer, feed and least version; none: the launch measurement is listed itself.
     uvm: dict[str, dict[str, _Svn]] = {}
@@ -335,7 +335,8 @@ def _snp(verified: Verified, rules: Snp) -> Iterator[Finding]:
     yield _within("platform_info", claims["platform_info"], rules.platform_info)
     yield _rule("vmpl", claims["vmpl"] <= rules.vmpl, f"{claims['vmpl']}, at most {rules.vmpl}", "vmpl")
     yield _rule("key", rules.vlek or claims["key"] == "VCEK", f"{claims['key']}, VLEK allowed: {rules.vlek}", "key")
-    if rules.host_data:
+    # An endorsed utility VM runs whatever its container's policy lets it: then that is the code.
+    if rules.host_data or rules.uvm:
         yield _one_of("host_data", claims["host_data"], rules.host_data, "host_data")
     if rules.uvm:
         uvm = claims.get("uvm", {"issuer": "none", "feed": "", "svn": -1})
