@@ -51,6 +51,10 @@ CANARY = bytes.fromhex("c0ffee15c0ffee15c0ffee15c0ffee15")
 #: Lives of a liar at one address: a network admits no more in ten minutes.
 LIVES_MAX = 25
 _LIFE_S, _PATIENCE_S = 0.8, 9.0
+#: Longer than an election takes.
+_SLOW_S = 1.5
+#: Events that say what keeps an enclave waiting.
+_NAMED = ("channel.host_silent", "link.refused", "link.cut")
 _TEN_YEARS_MS = 315_360_000_000
 
 
@@ -219,9 +223,14 @@ class Acknowledges(Lie):
 
 
 class ReadsOthers(Lie):
-    """Answers a read with other entries than were asked for."""
+    """Answers a read with other entries, or another part of a snapshot, than were asked for."""
 
     def to_enclave(self, message: Any) -> None:
+        if isinstance(message, messages.SnapshotPart) and message.part and self.now(message):
+            part = bytearray(message.part)
+            part[self.rng.randrange(len(part))] ^= 1
+            self.did("flipped", message)
+            message = messages.SnapshotPart(message.request, bytes(part))
         if isinstance(message, messages.Entries) and message.entries and self.now(message):
             entries = list(message.entries)
             choice = self.rng.choice(("reversed", "short", "flipped", "garbage"))
@@ -379,6 +388,8 @@ class Life:
     #: ``votes``, ``ended`` with its reason, or ``waits`` with what for.
     outcome: str
     reason: str
+    #: Whether its enclave was primary.
+    led: bool
     leaked: bool
     #: An end without a reason, or a wait without a word.
     silent: bool
@@ -396,8 +407,10 @@ async def _until(check: Callable[[], Any], seconds: float) -> bool:
 class Campaign:
     """One network of two honest hosts, and a liar in one life after another at the same address."""
 
-    def __init__(self, directory: Path) -> None:
-        self.network = Several(directory / "network")
+    def __init__(self, directory: Path, *, lead: bool) -> None:
+        # Snapshots often: joiners begin from one, and every host keeps some.
+        settings = {"settings": {"snapshot_interval_entries": 60}} if lead else {}
+        self.network, self._lead = Several(directory / "network", **settings), lead
         self.foreign = directory / "foreign.db"
         self.log: list[dict[str, Any]] = []
         self._ledger = directory / "liar" / "ledger.db"
@@ -444,14 +457,17 @@ class Campaign:
         try:
             await asyncio.wait({starting}, timeout=_PATIENCE_S)
             if starting.done() and starting.exception() is None:
+                if self._lead and rng.random() < 0.5:
+                    await self._unseat(starting.result().node_id)
                 await self._read(node, rng)
                 await asyncio.wait({node.ended}, timeout=_LIFE_S)
                 outcome = "votes"
             if node.ended.done():
                 outcome, reason = "ended", node.ended.result()
             elif not starting.done():
-                owed = [line for line in lines if line.get("event") == "channel.host_silent"]
-                reason = f"the host owes {owed[-1]['owes']}" if owed else ""
+                # What it lacks, or whom it met in the place of whom it had asked for.
+                named = [line for line in lines if line.get("event") in _NAMED]
+                reason = " ".join(str(value) for value in named[-1].values()) if named else ""
         finally:
             if "peers" in node.relays:
                 self._port = node.relays["peers"].port
@@ -463,11 +479,34 @@ class Campaign:
             with contextlib.suppress(OSError):
                 os.kill(node.enclave_pid, signal.SIGCONT)
             await node.stop()
+        led = any(
+            line.get("event") == "consensus.changed" and line.get("primary") == line.get("node") for line in lines
+        )
         killed = any("killed" in one for one in lie.done)
         named = any(line.get("event") == "enclave.exit" and line.get("code") for line in lines)
         silent = (outcome == "ended" and not named and not killed) or (outcome == "waits" and not reason)
         carried = bytes(node.seen) + json.dumps(lines).encode() + self._ledger.read_bytes()
-        return Life(seed, type(lie).__name__, lie.done, outcome, reason, leaks(carried), silent)
+        return Life(seed, type(lie).__name__, lie.done, outcome, reason, led, leaks(carried), silent)
+
+    async def _unseat(self, liar: str) -> None:
+        """Once the liar votes, have whoever leads be slow for a moment, so that the others elect: perhaps the liar."""
+
+        async def votes() -> bool:
+            rows = (await self.network.ask(self.network.nodes[0], "/node/network"))["nodes"]
+            return bool(rows.get(liar, {}).get("votes"))
+
+        try:
+            if not await _until(votes, 3):
+                return
+            rows = (await self.network.ask(self.network.nodes[0], "/node/network"))["nodes"]
+            infos = [await self.network.ask(node, "/node/info") for node in self.network.nodes]
+        except CocoError:
+            return
+        for node, info in zip(self.network.nodes, infos, strict=True):
+            if rows.get(info["node_id"], {}).get("primary"):
+                os.kill(node.enclave_pid, signal.SIGSTOP)
+                await asyncio.sleep(_SLOW_S)
+                os.kill(node.enclave_pid, signal.SIGCONT)
 
     async def _read(self, node: Node, rng: random.Random) -> None:
         """Have the liar's enclave read its disk: receipts of old entries; each is right, or there is none."""
@@ -521,13 +560,13 @@ def leaks(data: bytes) -> bool:
     return CANARY in data or CANARY.hex().encode() in data
 
 
-async def campaign(seeds: range, tell: Callable[[str], None] = print) -> list[str]:
-    """Run seeds; what did not hold."""
+async def campaign(seeds: range, tell: Callable[[str], None] = print, *, lead: bool = False) -> list[str]:
+    """Run seeds; what did not hold. With ``lead`` the liar's enclave is made primary now and then, of short snapshots."""
     wrong: list[str] = []
     lives = 0
     for begin in range(seeds.start, seeds.stop, LIVES_MAX):
         with tempfile.TemporaryDirectory() as folder:
-            one = Campaign(Path(folder))
+            one = Campaign(Path(folder), lead=lead)
             await one.begin()
             for seed in range(begin, min(begin + LIVES_MAX, seeds.stop)):
                 began = asyncio.get_running_loop().time()
@@ -535,7 +574,8 @@ async def campaign(seeds: range, tell: Callable[[str], None] = print) -> list[st
                 took = asyncio.get_running_loop().time() - began
                 lives += 1
                 tell(
-                    f"{life.seed:5} {took:5.1f} s {life.lie:16} {'; '.join(life.done)[:60]:60} {life.outcome}: {life.reason[:70]}"
+                    f"{life.seed:5} {took:5.1f} s {life.lie:16} {'; '.join(life.done)[:60]:60} "
+                    f"{'led, ' if life.led else ''}{life.outcome}: {life.reason[:70]}"
                 )
                 if life.leaked:
                     wrong.append(f"seed {life.seed}: the liar saw the canary")
@@ -557,8 +597,10 @@ async def campaign(seeds: range, tell: Callable[[str], None] = print) -> list[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="0-49", help="A-B, both included")
-    first, _, last = parser.parse_args().seeds.partition("-")
-    wrong = asyncio.run(campaign(range(int(first), int(last or first) + 1)))
+    parser.add_argument("--lead", action="store_true", help="have the liar lead now and then, and take snapshots often")
+    chosen = parser.parse_args()
+    first, _, last = chosen.seeds.partition("-")
+    wrong = asyncio.run(campaign(range(int(first), int(last or first) + 1), lead=chosen.lead))
     for line in wrong:
         print(line)
     print(f"{len(wrong)} promises broken")
