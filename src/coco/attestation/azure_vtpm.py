@@ -15,7 +15,7 @@ import base64
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final
 
@@ -198,16 +198,11 @@ def verify(
         "hardware_claims": dict(hardware.claims),
         "pcrs": {str(number): values[number].hex() for number in quote.selected},
     }
-    return Verified(
+    return replace(
+        hardware,
         platform=AZURE_VTPM,
         measurement=quote.digest.hex(),
-        signer=hardware.signer,
         report_data=part["report_data"],
-        debug=hardware.debug,
-        tcb_status=hardware.tcb_status,
-        valid_from_s=hardware.valid_from_s,
-        valid_until_s=hardware.valid_until_s,
-        advisories=hardware.advisories,
         claims=claims,
     )
 

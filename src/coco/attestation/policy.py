@@ -7,7 +7,7 @@ is refused: an unknown platform, a state of firmware that is not listed, a bit t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -361,16 +361,10 @@ def _azure(verified: Verified, rules: AzureVtpm) -> Iterator[Finding]:
         value = claims["hardware_measurement"]
         yield _one_of("hardware measurement", value, rules.hardware_measurements, "measurement")
     # The hardware below is judged by its own rules.
-    hardware = Verified(
+    hardware = replace(
+        verified,
         platform=claims["hardware"],
         measurement=claims["hardware_measurement"],
-        signer=verified.signer,
-        report_data=verified.report_data,
-        debug=verified.debug,
-        tcb_status=verified.tcb_status,
-        valid_from_s=verified.valid_from_s,
-        valid_until_s=verified.valid_until_s,
-        advisories=verified.advisories,
         claims=claims["hardware_claims"],
     )
     yield from _snp(hardware, rules.snp) if claims["hardware"] == SNP else _tdx(hardware, rules.tdx)

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from coco import _native
 from coco.channel import messages
 from coco.enclave.configuration import secrets as wrapping
+from coco.enclave.configuration.actors import signed_by_its_own_key
 from coco.enclave.configuration.keepers import keepers
-from coco.enclave.configuration.succession import signed_by_its_own_key
 from coco.enclave.core.control import Control
 from coco.enclave.store import Journal, StoreView
 from coco.errors import AccessError, LedgerError, RequestError

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco._native import LedgerSecret, WriteSet
 from coco.enclave.certificates import Certificates
@@ -64,7 +63,7 @@ class Succession:
         row = dict(writes.rows(tables.SUCCESSION)).get(tables.SINGLETON)
         document = json.loads(row or b"{}")
         sealed = document.get("keys", {}).get(self._node_id)
-        if sealed is not None and not self._service.holds(_public(document["next"])):
+        if sealed is not None and self._service.following(_certificate(document)) is None:
             self._service.hold(wrapping.open_service_key(bytes.fromhex(sealed), self._encryption.private))
 
     def settle(self, view: Reads) -> None:
@@ -119,8 +118,7 @@ class Succession:
     async def _succeed(self, view: Reads, now_ms: int) -> None:
         draft, found = Draft(view), succession.current(view)
         assert found is not None
-        certificate = x509.load_pem_x509_certificate(found["next"].encode())
-        following = self._service.following(certificate)
+        following = self._service.following(_certificate(found))
         if following is None:
             raise LedgerError("this node lacks the announced key", code="ledger.secret_unavailable")
         rows: list[Row] = [
@@ -139,14 +137,12 @@ class Succession:
 
     def sealed_for(self, node_key: str, view: Reads) -> bytes:
         """The announced key for a newcomer, who was not there when it was announced; empty when there is none."""
-        found: dict[str, Any] | None = succession.current(view)
+        found = succession.current(view)
         if found is None or found["status"] != succession.ANNOUNCED:
             return b""
-        following = self._service.following(x509.load_pem_x509_certificate(found["next"].encode()))
+        following = self._service.following(_certificate(found))
         return wrapping.seal_service_key(following.key, node_key) if following is not None else b""
 
 
-def _public(certificate: str) -> ec.EllipticCurvePublicKey:
-    key = x509.load_pem_x509_certificate(certificate.encode()).public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey)
-    return key
+def _certificate(announced: dict[str, Any]) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(announced["next"].encode())

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from coco.enclave.adapters.base import Caller, CallerKind
 from coco.enclave.configuration import chains, settings
+from coco.enclave.configuration.draft import ACTIVE
 from coco.enclave.configuration.reads import Reads
-from coco.ledger import tables
-from coco.ledger.statements import fingerprint
+from coco.errors import AccessError, RequestError
+from coco.ledger import cose, tables
+from coco.ledger.statements import MESSAGE_TYPE, fingerprint
 
 ANONYMOUS = Caller()
 _ACCOUNT_BYTES = 20
@@ -132,3 +135,29 @@ def account_row(actor: str, account: bytes) -> bytes:
     """Key of the row that proves ``account`` for ``actor``."""
     assert len(account) == _ACCOUNT_BYTES
     return bytes.fromhex(actor) + account
+
+
+def signed_by_its_own_key(body: bytes, kind: str, view: Reads) -> tuple[str, bytes]:
+    """Verify a message that a member signs itself, and no leaf of it: clients that know the member can follow it.
+
+    Returns:
+        The member, and the payload.
+
+    Raises:
+        RequestError: it is no such message.
+        AccessError: no active member signed it (``gov.not_a_member``).
+    """
+    message = cose.parse(body)
+    key_id = message.headers.get(cose.KEY_ID)
+    if message.headers.get(MESSAGE_TYPE) != kind:
+        raise RequestError(f"the message is no {kind}", code="gov.wrong_message_type")
+    member = key_id.decode("ascii", "replace") if isinstance(key_id, bytes) else ""
+    info = view.get(tables.MEMBERS_INFO, member.encode())
+    pem = view.get(tables.MEMBERS_CERTS, member.encode())
+    if info is None or pem is None or json.loads(info).get("status") != ACTIVE:
+        raise AccessError("the signer is no active member", code="gov.not_a_member")
+    key = x509.load_pem_x509_certificate(pem).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise AccessError("the member's key is no elliptic-curve key", code="gov.not_a_member")
+    cose.verify(message, key)
+    return member, message.payload or b""

@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-
+from coco.enclave.configuration.actors import signed_by_its_own_key
 from coco.enclave.configuration.draft import ACTIVE, Draft
 from coco.enclave.configuration.reads import Gets, Reads
-from coco.errors import AccessError, GovernanceError, RequestError
-from coco.ledger import cose, tables
-from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, identity_payload, parse_json, spki_of
+from coco.errors import GovernanceError, RequestError
+from coco.ledger import tables
+from coco.ledger.statements import IDENTITY_STATEMENT, identity_payload, parse_json, spki_of
 
 WANTED, ANNOUNCED = "Wanted", "Announced"
 #: Keys of statements about a recovery begin with its count, those about a succession with its entry and this bit.
@@ -56,32 +54,6 @@ def payload(found: dict[str, Any]) -> dict[str, Any]:
     return identity_payload(
         spki_of(found["previous"]), spki_of(found["next"]), found["transaction_id"], found["root"], goes_on=True
     )
-
-
-def signed_by_its_own_key(body: bytes, kind: str, view: Reads) -> tuple[str, bytes]:
-    """Verify a message that a member signs itself, and no leaf of it: clients that know the member can follow it.
-
-    Returns:
-        The member, and the payload.
-
-    Raises:
-        RequestError: it is no such message.
-        AccessError: no active member signed it (``gov.not_a_member``).
-    """
-    message = cose.parse(body)
-    key_id = message.headers.get(cose.KEY_ID)
-    if message.headers.get(MESSAGE_TYPE) != kind:
-        raise RequestError(f"the message is no {kind}", code="gov.wrong_message_type")
-    member = key_id.decode("ascii", "replace") if isinstance(key_id, bytes) else ""
-    info = view.get(tables.MEMBERS_INFO, member.encode())
-    pem = view.get(tables.MEMBERS_CERTS, member.encode())
-    if info is None or pem is None or json.loads(info).get("status") != ACTIVE:
-        raise AccessError("the signer is no active member", code="gov.not_a_member")
-    key = x509.load_pem_x509_certificate(pem).public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise AccessError("the member's key is no elliptic-curve key", code="gov.not_a_member")
-    cose.verify(message, key)
-    return member, message.payload or b""
 
 
 def statement_row(view: Reads, body: bytes) -> tuple[str, bytes, bytes | None]:

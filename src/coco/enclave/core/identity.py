@@ -120,10 +120,6 @@ class ServiceIdentity:
         """Another certificate of the same identity."""
         return self._self_signed(self.key, time_ms, days)
 
-    def holds(self, public: ec.EllipticCurvePublicKey) -> bool:
-        """Whether the private key to this one is here."""
-        return any(one.public_key() == public for one in (self.key, *self.others))
-
     def hold(self, key: ec.EllipticCurvePrivateKey) -> None:
         """Keep a key that may become the service's."""
         self.others.append(key)

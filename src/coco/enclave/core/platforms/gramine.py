@@ -6,7 +6,7 @@ from pathlib import Path
 
 from coco.attestation.evidence import Evidence
 from coco.attestation.verified import SGX
-from coco.enclave.core.platforms.errors import no_evidence
+from coco.enclave.core.platforms.devices import no_evidence
 
 _KIND = "dcap"
 

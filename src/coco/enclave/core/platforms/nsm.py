@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import cbor2
 
 from coco.attestation.evidence import Evidence
 from coco.attestation.verified import NITRO
-from coco.enclave.core.platforms.errors import no_evidence
+from coco.enclave.core.platforms.devices import no_evidence, opened
 
 #: _IOWR(0x0A, 0, struct nsm_message).
 NSM_IOCTL = 0xC0200A00
@@ -44,10 +43,7 @@ class Nsm:
     name = NITRO
 
     def __init__(self, device: Path = Path("/dev/nsm"), ioctl: Ioctl = fcntl.ioctl) -> None:
-        try:
-            self._device = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise no_evidence(f"there is no Nitro enclave: {error}") from error
+        self._device = opened(device, "Nitro enclave")
         self._ioctl = ioctl
 
     def evidence(self, report_data: bytes) -> Evidence:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from coco.attestation.evidence import Evidence
 from coco.attestation.snp import REPORT_BYTES
 from coco.attestation.verified import SNP
-from coco.enclave.core.platforms.errors import no_evidence
+from coco.enclave.core.platforms.devices import no_evidence, opened
 from coco.enclave.core.platforms.tsm import endorsements
 
 #: _IOWR('S', 2, struct snp_guest_request_ioctl): a report, and the host's certificates.
@@ -68,10 +67,7 @@ class SevGuest:
     name = SNP
 
     def __init__(self, device: Path = Path("/dev/sev-guest"), ioctl: Ioctl = fcntl.ioctl) -> None:
-        try:
-            self._device = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise no_evidence(f"there is no SEV-SNP guest: {error}") from error
+        self._device = opened(device, "SEV-SNP guest")
         self._ioctl = ioctl
 
     def evidence(self, report_data: bytes) -> Evidence:

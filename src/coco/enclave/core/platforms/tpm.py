@@ -17,7 +17,7 @@ from typing import Final
 from coco.attestation.azure_vtpm import parse_quote
 from coco.attestation.evidence import Evidence
 from coco.attestation.verified import AZURE_VTPM
-from coco.enclave.core.platforms.errors import no_evidence
+from coco.enclave.core.platforms.devices import no_evidence, opened
 from coco.errors import AttestationError
 
 _NO_SESSIONS, _SESSIONS = 0x8001, 0x8002
@@ -42,10 +42,7 @@ def device(path: Path = Path("/dev/tpmrm0")) -> Transmit:
     Raises:
         PlatformError: there is none (``platform.no_evidence``).
     """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise no_evidence(f"there is no TPM: {error}") from error
+    descriptor = opened(path, "TPM")
 
     def transmit(command: bytes) -> bytes:
         os.write(descriptor, command)

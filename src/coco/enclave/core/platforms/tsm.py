@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from coco.attestation.certificates import load_der, load_pem
 from coco.attestation.evidence import Evidence
 from coco.attestation.verified import SNP, TDX
-from coco.enclave.core.platforms.errors import no_evidence
+from coco.enclave.core.platforms.devices import no_evidence
 from coco.errors import AttestationError
 
 _PROVIDERS: Final[Mapping[str, str]] = {"sev_guest": SNP, "tdx_guest": TDX}

@@ -12,7 +12,7 @@ from typing import Any
 
 from coco.attestation.evidence import Evidence
 from coco.attestation.verified import VBS
-from coco.enclave.core.platforms.errors import no_evidence
+from coco.enclave.core.platforms.devices import no_evidence
 
 #: HRESULT EnclaveGetAttestationReport(const UINT8 EnclaveData[64], PVOID Report, UINT32 BufferSize, UINT32 *OutputSize)
 GetReport = Callable[[Any, Any, int, Any], int]
