@@ -199,8 +199,9 @@ def snp_report(
 
 @functools.cache
 def _amd() -> tuple[x509.Certificate, x509.Certificate]:
-    root = certificate("ARK-Made", rsa_key(0), None, rsa_key(0), pss=True)
-    return root, certificate("SEV-Made", rsa_key(1), root, rsa_key(0), pss=True)
+    days = (-30, 30)
+    root = certificate("ARK-Made", rsa_key(0), None, rsa_key(0), days=days, pss=True)
+    return root, certificate("SEV-Made", rsa_key(1), root, rsa_key(0), days=days, pss=True)
 
 
 def made_snp(

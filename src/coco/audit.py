@@ -25,6 +25,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco._native import MerkleTree, WriteSet
+from coco.attestation.verified import Verified
 from coco.enclave.configuration import nodes, platforms, succession
 from coco.enclave.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
 from coco.enclave.configuration.genesis import Genesis
@@ -123,7 +124,8 @@ class Auditor:
     def _founded(self, changes: dict[Key, bytes | None]) -> None:
         document = changes.get((tables.GENESIS, tables.SINGLETON)) or b""
         expected = {(table, key): value for table, key, value in Genesis.parse(document).rows(document)}
-        own = {tables.NODES_INFO, tables.NODE_CERTIFICATES, tables.NODE_MEASUREMENTS, tables.SERVICE_INFO}
+        expected |= _own_code(changes)
+        own = {tables.NODES_INFO, tables.NODE_CERTIFICATES, tables.SERVICE_INFO}
         if {key: value for key, value in changes.items() if key[0] not in own} != expected:
             raise ConfigurationError("the first entry is not what its genesis says", code="audit.founding")
         self.events.append({"seqno": 1, "what": "founded", "genesis": sha256(document).hexdigest()})
@@ -222,6 +224,7 @@ class Auditor:
     async def _by_itself(self, seqno: int, changes: dict[Key, bytes | None]) -> None:
         recovers = self._recovers(seqno, changes)
         service = self._new_identity(seqno, changes) if not recovers else None
+        own_code = _own_code(changes) if recovers else {}
         for (table, key), value in changes.items():
             if table == tables.NODES_INFO and value is not None:
                 await self._node(seqno, key.decode(), json.loads(value), recovers=recovers)
@@ -234,8 +237,8 @@ class Auditor:
                 self._succession(seqno, value, changed=service is not None, recovers=recovers)
             elif table == tables.ADAPTERS and value is not None:
                 self._adapter_begins(seqno, key, json.loads(value))
-            elif table == tables.SERVICE_INFO or (table == tables.NODE_MEASUREMENTS and recovers):
-                continue  # judged by _recovers
+            elif table == tables.SERVICE_INFO or own_code.get((table, key)) == value:
+                continue  # judged by _recovers; a node that begins another life lists its own code
             else:
                 raise ConfigurationError(f"{table} changed without a request", code="audit.no_request")
 
@@ -328,6 +331,9 @@ class Auditor:
                 raise ConfigurationError("a node that left changed otherwise", code="audit.node")
             self._retired(node_id, row)
             self._event(seqno, "node_retired", node=node_id)
+        elif changed and changed <= {"quote_info", "verified"}:
+            self._newer_evidence(node_id, before, row)
+            self._event(seqno, "node_evidence_renewed", node=node_id)
         elif changed != {"retired_committed"}:
             raise ConfigurationError(f"a node changed {', '.join(sorted(changed))}", code="audit.node")
 
@@ -346,6 +352,13 @@ class Auditor:
         if not await self._proposals.admits(node, self._rows):
             raise ConfigurationError("the rules ask for a vote about this node", code="audit.node")
 
+    def _newer_evidence(self, node_id: str, before: dict[str, Any], row: dict[str, Any]) -> None:
+        """Newer evidence proves the same of the same key; it is judged at a time when its endorsements counted."""
+        certificate = self._rows.get(tables.NODE_CERTIFICATES, node_id.encode()) or b""
+        from_s = row["verified"]["valid_from_s"]
+        if nodes.renewed(before, row["quote_info"], _key(certificate.decode()), now_s=from_s) != row:
+            raise ConfigurationError("a node's evidence proves something else than its row", code="audit.node")
+
     def _operator(self, statement: str, kind: str, node_id: str, address: str) -> None:
         body = bytes.fromhex(statement)
         payload = json.loads(cose.parse(body).payload or b"{}")
@@ -361,6 +374,14 @@ class Auditor:
         others = [one for one in nodes.rows(self._rows) if one.status == nodes.TRUSTED]
         if not any(one.address == row["peer_address"] and one.engine > row["engine"] for one in others):
             raise ConfigurationError("a node left, though nobody said so and none replaced it", code="audit.node")
+
+
+def _own_code(changes: dict[Key, bytes | None]) -> dict[Key, bytes]:
+    """The row that lists the code of the node that begins a life of the service."""
+    nodes_rows = (json.loads(value) for (table, _), value in changes.items() if table == tables.NODES_INFO and value)
+    trusted = [row for row in nodes_rows if row["status"] == nodes.TRUSTED]
+    found = (platforms.code_row(Verified.from_json(row["verified"])) for row in trusted)
+    return {(row[0], row[1]): row[2] for row in found if row is not None}
 
 
 def _same(one: dict[Key, bytes | None], other: dict[Key, bytes | None], key: Key) -> bool:

@@ -105,6 +105,10 @@ ADMISSIONS_MAX: Final = 30
 ADMISSIONS_SECONDS: Final = 600
 #: Time for which a joiner asks when nobody answers.
 JOIN_SECONDS_MAX: Final = 30
+#: Who may wait for fresh evidence of a node, whose platform gives a few in a second.
+EVIDENCE_WAITING_MAX: Final = 16
+#: What a host may say of its platform; Intel's collateral is the largest.
+ENDORSEMENTS_BYTES_MAX: Final = 256 * 1024
 #: Joiners whom governance has not decided about.
 PENDING_NODES_MAX: Final = 16
 #: Ids of transactions that are remembered, so that what is sent again after a failover runs once.

@@ -13,6 +13,7 @@ import datetime
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
@@ -49,6 +50,9 @@ _CHIP_OID = "1.3.6.1.4.1.3704.1.4"
 #: Places of a TCB version's parts in its eight bytes; from Turin on another one.
 _TCB = {"boot_loader": 0, "tee": 1, "snp": 6, "microcode": 7}
 _TCB_TURIN = {"fmc": 0, "boot_loader": 1, "tee": 2, "snp": 3, "microcode": 7}
+#: Generations by the family and the upper half of the model in a report from version 3 on.
+_GENERATIONS = {(0x19, 0): "milan", (0x19, 1): "genoa", (0x19, 0xA): "genoa", (0x1A, 0): "turin", (0x1A, 1): "turin"}
+_CHIP_ID_BYTES = 64
 #: Bytes of a Turin chip's id.
 _SHORT_CHIP_ID = 8
 _KEYS = {0: "VCEK", 1: "VLEK"}
@@ -105,6 +109,32 @@ def verify(report: bytes, endorsements: Mapping[str, str], *, now_s: int, roots:
         valid_until_s=end,
         claims=claims,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """What a report says of the chip that made it: by this its certificate is found."""
+
+    products: tuple[str, ...]
+    chip_id: bytes
+    tcb: Mapping[str, int]
+
+
+def chip_of(report: bytes, product: str = "") -> Chip:
+    """The chip of an unverified report; one of version 2 does not say which generation it is of.
+
+    Args:
+        report: 1184 bytes.
+        product: the generation, as far as it is known; it decides where in the report things are.
+    """
+    products: tuple[str, ...] = ("milan", "genoa", "turin")
+    if struct.unpack_from("<I", report)[0] > 2:
+        named = _GENERATIONS.get((report[0x188], report[0x189] >> 4))
+        products = (named,) if named else products
+    chosen = product or products[0]
+    places = _TCB_TURIN if chosen == "turin" else _TCB
+    size = _SHORT_CHIP_ID if chosen == "turin" else _CHIP_ID_BYTES
+    return Chip(products, report[0x1A0 : 0x1A0 + size], {part: report[0x180 + at] for part, at in places.items()})
 
 
 def _parse(report: bytes) -> dict[str, Any]:

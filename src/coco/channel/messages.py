@@ -116,6 +116,13 @@ class OwnerStatement(_Message, frozen=True, tag="owner_statement"):
     statement: Annotated[bytes, Meta(max_length=64 * limits.KIB)]
 
 
+class Endorsed(_Message, frozen=True, tag="endorsed"):
+    """What vendors say of the platform, a JSON object of texts; empty: nothing. Request 0: an offer, unasked."""
+
+    request: Request
+    endorsements: Annotated[bytes, Meta(max_length=limits.ENDORSEMENTS_BYTES_MAX)]
+
+
 class DialFailed(_Message, frozen=True, tag="dial_failed"):
     """The other node cannot be reached there."""
 
@@ -144,6 +151,14 @@ class Identity(_Message, frozen=True, tag="identity"):
 
     node_id: PublicId
     measurement: PublicId
+
+
+class Endorse(_Message, frozen=True, tag="endorse"):
+    """Say what vendors say of the platform that gave this evidence."""
+
+    request: Request
+    platform: PublicId
+    evidence: Annotated[bytes, Meta(max_length=limits.ENDORSEMENTS_BYTES_MAX)]
 
 
 class Dial(_Message, frozen=True, tag="dial"):
@@ -260,12 +275,14 @@ ToEnclave = (
     | Tick
     | ExternalReply
     | OwnerStatement
+    | Endorsed
     | DialFailed
     | Stop
 )
 ToHost = (
     Ready
     | Identity
+    | Endorse
     | Dial
     | Append
     | Read

@@ -360,6 +360,10 @@ ConstitutionFile = Annotated[
     Path | None, typer.Option(help="The rules in force, if they are not the genesis's any more.", exists=True)
 ]
 GenesisFile = Annotated[Path, typer.Option(help="Genesis document, JSON.", exists=True)]
+PlatformName = Annotated[str, typer.Option(help=f"Where the enclave runs: {', '.join(nodes.PLATFORMS)}.")]
+EndorsementsOf = Annotated[
+    str, typer.Option(help="What vendors say of the platform: a JSON file that is kept fresh, or their service's URL.")
+]
 
 
 def _serve(
@@ -388,10 +392,12 @@ def node_start(
     administration_port: AdministrationPort = 0,
     peer_port: PeerPort = 0,
     metrics_port: MetricsPort = None,
+    platform: PlatformName = "virtual",
+    endorsements: EndorsementsOf = "",
     as_json: Json = False,
 ) -> None:
     """Found a network with its first node; or recover it from this node's ledger, when all nodes are lost."""
-    files = nodes.NodeFiles(directory, genesis=genesis, service=service)
+    files = nodes.NodeFiles(directory, genesis, service, platform=platform, endorsements=endorsements)
     ports = (application_port, administration_port, peer_port)
     _serve(files, [], listen, ports, metrics_port, as_json)
 
@@ -410,10 +416,12 @@ def node_join(
     administration_port: AdministrationPort = 0,
     peer_port: PeerPort = 0,
     metrics_port: MetricsPort = None,
+    platform: PlatformName = "virtual",
+    endorsements: EndorsementsOf = "",
     as_json: Json = False,
 ) -> None:
     """Join a network as a new node; at the address of a dead one, replace it. A restart is a join."""
-    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key, constitution)
+    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key, platform, endorsements, constitution)
     ports = (application_port, administration_port, peer_port)
     _serve(files, peer, listen, ports, metrics_port, as_json)
 
@@ -433,6 +441,8 @@ def node_replace(
     administration_port: AdministrationPort = 0,
     peer_port: PeerPort = 0,
     metrics_port: MetricsPort = None,
+    platform: PlatformName = "virtual",
+    endorsements: EndorsementsOf = "",
     as_json: Json = False,
 ) -> None:
     """Join in the place of a dead node: at its address, or at another one; then the dead one leaves."""
@@ -440,7 +450,7 @@ def node_replace(
     dead = run(nodes.find_dead(host, port, service, node_id), as_json)
     dead_host, _, dead_port = dead.address.rpartition(":")
     same = listen in ("", dead_host) and peer_port in (0, int(dead_port))
-    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key, constitution)
+    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key, platform, endorsements, constitution)
     ports = (application_port, administration_port, int(dead_port) if same else peer_port)
 
     async def let_go() -> None:

@@ -11,13 +11,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from coco.attestation.evidence import VIRTUAL
+from coco.attestation.verified import AZURE_VTPM, NITRO, SGX, SNP, TDX
 from coco.cli.keys import make_actor
+from coco.client.endorsements import source
 from coco.client.http import HttpsClient, RemoteError
 from coco.client.operators import Owner, nobody, owner, retirement
 from coco.client.verify import service_context
 from coco.errors import ConfigurationError, HostError, NotFoundError, RequestError
 from coco.host.node import Node, NodeOptions, run_until, stop_signal
 
+#: Names of evidence, by what an operator calls its platform; VBS has no process of Python.
+PLATFORMS = {"virtual": VIRTUAL, "sgx": SGX, "tdx": TDX, "snp": SNP, "nitro": NITRO, "azure-vtpm": AZURE_VTPM}
 #: One for each second; a primary that is to leave hands over first.
 _RETIRE_ATTEMPTS = 15
 
@@ -31,6 +36,9 @@ class NodeFiles:
     service: Path | None = None
     operator: Path | None = None
     operator_key: Path | None = None
+    #: Where the enclave runs, and what says what vendors say of it: a file, or a URL of the vendor's service.
+    platform: str = "virtual"
+    endorsements: str = ""
     #: The rules in force, where they are others than the genesis has.
     constitution: Path | None = None
 
@@ -80,6 +88,10 @@ def options(
             service=service,
             constitution=rules.decode(),
         )
+    if files.platform not in PLATFORMS:
+        raise ConfigurationError(
+            f"no enclave runs on {files.platform}", code="node.unknown_platform", hint=f"one of {', '.join(PLATFORMS)}"
+        )
     application, administration, peers = ports
     return NodeOptions(
         ledger=files.directory / "ledger.db",
@@ -88,6 +100,8 @@ def options(
         administration=(listen, administration),
         peers=(listen, peers),
         metrics=("127.0.0.1", metrics_port) if metrics_port is not None else None,
+        platform=PLATFORMS[files.platform],
+        endorse=source(files.endorsements),
         join=join,
         owner=sign,
         expected_service=service.encode(),

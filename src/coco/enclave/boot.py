@@ -32,11 +32,11 @@ def main() -> None:
     check_start()
     arguments = dict(argument.split("=", 1) for argument in sys.argv[1:])
     sys.path[:] = arguments.pop("--path").split(os.pathsep)
-    adapters = arguments.pop("--adapters", "")
+    adapters, platform = arguments.pop("--adapters", ""), arguments.pop("--platform")
     sockets = {name: int(descriptor) for name, descriptor in arguments.items()}
     from coco.enclave import process
 
-    process.run(sockets, sys.path[:], adapters)
+    process.run(sockets, sys.path[:], adapters, platform)
 
 
 if __name__ == "__main__":

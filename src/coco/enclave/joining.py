@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from coco import _native, limits
-from coco.attestation.evidence import report_data, virtual
 from coco.channel import messages
+from coco.enclave.attesting import Attesting
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.nodes import JoinRequest
 from coco.enclave.consensus import Members, Start
@@ -34,6 +34,8 @@ from coco.ledger.statements import MESSAGE_TYPE
 _AGAIN_S = 0.2
 _FETCH_S = 30.0
 _NONCE_BYTES = 32
+#: A node that does not answer for so long is named in the log, and again as often.
+_UNHEARD_S = 3.0
 #: Refusals after which asking again is of no use.
 _FINAL = ("join.", "attestation.", "ledger.")
 _NOT_YET = ("join.address_in_use", "join.too_many_nodes", "join.too_often")
@@ -61,7 +63,7 @@ class Joiner:
         control: the host, who dials and knows the owner.
         links: the links; strangers' until the welcome.
         start: how the host began this process.
-        measurement: of this enclave's code.
+        attesting: gives evidence.
         configuration: hash of ``start``.
         time_ms: for the certificate that this node shows before the service's.
     """
@@ -72,7 +74,7 @@ class Joiner:
         links: Links,
         start: messages.Start,
         *,
-        measurement: str,
+        attesting: Attesting,
         configuration: bytes,
         time_ms: int,
     ) -> None:
@@ -90,7 +92,7 @@ class Joiner:
         self._control, self._links, self._start = control, links, start
         self._addresses = list(start.peers)
         self._source: Link | None = None
-        self._service, self._measurement, self._configuration = service, measurement, configuration
+        self._service, self._attesting, self._configuration = service, attesting, configuration
         self._key = ec.generate_private_key(ec.SECP384R1())
         self._certificate = self_signed(self._key, time_ms)
         self._node_id = cose.key_id(self._key.public_key())
@@ -102,19 +104,16 @@ class Joiner:
         Raises:
             CocoError: it never will be, with the reason.
         """
-        self._control.send(messages.Identity(self._node_id, self._measurement))
+        context = {
+            "encryption_key": self._encryption.pem.encode(),
+            "service": cose.spki(self._service),
+            "configuration": self._configuration,
+        }
+        evidence = await self._attesting.begin(cose.spki(self._key.public_key()), context)
+        self._control.send(messages.Identity(self._node_id, self._attesting.verified.measurement))
         statement = await self._control.owner_statement
         with private_der(self._key) as private:
             self._links.dial_as([self._certificate.public_bytes(Encoding.DER)], private, self._service)
-        evidence = virtual(
-            self._measurement,
-            report_data(
-                cose.spki(self._key.public_key()),
-                encryption_key=self._encryption.pem.encode(),
-                service=cose.spki(self._service),
-                configuration=self._configuration,
-            ),
-        )
         request = JoinRequest(
             evidence=evidence.to_json(),
             encryption_key=self._encryption.pem,
@@ -126,12 +125,16 @@ class Joiner:
             constitution=self._start.expected_constitution,
         )
         body = msgspec.msgpack.encode(request)
-        said, heard_at = "", asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        said, heard_at, unheard = "", loop.time(), dict.fromkeys(self._addresses, loop.time())
         while True:
             for address in list(self._addresses):
                 answer = await self._ask(address, body)
                 if answer is not None:
-                    heard_at = asyncio.get_running_loop().time()
+                    heard_at = unheard[address] = loop.time()
+                elif loop.time() - unheard.setdefault(address, loop.time()) > _UNHEARD_S:
+                    unheard[address] = loop.time()
+                    self._control.log("join.no_answer", {"seconds": int(_UNHEARD_S)}, {"address": address})
                 if isinstance(answer, Welcome):
                     # It leads: it has the whole ledger, and whatever snapshot there is.
                     self._addresses.remove(address)
@@ -142,7 +145,7 @@ class Joiner:
                     self._control.log(f"join.{said}")
                 if answer is not None and answer.primary and answer.primary not in self._addresses:
                     self._addresses.append(answer.primary)
-            if asyncio.get_running_loop().time() - heard_at > limits.JOIN_SECONDS_MAX:
+            if loop.time() - heard_at > limits.JOIN_SECONDS_MAX:
                 raise BusyError("no node of the network answers", code="join.nobody_answers")
             await asyncio.sleep(_AGAIN_S)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from coco import limits
 from coco._native import Entry
 from coco.attestation.verified import Verified
+from coco.enclave.attesting import EVIDENCE
 from coco.enclave.certificates import Certificates
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration import secrets as wrapping
@@ -189,6 +190,11 @@ class Membership:
             return (await self.retire(body)).encode()
         if kind == FETCH:
             return await self._fetch(decode(FetchRange, body))
+        if kind == EVIDENCE:
+            key = x509.load_der_x509_certificate(certificate).public_key()
+            assert isinstance(key, ec.EllipticCurvePublicKey)
+            await self.renew_evidence(key, decode(dict[str, str], body))
+            return b""
         raise RequestError("no node answers this", code="peers.malformed")
 
     async def _fetch(self, asked: FetchRange) -> bytes:
@@ -325,6 +331,27 @@ class Membership:
             if view.get(tables.NODE_CERTIFICATES, name) is None:
                 issued = self.certificates.issue(key, row, request.host_names, view, now_ms)
                 await self._sequencer.write_rows([issued])
+
+    async def renew_evidence(self, key: ec.EllipticCurvePublicKey, evidence: Mapping[str, str]) -> None:
+        """Put newer evidence of a node into its row and into its certificate, as this primary.
+
+        Raises:
+            AttestationError: it proves less than the row.
+            CocoError: refused, with a stable code.
+        """
+        if not self._replica.may_execute:
+            raise BusyError("this node is not primary", code="node.no_primary")
+        node_id, now_ms = cose.key_id(key), self._sequencer.clock.now_ms
+        async with self.changing:
+            view, row = self._sequencer.store.view(), self._row_of(node_id)
+            if row is None or row.status != nodes.TRUSTED:
+                raise AccessError("only a trusted node's evidence is renewed", code="node.not_trusted")
+            document = json.loads(view.get(tables.NODES_INFO, node_id.encode()) or b"{}")
+            document = nodes.renewed(document, evidence, cose.spki(key), now_s=now_ms // 1000)
+            nodes.check_manifest(view, Verified.from_json(document["verified"]))
+            issued = self.certificates.issue(key, row, document["host_names"], view, now_ms, document)
+            await self._sequencer.write_rows([(tables.NODES_INFO, node_id.encode(), tables.row(document)), issued])
+        self._log("attestation.renewed", {"engine": row.engine}, {"node": node_id})
 
     def _count_admission(self, address: str) -> None:
         """A process that dies again and again must not fill the ledger with rows."""

@@ -22,17 +22,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco import _native, limits
 from coco._native import Front
-from coco.attestation import wrapper
-from coco.attestation.evidence import VIRTUAL, Evidence, report_data
+from coco.attestation import policy, wrapper
 from coco.channel import messages
 from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, Services
+from coco.enclave.attesting import EVIDENCE, Attesting
 from coco.enclave.catching_up import HISTORY_AFTER_JOIN, CatchUp
-from coco.enclave.configuration import nodes, settings
+from coco.enclave.configuration import nodes, platforms, settings
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.actors import Actors, KnownCaller, account_row
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.configuration.keepers import keepers
 from coco.enclave.configuration.proposals import Proposals
+from coco.enclave.configuration.reads import Reads
 from coco.enclave.configuration.succession import since
 from coco.enclave.consensus import Members, Start
 from coco.enclave.core.background import Background
@@ -47,7 +48,7 @@ from coco.enclave.core.identity import (
     pem,
     private_der,
 )
-from coco.enclave.core.platforms import Virtual
+from coco.enclave.core.platforms.attester import Attester
 from coco.enclave.core.rules_worker import Rules
 from coco.enclave.duties import Duties
 from coco.enclave.epochs import Epochs
@@ -93,6 +94,7 @@ _FETCH_AGAIN_S = 0.05
 _QUIET_S = 4
 #: A question to the primary.
 _BIND = "bind"
+_INSECURE = "INSECURE: virtual. No trusted execution environment protects this node."
 #: What a node's host says of the time.
 TIME = "time"
 
@@ -117,13 +119,14 @@ class EnclaveNode:
         rules: Rules,
         *,
         report: dict[str, str],
-        measurement: str,
+        attester: Attester,
         factories: Mapping[str, AdapterFactory],
         ended: Callable[[BaseException | None], None],
     ) -> None:
         self.status = "Starting"
         self._control, self._doors = control, doors
-        self._report, self._measurement, self._platform = report, measurement, Virtual(measurement)
+        self._report = report
+        self._attesting = Attesting(attester, control, lambda: self.clock.now_ms // 1000)
         self._factories, self._ended = factories, ended
         self._loop = asyncio.get_running_loop()
         self._background, self._rules = Background(background), rules
@@ -185,13 +188,14 @@ class EnclaveNode:
             store.declare(name, log=True)
         return store
 
-    def _identities_for(self, start: messages.Start, engine: int) -> None:
+    async def _identities_for(self, start: messages.Start, engine: int) -> None:
         self.service = ServiceIdentity.generate(self.clock.now_ms)
         key = ec.generate_private_key(ec.SECP384R1())
         names = list(dict.fromkeys([*start.host_names, "localhost", "127.0.0.1"]))
         self._encryption = EncryptionKey.generate()
         self._founding = {"service": self.service.spki, "configuration": self._configuration_hash}
-        said = wrapper.wrap(self._attest(cose.spki(key.public_key()), self._founding), self._founding)
+        self._evidence = await self._attesting.begin(cose.spki(key.public_key()), self._founding)
+        said = wrapper.wrap(self._evidence, self._founding)
         endorsed = self.service.endorse(key.public_key(), engine, names, self.clock.now_ms, evidence=said)
         self.identity = NodeIdentity(key, endorsed)
 
@@ -294,6 +298,13 @@ class EnclaveNode:
         self._spawn(self.membership.attend())
         self._spawn(self._duties.attend())
         self._spawn(self._leave_when_retired())
+        self._spawn(self._attesting.attend(self._renew_evidence))
+
+    async def _renew_evidence(self, evidence: dict[str, str]) -> None:
+        if self.replica.is_primary:
+            await self.membership.renew_evidence(_public(self.identity.certificate), evidence)
+        else:
+            await self.replica.ask_primary(EVIDENCE, msgspec.msgpack.encode(evidence))
 
     async def _leave_when_retired(self) -> None:
         """End once this node is retired and no node talks to it any more; until then its vote may be needed."""
@@ -396,7 +407,7 @@ class EnclaveNode:
     async def _create(self, start: messages.Start) -> None:
         self.genesis = Genesis.parse(start.genesis)
         self._check_platform()
-        self._identities_for(start, _FOUNDER)
+        await self._identities_for(start, _FOUNDER)
         secret = _native.LedgerSecret.generate(start.genesis)
         await self._found(_FOUNDER, _FIRST_VIEW)
         self.journal.begin(view=self.replica.view, secret=secret)
@@ -407,6 +418,7 @@ class EnclaveNode:
             transaction.put(table, key, value)
         for table, key, value in self._node_rows():
             transaction.put(table, key, value)
+        self._check_manifest(transaction)
         transaction.put(tables.SERVICE_INFO, tables.SINGLETON, self._service_info("Opening", 0))
         context = BlockContext(self.clock.now_ms, bytes(32), 1)
         for name, founded_with in self.genesis.adapters.items():
@@ -426,31 +438,40 @@ class EnclaveNode:
             await self._open(0)
 
     def _check_platform(self) -> None:
-        if not self.genesis.insecure_virtual:
+        if self._attesting.is_virtual and not self.genesis.insecure_virtual:
             raise ConfigurationError(
                 "this enclave runs on platform virtual, which the genesis does not accept",
                 code="configuration.insecure_virtual",
             )
 
+    def _check_manifest(self, view: Reads) -> None:
+        """Whether the network accepts the platform of this node, which founds a life of it.
+
+        Raises:
+            AttestationError: the rule that does not hold, with its code.
+        """
+        if not self._attesting.is_virtual:
+            policy.enforce(self._attesting.verified, platforms.policy(view))
+
     def _node_rows(self) -> list[tuple[str, bytes, bytes]]:
         node_id = self.identity.node_id.encode()
-        evidence = self._attest(_spki(self.identity.certificate), self._founding)
         info = nodes.row_document(
             engine=self.replica.node,
             status=nodes.TRUSTED,
             address=self._peer_address,
             owner="",
-            evidence=evidence.to_json(),
-            verified=evidence.verify(now_s=self.clock.now_ms // 1000),
+            evidence=self._evidence.to_json(),
+            verified=self._attesting.verified,
             context=self._founding,
             encryption_key=self._encryption.pem,
             seqno=self.journal.last_seqno + 1,
             host_names=endorsed_names(self.identity.certificate),
         )
+        code = platforms.code_row(self._attesting.verified)
         return [
             (tables.NODES_INFO, node_id, tables.row(info)),
             (tables.NODE_CERTIFICATES, node_id, pem(self.identity.certificate).encode()),
-            (tables.NODE_MEASUREMENTS, self._measurement.encode(), nodes.ALLOWED),
+            *([code] if code is not None else []),
         ]
 
     def _service_info(self, status: str, recovery_count: int, previous: str = "") -> bytes:
@@ -536,7 +557,7 @@ class EnclaveNode:
             self._control,
             self.links,
             start,
-            measurement=self._measurement,
+            attesting=self._attesting,
             configuration=self._configuration_hash,
             time_ms=self.clock.now_ms,
         )
@@ -605,7 +626,7 @@ class EnclaveNode:
         self._check_platform()
         self.clock = Clock(start.time_ms, former.committed_ms)
         engine = former.last_engine + 1
-        self._identities_for(start, engine)
+        await self._identities_for(start, engine)
         # K1: nothing of this life is sealed under a secret of a former one.
         await self._found(engine, former.end.view + 2, former.end)
         self.journal.begin(view=self.replica.view, secret=_native.LedgerSecret.generate(former.root))
@@ -614,6 +635,10 @@ class EnclaveNode:
         self._recovery = Recovery(former, self.service.spki)
         self._recovery_count = former.recovery_count + 1
         rows: list[tuple[str, bytes, bytes | None]] = [*self._node_rows()]
+        following = self.store.begin()
+        for table, key, row in rows:
+            following.put(table, key, row or b"")
+        self._check_manifest(following)
         for node_id in former.node_ids:
             info = json.loads(public.get(tables.NODES_INFO, node_id.encode()) or b"{}")
             retired = {**info, "status": nodes.RETIRED, "retired_committed": True}
@@ -978,14 +1003,6 @@ class EnclaveNode:
         info = self.store.view(committed).get(tables.SERVICE_INFO, tables.SINGLETON)
         return await self.journal.receipt(position.seqno, committed, since(info))
 
-    def _evidence(self, nonce: bytes) -> Evidence:
-        context = {"nonce": nonce, "service": self.service.spki, "constitution": self._constitution_hash()}
-        return self._attest(_spki(self.identity.certificate), {**context, "configuration": self._configuration_hash})
-
-    def _attest(self, node_key: bytes, context: Mapping[str, bytes]) -> Evidence:
-        """Evidence for a key, and what else it binds."""
-        return self._platform.evidence(report_data(node_key, **context))
-
     def _committed_view(self) -> StoreView | None:
         """What is committed; none while this node has not got so far."""
         committed = self.replica.committed
@@ -998,16 +1015,26 @@ class EnclaveNode:
         source = self.genesis.constitution if row is None else str(json.loads(row))
         return sha256(source.encode()).digest()
 
-    def attest(self, nonce: bytes) -> dict[str, Any]:
-        """Evidence for this nonce, with what a verifier needs to recompute its report data."""
-        return {
-            **self._evidence(nonce).to_json(),
-            "insecure": "platform virtual proves nothing",
+    async def attest(self, nonce: bytes) -> dict[str, Any]:
+        """Evidence for this nonce, with what a verifier needs to recompute its report data.
+
+        Raises:
+            CocoError: the platform gives none (``platform.no_evidence``), or too many ask (``platform.busy``).
+        """
+        bound = {
+            "service": self.service.spki,
+            "constitution": self._constitution_hash(),
+            "configuration": self._configuration_hash,
+        }
+        shown = {
             "node_certificate": pem(self.identity.certificate),
             "service_certificate": pem(self.service.certificate),
-            "constitution_hash": self._constitution_hash().hex(),
-            "configuration_hash": self._configuration_hash.hex(),
+            "constitution_hash": bound["constitution"].hex(),
+            "configuration_hash": bound["configuration"].hex(),
         }
+        evidence = await self._attesting.evidence(_spki(self.identity.certificate), {"nonce": nonce, **bound})
+        insecure = {"insecure": "platform virtual proves nothing"} if self._attesting.is_virtual else {}
+        return {**evidence.to_json(), **insecure, **shown}
 
     def network(self) -> dict[str, Any]:
         """The network as everyone may see it."""
@@ -1047,9 +1074,10 @@ class EnclaveNode:
         return {
             "node_id": self.identity.node_id,
             "status": self.status,
-            "platform": VIRTUAL,
-            "warning": "INSECURE: virtual. No trusted execution environment protects this node.",
-            "measurement": self._measurement,
+            "platform": self._attesting.platform,
+            **({"warning": _INSECURE} if self._attesting.is_virtual else {}),
+            "measurement": self._attesting.verified.measurement,
+            "endorsed_until_s": self._attesting.verified.valid_until_s,
             "lockdown": self._report,
             "network": self.genesis.network,
             "adapters": sorted(self.protocols.by_name),

@@ -15,12 +15,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from coco._native import Background, Front, LedgerSecret, WriteSet
+from coco.attestation.evidence import VIRTUAL
+from coco.attestation.verified import SGX
 from coco.channel import messages
 from coco.enclave.core import bundle, lockdown, rules_worker
 from coco.enclave.core.control import Control
 from coco.enclave.core.doors import open_door
 from coco.enclave.core.faults import place_of
 from coco.enclave.core.identity import NodeIdentity, ServiceIdentity
+from coco.enclave.core.platforms import READERS, Virtual, attester
 from coco.enclave.node import EnclaveNode
 from coco.enclave.protocols import AdapterFactory
 from coco.errors import CocoError
@@ -72,7 +75,21 @@ def _silence() -> None:
     sys.unraisablehook = lambda *_: None
 
 
-def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
+def _attester(platform: str, measurement: str) -> attester.Attester:
+    """Whoever gives evidence, before the lock-down.
+
+    Raises:
+        PlatformError: this is no such platform (``platform.no_evidence``).
+    """
+    if platform == VIRTUAL:
+        return attester.Here(Virtual(measurement))
+    if platform == SGX:
+        # Gramine's files stand for instructions of the processor: no other process has this enclave's.
+        return attester.Here(READERS[SGX]())
+    return attester.Apart(platform, attester.fork(platform))
+
+
+def run(sockets: dict[str, int], paths: list[str], adapters: str, platform: str) -> None:
     """Run the enclave on its inherited sockets; never returns."""
     diagnosis = os.dup(2)
     try:
@@ -80,6 +97,7 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
         _preload()
         bundle.check(paths)
         measurement = bundle.measurement()
+        attesting = _attester(platform, measurement)
         null = os.open(os.devnull, os.O_RDWR)
         base = rules_worker.size()
         report = lockdown.isolate()
@@ -110,7 +128,7 @@ def run(sockets: dict[str, int], paths: list[str], adapters: str) -> None:
             os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
             return 78
         os.close(diagnosis)
-        return await _serve(control, doors, background, worker, report, measurement, factories)
+        return await _serve(control, doors, background, worker, report, attesting, factories)
 
     # What was imported stays for ever: the collector need not look at it, nor after every few hundred requests.
     gc.collect()
@@ -130,7 +148,7 @@ async def _serve(
     background: Background,
     worker: socket.socket,
     report: dict[str, str],
-    measurement: str,
+    attesting: attester.Attester,
     factories: dict[str, AdapterFactory],
 ) -> int:
     loop = asyncio.get_running_loop()
@@ -148,7 +166,7 @@ async def _serve(
         background,
         rules_worker.Rules(worker),
         report=report,
-        measurement=measurement,
+        attester=attesting,
         factories=factories,
         ended=end,
     )

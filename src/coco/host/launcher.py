@@ -1,4 +1,4 @@
-"""Start an enclave process on platform ``virtual``: inherited sockets, no environment, isolated interpreter (H2)."""
+"""Start an enclave process on this machine: inherited sockets, no environment, isolated interpreter (H2)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import coco
 
 #: The only environment that an enclave accepts (coco.enclave.core.bundle checks the same list).
 ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
+#: The platform that is none.
+VIRTUAL = "insecure_virtual"
 #: Streams that may wait for the enclave to accept them.
 BACKLOG = 4096
 #: One for each purpose; behind ``dialled`` the host connects what it has dialled for the enclave.
@@ -51,10 +53,14 @@ def module_path() -> list[str]:
     return list(dict.fromkeys([*standard, source, *packages]))
 
 
-def launch_virtual(
-    *, adapters: Mapping[str, str], extra_path: Sequence[str] = (), nested_log: int | None = None
+def launch(
+    *,
+    adapters: Mapping[str, str],
+    platform: str = VIRTUAL,
+    extra_path: Sequence[str] = (),
+    nested_log: int | None = None,
 ) -> EnclaveProcess:
-    """Start the enclave of platform ``virtual``.
+    """Start an enclave: of no platform, or within the guest of one.
 
     ``adapters`` names each adapter's factory as ``module:attribute``; they are imported before lock-down.
 
@@ -82,6 +88,7 @@ def launch_virtual(
     # -P has no meaning beside -I; -B and an empty prefix keep a swapped .pyc from running.
     command = [sys.executable, "-I", "-S", "-B", "-X", f"pycache_prefix={empty}", str(boot)]
     command += [
+        f"--platform={platform}",
         "--path=" + os.pathsep.join([*module_path(), *extra_path]),
         "--adapters=" + ",".join(f"{name}:{factory}" for name, factory in adapters.items()),
         *sockets,

@@ -23,7 +23,7 @@ from coco._native import Relay
 from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
 from coco.errors import CocoError, HostError
-from coco.host.launcher import EnclaveProcess, launch_virtual
+from coco.host.launcher import VIRTUAL, EnclaveProcess, launch
 from coco.host.metrics import MetricsServer
 from coco.host.persistence import LedgerFile
 
@@ -31,6 +31,9 @@ TICK_SECONDS = 1.0
 STOP_SECONDS = 10.0
 DIAL_SECONDS = 3.0
 _RELAY_NUMBERS = ("accepted", "refused", "open", "bytes_in", "bytes_out")
+
+#: How often it is looked for newer endorsements.
+ENDORSE_SECONDS = 60.0
 
 External = Callable[[bytes], Awaitable[bytes]]
 
@@ -60,6 +63,12 @@ class NodeOptions:
         default_factory=lambda: {"ethereum": "coco.enclave.adapters.ethereum.adapter:adapter"}
     )
     extra_path: list[str] = field(default_factory=list)
+    #: Where the enclave runs, by the name of its evidence.
+    platform: str = VIRTUAL
+    #: What vendors say of the platform that gave some evidence: a JSON object of texts, or nothing. It is asked again
+    #: now and then, and may raise OSError or HostError.
+    endorse: Callable[[str, bytes], bytes] = lambda platform, evidence: b""
+    endorse_seconds: float = ENDORSE_SECONDS
     connections_max: int = limits.CONNECTIONS_MAX
     #: Where ``GET /metrics`` is served; None: nowhere.
     metrics: tuple[str, int] | None = None
@@ -109,8 +118,9 @@ class Node:
             appended=lambda seqno: self._from_thread(self.send, messages.Appended(seqno)),
             failed=lambda error: self._from_thread(self._end, f"the ledger file failed: {error}"),
         )
-        self._enclave = launch_virtual(
+        self._enclave = launch(
             adapters=options.adapters,
+            platform=options.platform,
             extra_path=options.extra_path,
             nested_log=sys.stderr.fileno() if _has_descriptor() else None,
         )
@@ -247,6 +257,8 @@ class Node:
             case messages.Identity(node_id, measurement):
                 statement = self.options.owner(node_id, measurement, self._address, self.options.host_names)
                 self.send(messages.OwnerStatement(statement))
+            case messages.Endorse(request, platform, evidence):
+                self._spawn(self._endorse(request, platform, evidence))
             case messages.ExternalCall(request, name, body):
                 self._spawn(self._call_external(request, name, body))
             case messages.Metrics(numbers):
@@ -291,6 +303,20 @@ class Node:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self.send(messages.Tick(self.options.clock_ms()))
+
+    async def _endorse(self, request: int, platform: str, evidence: bytes) -> None:
+        """Answer, and offer whatever is newer from then on."""
+        given: bytes | None = None
+        while True:
+            try:
+                found = await self._loop.run_in_executor(None, self.options.endorse, platform, evidence)
+            except (OSError, CocoError) as error:
+                self._log({"event": "host.no_endorsements", "reason": str(error)})
+                found = given or b""
+            if found != given:
+                self.send(messages.Endorsed(request if given is None else 0, found))
+                given = found
+            await asyncio.sleep(self.options.endorse_seconds)
 
     async def _call_external(self, request: int, name: str, body: bytes) -> None:
         external = self.options.externals.get(name)

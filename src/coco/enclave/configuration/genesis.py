@@ -12,6 +12,7 @@ import msgspec
 from cryptography import x509
 from msgspec import Meta
 
+from coco.attestation.policy import parse_rules
 from coco.enclave.configuration import chains, settings
 from coco.enclave.configuration.keepers import OWNER
 from coco.errors import ConfigurationError, GovernanceError
@@ -69,6 +70,8 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
     recovery_threshold: Annotated[int, Meta(ge=1, le=254)] = 1
     constitution: Annotated[str, Meta(max_length=1024 * 1024)] = ""
     settings: Settings = msgspec.field(default_factory=Settings)
+    #: Rules of each platform that nodes may run on (TEE manifest), as ``set_tee_policy`` takes them.
+    platforms: dict[str, dict[str, Any]] = {}
     #: Settings of each ledger protocol, by adapter name.
     adapters: dict[str, dict[str, Any]] = {}
     #: Fixed here for ever: no action changes it (J10).
@@ -111,6 +114,8 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
             settings.check(self.settings.voted)
         except GovernanceError as error:
             raise ConfigurationError(f"the genesis is wrong: {error}", code="configuration.genesis") from error
+        for platform, rules in self.platforms.items():
+            parse_rules(platform, rules)
         kinds: list[Sequence[Member | Participant | Operator]] = [self.members, self.participants, self.operators]
         for actors in kinds:
             seen: set[bytes] = set()
@@ -148,6 +153,8 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
                 tables.row(settings.complete({**self.settings.voted, "recovery_threshold": self.recovery_threshold})),
             ),
         ]
+        for platform, rules in self.platforms.items():
+            rows.append((tables.TEE_POLICY, platform.encode(), tables.row(rules)))
         for member in self.members:
             key = fingerprint(x509.load_pem_x509_certificate(member.cert.encode())).encode()
             rows.append((tables.MEMBERS_CERTS, key, member.cert.encode()))

@@ -27,7 +27,7 @@ from coco.ledger import cose, tables
 from coco.ledger.statements import MESSAGE_TYPE, fingerprint, parse_json
 
 PENDING, TRUSTED, RETIRED = "Pending", "Trusted", "Retired"
-ALLOWED = b'"AllowedToJoin"'
+ALLOWED = platforms.ALLOWED
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +156,22 @@ def context_of(request: JoinRequest, service_key: bytes) -> dict[str, bytes]:
         "service": service_key,
         "configuration": request.configuration,
     }
+
+
+def renewed(row: Mapping[str, Any], evidence: Mapping[str, Any], node_key: bytes, *, now_s: int) -> dict[str, Any]:
+    """A node's row with newer evidence, for the same key and context, of the same code on the same platform.
+
+    Raises:
+        AttestationError: it is something else (``attestation.other_code``), or ends earlier (``attestation.older``).
+    """
+    verified, before = Evidence.parse(evidence).verify(now_s=now_s), Verified.from_json(row["verified"])
+    context = {name: bytes.fromhex(value) for name, value in row["report_context"].items()}
+    policy.check_report_data(verified, report_data(node_key, **context))
+    if (verified.platform, verified.measurement) != (before.platform, before.measurement):
+        raise AttestationError("the evidence is of other code", code="attestation.other_code")
+    if verified.valid_until_s < before.valid_until_s:
+        raise AttestationError("the evidence ends earlier than the one that is there", code="attestation.older")
+    return {**row, "quote_info": {"format": evidence["platform"], **evidence}, "verified": verified.to_json()}
 
 
 def wrapped_evidence(document: Mapping[str, Any]) -> bytes:

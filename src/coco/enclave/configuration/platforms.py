@@ -10,7 +10,7 @@ import msgspec
 
 from coco.attestation.evidence import VIRTUAL
 from coco.attestation.policy import AzureVtpm, Policy, Snp, parse_rules
-from coco.attestation.verified import AZURE_VTPM, NITRO, SGX, SNP, TDX, VBS
+from coco.attestation.verified import AZURE_VTPM, NITRO, SGX, SNP, TDX, VBS, Verified
 from coco.enclave.configuration.reads import Reads
 from coco.ledger import tables
 
@@ -21,6 +21,8 @@ CODE: Final[Mapping[str, str]] = {
     SNP: tables.NODE_SNP_MEASUREMENTS,
     TDX: tables.NODE_TDX_MEASUREMENTS,
 }
+#: Value of a row of a list.
+ALLOWED: Final = b'"AllowedToJoin"'
 #: Platforms whose code is listed in one table, for the open format has none for them.
 OTHERS: Final = (NITRO, VBS)
 #: Generations of AMD's processors, by the first digits of a CPUID.
@@ -55,6 +57,15 @@ def policy(view: Reads) -> Policy:
         minimum_rank=0,
         measurements=measurements,
     )
+
+
+def code_row(verified: Verified) -> tuple[str, bytes, bytes] | None:
+    """The row that lists the code of a node that founds a life of the service; none where code is named otherwise."""
+    if verified.platform in CODE:
+        return CODE[verified.platform], verified.measurement.encode(), ALLOWED
+    if verified.platform in OTHERS:
+        return tables.NODE_OTHER_MEASUREMENTS, f"{verified.platform}:{verified.measurement}".encode(), ALLOWED
+    return None
 
 
 def _snp(view: Reads) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Control(asyncio.Protocol):
         self.on_tick: Callable[[int], None] | None = None
         self.on_stop: Callable[[], None] | None = None
         self.on_dial_failed: Callable[[int], None] | None = None
+        #: Hears what the host says of the platform without having been asked.
+        self.on_endorsed: Callable[[bytes], None] | None = None
         #: The owner's statement, once the host has it.
         self.owner_statement: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._ended = ended
@@ -46,6 +48,7 @@ class Control(asyncio.Protocol):
         self._index_reads: dict[int, asyncio.Future[bytes]] = {}
         self._snapshot_reads: dict[int, asyncio.Future[bytes]] = {}
         self._snapshot_writes: dict[int, asyncio.Future[None]] = {}
+        self._endorsing: dict[int, asyncio.Future[bytes]] = {}
         #: Bytes of the entries that were appended, ever.
         self.appended_bytes = 0
         self._externals: dict[int, asyncio.Future[messages.ExternalReply]] = {}
@@ -84,6 +87,7 @@ class Control(asyncio.Protocol):
             "index_block": min(self._index_reads, default=None),
             "snapshot_part": min(self._snapshot_reads, default=None),
             "snapshot_written": min(self._snapshot_writes, default=None),
+            "endorsed": min(self._endorsing, default=None),
             "rest_of_a_message": self._reader.number if self._reader.held else None,
         }
         for kind, what in owed.items():
@@ -187,6 +191,14 @@ class Control(asyncio.Protocol):
         self.send(messages.ReadSnapshot(self._number, seqno, number))
         return await future
 
+    async def endorse(self, platform: str, evidence: bytes) -> bytes:
+        """What the host says that vendors say of the platform: unverified, and empty when it says nothing."""
+        self._number += 1
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._endorsing[self._number] = future
+        self.send(messages.Endorse(self._number, platform, evidence))
+        return await future
+
     def keep_snapshot(self, seqno: int) -> None:
         """Have the host forget every snapshot but the one at ``seqno``."""
         self.send(messages.KeepSnapshot(seqno))
@@ -252,6 +264,11 @@ class Control(asyncio.Protocol):
                 _answer(self._snapshot_reads, request, part)
             case messages.SnapshotWritten(request):
                 _answer(self._snapshot_writes, request, None)
+            case messages.Endorsed(0, endorsements):
+                if self.on_endorsed is not None:
+                    self.on_endorsed(endorsements)
+            case messages.Endorsed(request, endorsements):
+                _answer(self._endorsing, request, endorsements)
             case messages.Truncated(seqno):
                 cut, waits = self._truncating.popleft() if self._truncating else (-1, None)
                 if cut != seqno:

@@ -12,6 +12,7 @@ import errno
 import os
 import resource
 import struct
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pyseccomp
@@ -30,7 +31,10 @@ _MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 16384, 1 << 18, 2, 4, 
 _MNT_DETACH: Final = 2
 _PROT_EXEC, _FIONBIO, _F_GETFL, _F_SETFL, _AT_EMPTY_PATH = 4, 0x5421, 3, 4, 0x1000
 _SYS_PIVOT_ROOT: Final = 155
-_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_RESTRICT = 444, 446
+_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD_RULE, _SYS_LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_PATH_BENEATH: Final = 1
+#: Write and read files, read and remove directories, make them: what reports by files need.
+_LANDLOCK_FILES: Final = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 7
 _SIGKILL: Final = 9
 
 _ALLOWED: Final = [
@@ -174,8 +178,8 @@ def _close_memory() -> str:
     return "applied"
 
 
-def _landlock() -> str:
-    """Handle everything the kernel knows and allow nothing: the enclave opens no file."""
+def _landlock(folders: Sequence[str] = ()) -> str:
+    """Handle everything the kernel knows and allow nothing but files below some folders: the enclave opens none."""
     abi = _libc.syscall(_SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(1))
     if abi < 0:
         return f"not applied: {os.strerror(ctypes.get_errno())}"
@@ -186,20 +190,30 @@ def _landlock() -> str:
     ruleset = _libc.syscall(_SYS_LANDLOCK_CREATE, attribute, ctypes.c_size_t(len(attribute)), ctypes.c_uint(0))
     if ruleset < 0:
         _fail("landlock_create_ruleset")
+    for folder in folders:
+        descriptor = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+        rule = struct.pack("<Qi", _LANDLOCK_FILES, descriptor)
+        arguments = ctypes.c_int(_LANDLOCK_PATH_BENEATH), rule, ctypes.c_uint(0)
+        if _libc.syscall(_SYS_LANDLOCK_ADD_RULE, ctypes.c_int(ruleset), *arguments) != 0:
+            _fail("landlock_add_rule")
+        os.close(descriptor)
     if _libc.syscall(_SYS_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint(0)) != 0:
         _fail("landlock_restrict_self")
     os.close(ruleset)
     return f"applied, abi {abi}"
 
 
-def _seccomp(*, forks: bool) -> None:
+def _seccomp(*, forks: bool = False, files: bool = False, commands: Sequence[int] = ()) -> None:
     """Allow-list; everything else fails with EPERM, a few calls kill. No recvmsg: no descriptor comes in."""
     rules: Any = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
     for name in _ALLOWED:
         rules.add_rule(pyseccomp.ALLOW, name)
     for name in ("mmap", "mprotect"):
         rules.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(2, pyseccomp.MASKED_EQ, _PROT_EXEC, 0))
-    rules.add_rule(pyseccomp.ALLOW, "ioctl", pyseccomp.Arg(1, pyseccomp.EQ, _FIONBIO))
+    for command in (_FIONBIO, *commands):
+        rules.add_rule(pyseccomp.ALLOW, "ioctl", pyseccomp.Arg(1, pyseccomp.EQ, command))
+    for name in ("openat", "mkdir", "rmdir") if files else ():
+        rules.add_rule(pyseccomp.ALLOW, name)
     for command in (_F_GETFL, _F_SETFL):
         rules.add_rule(pyseccomp.ALLOW, "fcntl", pyseccomp.Arg(1, pyseccomp.EQ, command))
     rules.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))
@@ -232,6 +246,20 @@ def isolate() -> dict[str, str]:
     _drop_privileges()
     _hide_io_uring()
     return {**report, "namespaces": "applied", "private_root": "applied, ramfs", "capabilities": "none"}
+
+
+def confine(folders: Sequence[str], commands: Sequence[int]) -> None:
+    """Close off a process that reads evidence and holds nothing else: it has its device, or files below some folders.
+
+    Args:
+        folders: where it may open files.
+        commands: that it may give to devices which it has opened (``ioctl``).
+    """
+    _drop_privileges()
+    _close_memory()
+    _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+    _landlock(folders)
+    _seccomp(files=bool(folders), commands=commands)
 
 
 def seal(*, forks: bool = False) -> dict[str, str]:

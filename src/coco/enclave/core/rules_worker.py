@@ -11,18 +11,15 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import resource
-import signal
 import socket
-import struct
 from typing import Any
 
 import starlark
 
-from coco.enclave.core import lockdown
+from coco.enclave.core import forked, lockdown
 from coco.errors import GovernanceError
 
 #: Memory of one call beyond what the process has, its processor time as a second net, and about a thousand steps each.
@@ -30,7 +27,6 @@ _MEMORY_BYTES, _CPU_SECONDS, _THOUSANDS_OF_STEPS = 256 << 20, 10, 20_000
 _STACK = 200
 ANSWER_BYTES_MAX = 4 << 20
 _TIMEOUT_S = 20.0
-_SIZE = struct.Struct("!I")
 
 
 class _TooLong(Exception):
@@ -78,29 +74,13 @@ def fork(base: int) -> socket.socket:
         The socket over which it is asked.
     """
     call("def f(x):\n    return x\n", "f", [1])  # whatever loads lazily
-    ours, theirs = socket.socketpair()
-    if os.fork() == 0:
-        try:
-            ours.close()
-            _close_others(theirs.fileno())
-            lockdown.seal(forks=True)
-            _serve(theirs.fileno(), base + _MEMORY_BYTES)
-        finally:
-            os._exit(0)
-    theirs.close()
-    return ours
 
+    def serve(descriptor: int) -> None:
+        lockdown.seal(forks=True)
+        while (request := forked.read(descriptor)) is not None:
+            forked.write(descriptor, call_apart(request, base + _MEMORY_BYTES, descriptor))
 
-def _close_others(keep: int) -> None:
-    os.closerange(0, keep)
-    os.closerange(keep + 1, 4096)
-
-
-def _serve(descriptor: int, memory: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while (request := _read(descriptor)) is not None:
-        answer = call_apart(request, memory, descriptor)
-        _write_all(descriptor, _SIZE.pack(len(answer)) + answer)
+    return forked.fork(serve)
 
 
 def call_apart(request: bytes, memory: int, *private: int) -> bytes:
@@ -119,7 +99,7 @@ def call_apart(request: bytes, memory: int, *private: int) -> bytes:
                 os.close(descriptor)
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
             resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
-            _write_all(writing, json.dumps(call(*json.loads(request))).encode())
+            forked.write_all(writing, json.dumps(call(*json.loads(request))).encode())
         finally:
             os._exit(0)
     os.close(writing)
@@ -151,35 +131,15 @@ def _value(answer: dict[str, Any]) -> Any:
     return answer["value"]
 
 
-def _read(descriptor: int) -> bytes | None:
-    data = bytearray()
-    wanted = _SIZE.size
-    while len(data) < wanted:
-        more = os.read(descriptor, min(65536, wanted - len(data)))
-        if not more:
-            return None
-        data += more
-        if len(data) == _SIZE.size:
-            wanted = _SIZE.size + _SIZE.unpack(data)[0]
-    return bytes(data[_SIZE.size :])
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _gone() -> GovernanceError:
+    return GovernanceError("the rules cannot be run any more", code="gov.rules_gone")
 
 
 class Rules:
     """Calls rules; one call at a time."""
 
     def __init__(self, worker: socket.socket) -> None:
-        worker.setblocking(False)
-        self._worker = worker
-        self._lock = asyncio.Lock()
-        #: An answer was given up: the next one to come would be taken for another call's.
-        self._broken = False
-        self._calls: set[asyncio.Task[Any]] = set()
+        self._worker = forked.Exchange(worker, timeout_s=_TIMEOUT_S, gone=_gone)
 
     async def call(self, source: str, function: str, *arguments: Any) -> Any:
         """What a function of a constitution gives.
@@ -189,33 +149,4 @@ class Rules:
                 (``gov.rules_out_of_memory``).
         """
         request = json.dumps([source, function, list(arguments)]).encode()
-        # Whoever asked may leave; the exchange goes on to its end, so that the next one begins at a beginning.
-        task = asyncio.get_running_loop().create_task(self._exchange(request))
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
-        return _value(await asyncio.shield(task))
-
-    async def _exchange(self, request: bytes) -> dict[str, Any]:
-        loop = asyncio.get_running_loop()
-        async with self._lock:
-            if self._broken:
-                raise GovernanceError("the rules cannot be run any more", code="gov.rules_gone")
-            self._broken = True
-            try:
-                async with asyncio.timeout(_TIMEOUT_S):
-                    await loop.sock_sendall(self._worker, _SIZE.pack(len(request)) + request)
-                    (size,) = _SIZE.unpack(await self._exactly(_SIZE.size))
-                    answer: dict[str, Any] = json.loads(await self._exactly(size))
-            except (OSError, TimeoutError) as error:
-                raise GovernanceError("the rules cannot be run any more", code="gov.rules_gone") from error
-            self._broken = False
-            return answer
-
-    async def _exactly(self, size: int) -> bytes:
-        loop, data = asyncio.get_running_loop(), bytearray()
-        while len(data) < size:
-            more = await loop.sock_recv(self._worker, min(65536, size - len(data)))
-            if not more:
-                raise GovernanceError("the rules cannot be run any more", code="gov.rules_gone")
-            data += more
-        return bytes(data)
+        return _value(json.loads(await self._worker.ask(request)))

@@ -98,7 +98,7 @@ async def _attestation(node: EnclaveNode, request: HttpRequest) -> Any:
         raise RequestError("the nonce is hex", code="attestation.bad_nonce") from error
     if len(nonce) > NONCE_BYTES_MAX:
         raise RequestError(f"the nonce has at most {NONCE_BYTES_MAX} bytes", code="attestation.bad_nonce")
-    return node.attest(nonce)
+    return await node.attest(nonce)
 
 
 async def _network(node: EnclaveNode, request: HttpRequest) -> Any:

@@ -6,9 +6,18 @@ A reader asks its platform for a report over 64 bytes, and nothing else: what a 
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
-from coco.attestation.evidence import Evidence, virtual
+from coco.attestation.evidence import VIRTUAL, Evidence, virtual
+from coco.attestation.verified import AZURE_VTPM, NITRO, SGX, SNP, TDX
+from coco.enclave.core.platforms import tpm
+from coco.enclave.core.platforms.devices import no_evidence
+from coco.enclave.core.platforms.gramine import Gramine
+from coco.enclave.core.platforms.nsm import Nsm
+from coco.enclave.core.platforms.sev_guest import SevGuest
+from coco.enclave.core.platforms.tsm import Tsm
+from coco.errors import CocoError
 
 
 class Platform(Protocol):
@@ -17,6 +26,14 @@ class Platform(Protocol):
     @property
     def name(self) -> str:
         """As evidence names it."""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Below which it opens files whenever it is asked."""
+
+    @property
+    def commands(self) -> tuple[int, ...]:
+        """That it gives to its device (``ioctl``)."""
 
     def evidence(self, report_data: bytes) -> Evidence:
         """Evidence over 64 bytes.
@@ -33,7 +50,9 @@ class Virtual:
         measurement: of the code, as this process has measured itself.
     """
 
-    name = "insecure_virtual"
+    name = VIRTUAL
+    folders: tuple[str, ...] = ()
+    commands: tuple[int, ...] = ()
 
     def __init__(self, measurement: str) -> None:
         self.measurement = measurement
@@ -41,3 +60,28 @@ class Virtual:
     def evidence(self, report_data: bytes) -> Evidence:
         """Evidence that nobody vouches for."""
         return virtual(self.measurement, report_data)
+
+
+def _snp() -> Platform:
+    """By the kernel's files; by its device, where it has none."""
+    try:
+        return _guest(SNP)
+    except CocoError:
+        return SevGuest()
+
+
+def _guest(name: str) -> Platform:
+    found = Tsm()
+    if found.name != name:
+        raise no_evidence(f"the kernel gives reports of {found.name}, not of {name}")
+    return found
+
+
+#: How a process opens its platform, by the name that an operator chooses. VBS has no process of Python.
+READERS: Final[dict[str, Callable[[], Platform]]] = {
+    SGX: Gramine,
+    SNP: _snp,
+    TDX: lambda: _guest(TDX),
+    NITRO: Nsm,
+    AZURE_VTPM: lambda: tpm.AzureVm(tpm.device()),
+}

@@ -19,6 +19,8 @@ class Gramine:
     """
 
     name = SGX
+    folders: tuple[str, ...] = ()
+    commands: tuple[int, ...] = ()
 
     def __init__(self, files: Path = Path("/dev/attestation")) -> None:
         self._files = files

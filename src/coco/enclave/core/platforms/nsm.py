@@ -41,6 +41,8 @@ class Nsm:
     """
 
     name = NITRO
+    folders: tuple[str, ...] = ()
+    commands: tuple[int, ...] = (NSM_IOCTL,)
 
     def __init__(self, device: Path = Path("/dev/nsm"), ioctl: Ioctl = fcntl.ioctl) -> None:
         self._device = opened(device, "Nitro enclave")

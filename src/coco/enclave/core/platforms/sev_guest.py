@@ -65,6 +65,8 @@ class SevGuest:
     """
 
     name = SNP
+    folders: tuple[str, ...] = ()
+    commands: tuple[int, ...] = (SNP_GET_EXT_REPORT,)
 
     def __init__(self, device: Path = Path("/dev/sev-guest"), ioctl: Ioctl = fcntl.ioctl) -> None:
         self._device = opened(device, "SEV-SNP guest")

@@ -62,6 +62,8 @@ class AzureVm:
     """
 
     name = AZURE_VTPM
+    folders: tuple[str, ...] = ()
+    commands: tuple[int, ...] = ()
 
     def __init__(
         self,

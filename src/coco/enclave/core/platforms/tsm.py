@@ -39,8 +39,11 @@ class Tsm:
         entry: name of this process's entry.
     """
 
+    commands: tuple[int, ...] = ()
+
     def __init__(self, reports: Path = Path("/sys/kernel/config/tsm/report"), entry: str = "coco") -> None:
         self._reports, self._entry = reports, entry
+        self.folders: tuple[str, ...] = (str(reports),)
         with self._made() as made:
             self.name = _provider(made)
 

@@ -27,6 +27,8 @@ class VbsEnclave:
     """
 
     name = VBS
+    folders: tuple[str, ...] = ()
+    commands: tuple[int, ...] = ()
 
     def __init__(self, get_report: GetReport) -> None:
         self._get_report = get_report
