@@ -7,7 +7,7 @@ CARGO_TARGET := rust/target
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path 'rust/target/*') rust/Cargo.toml rust/Cargo.lock rust/coco-core/Cargo.toml rust/coco-native/Cargo.toml
 DIR ?= tests/vectors/ethereum-tests
 
-.PHONY: build sandbox test fuzz test-clients test-net test-vectors check format bench wheel verify-release lock soak clean
+.PHONY: build sandbox test fuzz test-clients test-net test-vectors check format bench wheel bundle verify-release lock soak clean
 
 build: $(VENV)/.built ## Environment, extension, independent ledger reader
 
@@ -68,16 +68,16 @@ test-net: build .venv-ccf/.built tests/faults/checker/checker ## Faults in netwo
 	$(BIN)/python tests/faults/run.py --runs $(or $(RUNS),20) --seconds $(or $(RUN_SECONDS),60) --seed $(or $(SEED),1) $(ARGS)
 
 check: build ## Format, lint, types, import rules, clippy
-	$(BIN)/ruff format --check src tests bench examples
-	$(BIN)/ruff check src tests bench examples
+	$(BIN)/ruff format --check src tests bench examples scripts
+	$(BIN)/ruff check src tests bench examples scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd rust && cargo fmt --check
 	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --release --locked --target-dir target --all-targets -- -D warnings
 
 format: build
-	$(BIN)/ruff format src tests bench examples
-	$(BIN)/ruff check --fix src tests bench examples
+	$(BIN)/ruff format src tests bench examples scripts
+	$(BIN)/ruff check --fix src tests bench examples scripts
 	cd rust && cargo fmt
 
 bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built bench/peers/bin/geth ## Beside anvil and geth
@@ -89,6 +89,9 @@ bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built b
 
 wheel: build ## Byte-identical wheel in dist/
 	PATH=$(CURDIR)/$(BIN):$$PATH sh scripts/build_wheel.sh dist
+
+bundle: wheel ## Byte-identical bundle in dist/: everything that a node runs but the system's own libraries
+	$(BIN)/python scripts/build_bundle.py dist/coco_framework-*.whl dist
 
 verify-release: build ## Two builds of the release in two folders are the same, and the same as WHEEL, if that is given
 	COCO_RELEASE_PROFILE=1 COCO_WHEEL=$(WHEEL) $(BIN)/python -m pytest tests/unit/test_reproducible_wheel.py

@@ -179,7 +179,12 @@ def boot(tmp_path, *, environment=None, flags=("-I", "-S", "-B"), path=None, pre
     empty.mkdir(exist_ok=True)
     script = Path(launcher.__file__).parent.parent / "enclave" / "boot.py"
     command = [sys.executable, *flags, "-X", f"pycache_prefix={empty}", str(script)]
-    command += ["--path=" + os.pathsep.join(path or launcher.module_path()), "--adapters="]
+    command += [
+        "--path=" + os.pathsep.join(path or launcher.module_path(None)),
+        "--adapters=",
+        "--root=",
+        "--platform=insecure_virtual",
+    ]
     done = subprocess.run(command, env=environment or launcher.ENVIRONMENT, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stderr
 
@@ -231,7 +236,7 @@ def test_H2_pth_files_sitecustomize_and_swapped_bytecode_do_not_run(tmp_path):
         env=launcher.ENVIRONMENT,
         check=True,
     )
-    boot(tmp_path, path=[*launcher.module_path(), str(evil)])
+    boot(tmp_path, path=[*launcher.module_path(None), str(evil)])
     assert not marker.exists()
 
 
@@ -241,7 +246,7 @@ def test_H2_a_module_from_elsewhere_is_refused(tmp_path):
     from coco.errors import LockdownError
 
     with pytest.raises(LockdownError) as refused:
-        bundle.check([str(tmp_path)])
+        bundle.check([str(tmp_path)], None)
     assert refused.value.code == "lockdown.foreign_module"
 
 

@@ -1,4 +1,4 @@
-"""Code identity is the product's claim: the wheel is byte-identical wherever it is built.
+"""Code identity is the product's claim: wheel and bundle are byte-identical wherever they are built.
 
 The release's profile takes minutes to optimise; ``make verify-release`` builds with it. Here the compiler does less, and
 every path, time and name that must not show is the same.
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-COPIED = ("src", "rust", "scripts", "pyproject.toml", "README.md", "LICENSE")
+COPIED = ("src", "rust", "scripts", "pyproject.toml", "requirements.lock", "README.md", "LICENSE")
 
 _QUICK = {
     f"CARGO_PROFILE_RELEASE_{name}": value
@@ -24,8 +24,8 @@ _QUICK = {
 }
 
 
-def build(base: Path, name: str) -> bytes:
-    """Build in a folder, with a HOME, CARGO_HOME and PATH of its own."""
+def build(base: Path, name: str) -> tuple[bytes, bytes]:
+    """Wheel and bundle, built in a folder, with a HOME, CARGO_HOME and PATH of its own."""
     tree = base / name / "source"
     tree.mkdir(parents=True)
     for item in COPIED:
@@ -63,15 +63,21 @@ def build(base: Path, name: str) -> bytes:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (wheel,) = out.glob("*.whl")
-    return wheel.read_bytes()
+    command = [sys.executable, "scripts/build_bundle.py", str(wheel), str(out)]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return wheel.read_bytes(), (out / "coco-bundle.tar").read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_the_wheel_is_byte_identical_in_two_folders(tmp_path):
-    first, second = build(tmp_path, "one"), build(tmp_path, "a-longer-name-elsewhere")
+def test_wheel_and_bundle_are_byte_identical_in_two_folders(tmp_path):
+    (first, bundle), (second, other) = build(tmp_path, "one"), build(tmp_path, "a-longer-name-elsewhere")
     if published := os.environ.get("COCO_WHEEL"):
         assert first == Path(published).read_bytes(), "the published wheel was built from something else"
     assert sha256(first).hexdigest() == sha256(second).hexdigest()
     for place in (str(Path.home()).encode() + b"/", str(tmp_path).encode(), str(ROOT).encode()):
         assert place not in first
+    assert sha256(bundle).hexdigest() == sha256(other).hexdigest()
+    for place in (str(tmp_path).encode(), str(ROOT).encode()):
+        assert place not in bundle

@@ -14,7 +14,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Final
 
-from coco import constitutions
+from coco import code_identity, constitutions
 
 _PACKAGE: Final = "coco-framework"
 _BY_THE_INSTALLER = (".dist-info/INSTALLER", ".dist-info/REQUESTED", ".dist-info/direct_url.json")
@@ -38,7 +38,7 @@ def identity() -> dict[str, Any]:
     installation has no RECORD of its sources: their hashes stand for it.
     """
     found, altered = {}, []
-    for one in sorted(_needed(), key=lambda one: one.metadata["Name"].lower()):
+    for one in sorted(needed(), key=lambda one: one.metadata["Name"].lower()):
         record = one.read_text("RECORD") or ""
         lines = "".join(f"{name},{digest}\n" for name, digest in sorted(_named(record)))
         found[one.metadata["Name"]] = {"version": one.version, "record": sha256(lines.encode()).hexdigest()}
@@ -49,22 +49,18 @@ def identity() -> dict[str, Any]:
             "sha256": sha256(Path(sys.executable).resolve().read_bytes()).hexdigest(),
         },
         "packages": found,
-        "sources": sources(Path(__file__).parent.parent),
+        "sources": code_identity.identity(code_identity.hashes(Path(__file__).parent.parent, compiled=False)),
+        **({"bundle": code_identity.check(bundle)} if (bundle := _bundle()) is not None else {}),
         "constitutions": {name: sha256(constitutions.text(name).encode()).hexdigest() for name in constitutions.NAMES},
         "altered": altered,
     }
 
 
-def sources(folder: Path) -> str:
-    """SHA-256 over every file of Coco's package with its name; compiled Python is left out, for none is ever read."""
-    whole = sha256(b"coco sources v1")
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
-            whole.update(str(file.relative_to(folder)).encode() + b"\0" + sha256(file.read_bytes()).digest())
-    return whole.hexdigest()
+def _bundle() -> Path | None:
+    return code_identity.bundle_of(Path(__file__).parent.parent)
 
 
-def _needed() -> list[Distribution]:
+def needed() -> list[Distribution]:
     """Coco and whatever it needs to run, each once."""
     found: dict[str, Distribution] = {}
     waiting = [_PACKAGE]

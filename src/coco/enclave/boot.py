@@ -32,11 +32,11 @@ def main() -> None:
     check_start()
     arguments = dict(argument.split("=", 1) for argument in sys.argv[1:])
     sys.path[:] = arguments.pop("--path").split(os.pathsep)
-    adapters, platform = arguments.pop("--adapters", ""), arguments.pop("--platform")
+    chosen = {name: arguments.pop(f"--{name}") for name in ("adapters", "platform", "root")}
     sockets = {name: int(descriptor) for name, descriptor in arguments.items()}
     from coco.enclave import process
 
-    process.run(sockets, sys.path[:], adapters, platform)
+    process.run(sockets, sys.path[:], **chosen)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import uvloop
 from cryptography.hazmat.primitives import hashes, serialization
@@ -89,14 +90,15 @@ def _attester(platform: str, measurement: str) -> attester.Attester:
     return attester.Apart(platform, attester.fork(platform))
 
 
-def run(sockets: dict[str, int], paths: list[str], adapters: str, platform: str) -> None:
-    """Run the enclave on its inherited sockets; never returns."""
+def run(sockets: dict[str, int], paths: list[str], *, adapters: str, platform: str, root: str) -> None:
+    """Run the enclave on its inherited sockets, out of a bundle at ``root``, if that is given; never returns."""
     diagnosis = os.dup(2)
     try:
         factories = _factories(adapters)
         _preload()
-        bundle.check(paths)
-        measurement = bundle.measurement()
+        home = Path(root) if root else None
+        bundle.check(paths, home)
+        measurement = bundle.measurement(home)
         attesting = _attester(platform, measurement)
         null = os.open(os.devnull, os.O_RDWR)
         base = rules_worker.size()

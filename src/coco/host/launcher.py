@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import coco
+from coco import code_identity
 
 #: The only environment that an enclave accepts (coco.enclave.core.bundle checks the same list).
 ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
@@ -44,10 +45,12 @@ class EnclaveProcess:
         self.directory.cleanup()
 
 
-def module_path() -> list[str]:
+def module_path(bundle: Path | None) -> list[str]:
     """Directories from which the enclave imports: standard library, installed packages, Coco itself."""
     paths = sysconfig.get_paths()
     standard = [paths["stdlib"], str(Path(paths["stdlib"]) / "lib-dynload")]
+    if bundle is not None:
+        return [*standard, str(bundle / "packages")]
     packages = list(dict.fromkeys([paths["purelib"], paths["platlib"]]))
     source = str(Path(coco.__file__).parent.parent)
     return list(dict.fromkeys([*standard, source, *packages]))
@@ -67,6 +70,7 @@ def launch(
     ``nested_log`` is a descriptor for the enclave's standard error before lock-down, for diagnosis of a failed start;
     afterwards it leads nowhere.
     """
+    bundle = code_identity.bundle_of(Path(coco.__file__).parent)
     # Every connection takes two descriptors here and one in the enclave, which inherits the limit.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -89,7 +93,8 @@ def launch(
     command = [sys.executable, "-I", "-S", "-B", "-X", f"pycache_prefix={empty}", str(boot)]
     command += [
         f"--platform={platform}",
-        "--path=" + os.pathsep.join([*module_path(), *extra_path]),
+        f"--root={bundle or ''}",
+        "--path=" + os.pathsep.join([*module_path(bundle), *extra_path]),
         "--adapters=" + ",".join(f"{name}:{factory}" for name, factory in adapters.items()),
         *sockets,
     ]

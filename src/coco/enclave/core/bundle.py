@@ -1,27 +1,35 @@
-"""Which code runs: every module file and every executable mapping must lie in the bundle (H2), and its identity.
+"""Which code runs: every module file and every executable mapping must lie where it may (H2), and its identity (H3).
 
-The bundle of platform ``virtual`` is the folders that the launcher named: standard library, packages, Coco.
+In a bundle every file is compared with its list. A development installation has none: there the folders that the
+launcher named are the bundle (standard library, packages, Coco), and what was loaded of them is the identity.
 """
 
 from __future__ import annotations
 
+import ssl
 import sys
 from hashlib import sha256
 from pathlib import Path
 
+from coco import code_identity
 from coco.errors import LockdownError
 
 #: Loader, C library and what it loads by itself: part of the platform, not of the bundle.
 _SYSTEM = ("/lib/", "/lib64/", "/usr/lib/", "[vdso]", "[vvar", "[vsyscall]")
 
 
-def check(paths: list[str]) -> None:
+def check(paths: list[str], bundle: Path | None) -> None:
     """Refuse a module or a mapping from elsewhere.
+
+    Args:
+        paths: folders that may be imported from; in a bundle it is the bundle alone.
+        bundle: its root.
 
     Raises:
         LockdownError: ``lockdown.foreign_module`` or ``lockdown.foreign_mapping``.
     """
-    roots = tuple(str(Path(path).resolve()) + "/" for path in paths)
+    folders = [str(bundle)] if bundle is not None else paths
+    roots = tuple(str(Path(path).resolve()) + "/" for path in folders)
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
         cached = getattr(module, "__cached__", None)
@@ -31,22 +39,47 @@ def check(paths: list[str]) -> None:
             raise LockdownError(f"module {name} comes from elsewhere", code="lockdown.foreign_module")
         if cached is not None and not str(cached).startswith(str(sys.pycache_prefix)):
             raise LockdownError(f"module {name} has bytecode on the disk", code="lockdown.foreign_module")
-    interpreter = (str(Path(sys.executable).resolve()), str(Path(sys.base_prefix).resolve()) + "/")
-    allowed = roots + _SYSTEM + interpreter
-    for mapping in Path("/proc/self/maps").read_text().splitlines():
-        fields = mapping.split(maxsplit=5)
-        if "x" in fields[1] and len(fields) == 6 and not fields[5].startswith(allowed):
-            raise LockdownError(f"executable mapping {fields[5]}", code="lockdown.foreign_mapping")
+    allowed = roots + _SYSTEM
+    if bundle is None:
+        allowed += (str(Path(sys.executable).resolve()), str(Path(sys.base_prefix).resolve()) + "/")
+    for mapping in _mappings():
+        if not mapping.startswith(allowed):
+            raise LockdownError(f"executable mapping {mapping}", code="lockdown.foreign_mapping")
 
 
-def measurement() -> str:
-    """Hex SHA-256 over every loaded module file: the code identity that platform ``virtual`` claims.
+def _mappings() -> list[str]:
+    """What is mapped to be executed, by name."""
+    lines = (line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines())
+    return sorted({fields[5] for fields in lines if "x" in fields[1] and len(fields) == 6})
 
-    A later version measures the whole bundle and the interpreter; nobody vouches for this one.
+
+def measurement(bundle: Path | None) -> str:
+    """Hex SHA-256 over the code: what platform ``virtual`` claims, and nobody vouches for.
+
+    Over the identity of the bundle, or in a development installation every loaded module; and over the interpreter,
+    every shared library that is loaded, and the configuration that the system's OpenSSL reads.
+
+    Raises:
+        LockdownError: the bundle is not what its list says (``lockdown.bundle``).
     """
-    whole = sha256(b"coco virtual measurement v1")
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name != "__main__" and file is not None and Path(file).is_file():
-            whole.update(name.encode() + b"\0" + sha256(Path(file).read_bytes()).digest())
+    whole = sha256(b"coco virtual measurement v2")
+    parts = [Path(sys.executable).resolve(), *(Path(name) for name in _mappings() if name.startswith("/"))]
+    if (openssl := Path(ssl.get_default_verify_paths().openssl_cafile).with_name("openssl.cnf")).is_file():
+        parts.append(openssl)
+    if bundle is not None:
+        whole.update(bytes.fromhex(code_identity.check(bundle)))
+    else:
+        for name, module in sorted(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if name != "__main__" and file is not None and Path(file).is_file():
+                whole.update(name.encode() + b"\0" + sha256(Path(file).read_bytes()).digest())
+    for part in sorted(set(parts), key=lambda part: (part.name, str(part))):
+        whole.update(part.name.encode() + b"\0" + _hash(part))
     return whole.hexdigest()
+
+
+def _hash(path: Path) -> bytes:
+    try:
+        return sha256(path.read_bytes()).digest()
+    except OSError as error:
+        raise LockdownError(f"executable mapping {path}: {error}", code="lockdown.foreign_mapping") from error
