@@ -68,16 +68,16 @@ test-net: build .venv-ccf/.built tests/faults/checker/checker ## Faults in netwo
 	$(BIN)/python tests/faults/run.py --runs $(or $(RUNS),20) --seconds $(or $(RUN_SECONDS),60) --seed $(or $(SEED),1) $(ARGS)
 
 check: build ## Format, lint, types, import rules, clippy
-	$(BIN)/ruff format --check src tests bench examples scripts
-	$(BIN)/ruff check src tests bench examples scripts
+	$(BIN)/ruff format --check src tests bench examples scripts deploy
+	$(BIN)/ruff check src tests bench examples scripts deploy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd rust && cargo fmt --check
 	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --release --locked --target-dir target --all-targets -- -D warnings
 
 format: build
-	$(BIN)/ruff format src tests bench examples scripts
-	$(BIN)/ruff check --fix src tests bench examples scripts
+	$(BIN)/ruff format src tests bench examples scripts deploy
+	$(BIN)/ruff check --fix src tests bench examples scripts deploy
 	cd rust && cargo fmt
 
 bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built bench/peers/bin/geth ## Beside anvil and geth

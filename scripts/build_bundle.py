@@ -52,6 +52,15 @@ COMMAND = """#!/bin/sh
 here=$(cd "$(dirname "$0")" && pwd)
 exec "$here/python/bin/python3" -I -S -B "$here/run.py" "$@"
 """
+ENCLAVE = """#!/bin/sh
+# Run an enclave out of this bundle for a host elsewhere: ./enclave --listens=vsock:7000 --platform=nitro
+# (tcp:127.0.0.1:7000 under Gramine). It accepts no environment but the C locale.
+here=$(cd "$(dirname "$0")" && pwd)
+lib=$here/python/lib/PYTHON
+exec env -i LC_ALL=C.UTF-8 "$here/python/bin/python3" -I -S -B -X "pycache_prefix=$here/no-bytecode" \\
+  "$here/packages/coco/enclave/boot.py" "--root=$here" "--path=$lib:$lib/lib-dynload:$here/packages" \\
+  --adapters=ethereum:coco.enclave.adapters.ethereum.adapter:adapter "$@"
+"""
 
 
 def build(wheel: Path, out: Path) -> tuple[str, Path]:
@@ -66,16 +75,23 @@ def build(wheel: Path, out: Path) -> tuple[str, Path]:
             _unpack(one, bundle / "packages")
     (bundle / "run.py").write_text(RUN)
     (bundle / "coco").write_text(COMMAND)
+    (bundle / "enclave").write_text(ENCLAVE.replace("PYTHON", _python()))
+    (bundle / "no-bytecode").mkdir()
     for path in bundle.rglob("*"):
-        executable = path.is_dir() or (path.name in ("coco", "python3") and path.parent.name in ("bundle", "bin"))
+        executable = path.is_dir() or (
+            path.name in ("coco", "enclave", "python3") and path.parent.name in ("bundle", "bin")
+        )
         path.chmod(0o755 if executable else 0o644)
     identity = code_identity.write_list(bundle)
     return identity, _tar(bundle, out / "coco-bundle.tar")
 
 
+def _python() -> str:
+    return f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
 def _interpreter(to: Path) -> None:
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    shutil.copytree(sysconfig.get_path("stdlib"), to / "lib" / version, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    shutil.copytree(sysconfig.get_path("stdlib"), to / "lib" / _python(), ignore=shutil.ignore_patterns(*LEFT_OUT))
     (to / "bin").mkdir()
     program = to / "bin" / "python3"
     shutil.copy(Path(sys.executable).resolve(), program)

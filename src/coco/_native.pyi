@@ -399,7 +399,7 @@ class Engine:
         """Node, matched, whether it is active."""
 
 class Relay:
-    """Carries TCP connections to a local socket on a thread of its own."""
+    """Carries TCP connections to an enclave's listener (path, tcp:HOST:PORT, vsock:CID:PORT) on a thread of its own."""
 
     def __init__(self, host: str, port: int, target: str, connections_max: int) -> None: ...
     @property

@@ -54,7 +54,7 @@ _LIFE_S, _PATIENCE_S = 0.8, 9.0
 #: Longer than an election takes.
 _SLOW_S = 1.5
 #: Events that say what keeps an enclave waiting.
-_NAMED = ("channel.host_silent", "link.refused", "link.cut", "join.no_answer")
+_NAMED = ("channel.host_silent", "link.refused", "link.cut", "join.")
 _TEN_YEARS_MS = 315_360_000_000
 
 
@@ -466,7 +466,7 @@ class Campaign:
                 outcome, reason = "ended", node.ended.result()
             elif not starting.done():
                 # What it lacks, or whom it met in the place of whom it had asked for.
-                named = [line for line in lines if line.get("event") in _NAMED]
+                named = [line for line in lines if line.get("event", "").startswith(_NAMED)]
                 reason = " ".join(str(value) for value in named[-1].values()) if named else ""
         finally:
             if "peers" in node.relays:

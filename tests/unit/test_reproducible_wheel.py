@@ -20,7 +20,7 @@ COPIED = ("src", "rust", "scripts", "pyproject.toml", "requirements.lock", "READ
 
 _QUICK = {
     f"CARGO_PROFILE_RELEASE_{name}": value
-    for name, value in (("LTO", "off"), ("OPT_LEVEL", "1"), ("CODEGEN_UNITS", "8"))
+    for name, value in (("LTO", "off"), ("OPT_LEVEL", "0"), ("CODEGEN_UNITS", "16"))
 }
 
 

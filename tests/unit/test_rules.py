@@ -30,7 +30,7 @@ async def main():
         except Exception as error:
             answers.append([type(error).__name__, getattr(error, "code", ""), str(error)])
     print(json.dumps(answers))
-worker = rules_worker.fork(base)
+worker = rules_worker.fork(base, lockdown.seal)
 asyncio.run(main())
 """
 

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,12 +17,14 @@ use std::time::{Duration, Instant};
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use socket2::{SockAddr, Socket, Type};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
 /// Reads of one direction before other connections get their turn.
 const TURNS_MAX: usize = 8;
+const CONNECT: Duration = Duration::from_millis(500);
 const DIAL_RETRY: Duration = Duration::from_millis(2);
 const DIAL_GIVE_UP: Duration = Duration::from_secs(5);
 
@@ -52,9 +55,55 @@ pub struct Relay {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Where the enclave listens.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A local socket of a process that this host has started.
+    Path(PathBuf),
+    /// A port of loopback (under Gramine) or of another virtual machine (vsock).
+    Port(SockAddr),
+}
+
+impl FromStr for Target {
+    type Err = io::Error;
+
+    /// `tcp:ADDRESS:PORT`, `vsock:CID:PORT`, or the path of a local socket.
+    fn from_str(text: &str) -> io::Result<Self> {
+        let wrong = || io::Error::new(ErrorKind::InvalidInput, format!("no enclave listens at {text}"));
+        if let Some(place) = text.strip_prefix("tcp:") {
+            return Ok(Self::Port(place.parse::<SocketAddr>().map_err(|_| wrong())?.into()));
+        }
+        if let Some(place) = text.strip_prefix("vsock:") {
+            let (cid, port) = place.split_once(':').ok_or_else(wrong)?;
+            let numbers = (cid.parse().map_err(|_| wrong())?, port.parse().map_err(|_| wrong())?);
+            return Ok(Self::Port(SockAddr::vsock(numbers.0, numbers.1)));
+        }
+        Ok(Self::Path(text.into()))
+    }
+}
+
+impl Target {
+    fn connect(&self) -> io::Result<UnixStream> {
+        match self {
+            Self::Path(path) => UnixStream::connect(path),
+            Self::Port(address) => {
+                let socket = Socket::new(address.domain(), Type::STREAM, None)?;
+                // Loopback and vsock answer at once or not at all: this is no connection over a network.
+                socket.connect_timeout(address, CONNECT)?;
+                if address.is_ipv4() || address.is_ipv6() {
+                    socket.set_tcp_nodelay(true)?;
+                }
+                socket.set_nonblocking(true)?;
+                // Reading, writing and shutting down are the same for every stream socket.
+                Ok(UnixStream::from_std(OwnedFd::from(socket).into()))
+            }
+        }
+    }
+}
+
 impl Relay {
-    /// Listen on `address` and carry every connection to the local socket at `target`.
-    pub fn start(address: SocketAddr, target: &Path, connections_max: usize) -> io::Result<Self> {
+    /// Listen on `address` and carry every connection to the enclave's listener at `target`.
+    pub fn start(address: SocketAddr, target: Target, connections_max: usize) -> io::Result<Self> {
         let mut listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let poll = Poll::new()?;
@@ -66,7 +115,7 @@ impl Relay {
         let mut work = Loop {
             poll,
             listener,
-            target: target.to_owned(),
+            target,
             connections_max,
             pairs: Vec::new(),
             free: Vec::new(),
@@ -164,7 +213,7 @@ struct Pair {
 struct Loop {
     poll: Poll,
     listener: TcpListener,
-    target: PathBuf,
+    target: Target,
     connections_max: usize,
     pairs: Vec<Option<Pair>>,
     free: Vec<usize>,
@@ -258,7 +307,7 @@ impl Loop {
 
     fn dial_waiting(&mut self) {
         while let Some((client, since)) = self.waiting.pop_front() {
-            match UnixStream::connect(&self.target) {
+            match self.target.connect() {
                 Ok(enclave) => {
                     if self.register(client, enclave).is_err() {
                         self.counters.refused.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,6 @@
 //! The relay of the host.
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
@@ -25,12 +24,15 @@ impl Relay {
 #[pymethods]
 impl Relay {
     #[new]
-    fn new(host: &str, port: u16, target: PathBuf, connections_max: usize) -> PyResult<Self> {
+    fn new(host: &str, port: u16, target: &str, connections_max: usize) -> PyResult<Self> {
         let address = host
             .parse()
             .map(|ip| std::net::SocketAddr::new(ip, port))
             .map_err(|_| NativeError::new("host.bad_address", format!("{host} is not an IP address")))?;
-        let relay = core::Relay::start(address, &target, connections_max)
+        let target = target
+            .parse()
+            .map_err(|error: std::io::Error| NativeError::new("host.bad_enclave", error.to_string()))?;
+        let relay = core::Relay::start(address, target, connections_max)
             .map_err(|error| NativeError::new("host.cannot_listen", format!("{address}: {error}")))?;
         Ok(Self {
             relay: Mutex::new(relay),

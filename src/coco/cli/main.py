@@ -27,6 +27,7 @@ from coco.cli import policy as policies
 from coco.cli import sandbox as sandboxes
 from coco.cli import simulate as simulations
 from coco.cli import status as statuses
+from coco.cli.eif import registers
 from coco.cli.options import Json, address
 from coco.cli.output import console, fail, run, show, working
 from coco.client.connect import ConnectOptions, Connector
@@ -361,8 +362,14 @@ ConstitutionFile = Annotated[
 ]
 GenesisFile = Annotated[Path, typer.Option(help="Genesis document, JSON.", exists=True)]
 PlatformName = Annotated[str, typer.Option(help=f"Where the enclave runs: {', '.join(nodes.PLATFORMS)}.")]
+EnclaveAt = Annotated[
+    str, typer.Option(help="Where an enclave listens that somebody else starts: tcp:127.0.0.1:PORT, vsock:CID:PORT.")
+]
 EndorsementsOf = Annotated[
-    str, typer.Option(help="What vendors say of the platform: a JSON file that is kept fresh, or their service's URL.")
+    str,
+    typer.Option(
+        help="What vendors say of the platform: a JSON file that is kept fresh, a service's URL, or azure-container."
+    ),
 ]
 
 
@@ -394,10 +401,11 @@ def node_start(
     metrics_port: MetricsPort = None,
     platform: PlatformName = "virtual",
     endorsements: EndorsementsOf = "",
+    enclave: EnclaveAt = "",
     as_json: Json = False,
 ) -> None:
     """Found a network with its first node; or recover it from this node's ledger, when all nodes are lost."""
-    files = nodes.NodeFiles(directory, genesis, service, platform=platform, endorsements=endorsements)
+    files = nodes.NodeFiles(directory, genesis, service, platform=platform, endorsements=endorsements, enclave=enclave)
     ports = (application_port, administration_port, peer_port)
     _serve(files, [], listen, ports, metrics_port, as_json)
 
@@ -418,10 +426,13 @@ def node_join(
     metrics_port: MetricsPort = None,
     platform: PlatformName = "virtual",
     endorsements: EndorsementsOf = "",
+    enclave: EnclaveAt = "",
     as_json: Json = False,
 ) -> None:
     """Join a network as a new node; at the address of a dead one, replace it. A restart is a join."""
-    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key, platform, endorsements, constitution)
+    files = nodes.NodeFiles(
+        directory, genesis, service, operator, operator_key, platform, endorsements, enclave, constitution
+    )
     ports = (application_port, administration_port, peer_port)
     _serve(files, peer, listen, ports, metrics_port, as_json)
 
@@ -443,6 +454,7 @@ def node_replace(
     metrics_port: MetricsPort = None,
     platform: PlatformName = "virtual",
     endorsements: EndorsementsOf = "",
+    enclave: EnclaveAt = "",
     as_json: Json = False,
 ) -> None:
     """Join in the place of a dead node: at its address, or at another one; then the dead one leaves."""
@@ -450,7 +462,9 @@ def node_replace(
     dead = run(nodes.find_dead(host, port, service, node_id), as_json)
     dead_host, _, dead_port = dead.address.rpartition(":")
     same = listen in ("", dead_host) and peer_port in (0, int(dead_port))
-    files = nodes.NodeFiles(directory, genesis, service, operator, operator_key, platform, endorsements, constitution)
+    files = nodes.NodeFiles(
+        directory, genesis, service, operator, operator_key, platform, endorsements, enclave, constitution
+    )
     ports = (application_port, administration_port, int(dead_port) if same else peer_port)
 
     async def let_go() -> None:
@@ -490,8 +504,20 @@ def node_measure(as_json: Json = False) -> None:
 
 
 @app.command()
-def measure(as_json: Json = False) -> None:
+def measure(
+    eif: Annotated[
+        Path | None, typer.Option(help="An enclave image of AWS Nitro: print its registers instead.", exists=True)
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """The identity of the code that an enclave would run, part by part; and how each platform measures it."""
+    if eif is not None:
+        try:
+            image = registers(eif)
+        except CocoError as error:
+            fail(error, as_json)
+        show(image, as_json, lambda: console.print("\n".join(f"{name}  {value}" for name, value in image.items())))
+        return
     found = measuring.identity()
     virtual = run(nodes.measure(), as_json)
     known = {**found, "measurements": {"insecure_virtual": virtual}, "platforms": measuring.PLATFORMS}

@@ -24,7 +24,7 @@ PLATFORMS: Final = {
     "tdx": "MRTD is the firmware's, as its builder publishes it; RTMR1-3 follow from kernel, command line, image",
     "snp": "sev-snp-measure --mode snp --ovmf OVMF --kernel K --initrd I --append A --vcpus N --vcpu-type T",
     "snp, confidential container of Azure": "Microsoft endorses the utility VM's; host_data: SHA-256 of the policy",
-    "nitro": "nitro-cli build-enclave prints PCR0, PCR1 and PCR2 of the image",
+    "nitro": "coco measure --eif FILE, or nitro-cli build-enclave, print PCR0, PCR1 and PCR2 of the image",
     "azure_vtpm": "the PCRs of a machine that was started from the image once (tpm2_pcrread sha256)",
     "vbs": "the unique id of the signed image (veiid.exe); no enclave of Coco exists for it",
 }

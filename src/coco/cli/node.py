@@ -39,6 +39,8 @@ class NodeFiles:
     #: Where the enclave runs, and what says what vendors say of it: a file, or a URL of the vendor's service.
     platform: str = "virtual"
     endorsements: str = ""
+    #: Where the enclave listens, if somebody else starts it.
+    enclave: str = ""
     #: The rules in force, where they are others than the genesis has.
     constitution: Path | None = None
 
@@ -101,6 +103,7 @@ def options(
         peers=(listen, peers),
         metrics=("127.0.0.1", metrics_port) if metrics_port is not None else None,
         platform=PLATFORMS[files.platform],
+        enclave=files.enclave,
         endorse=source(files.endorsements),
         join=join,
         owner=sign,

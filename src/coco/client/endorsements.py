@@ -1,4 +1,4 @@
-"""What vendors say of a node's platform, for its host to give to the enclave: from a file, or from their service.
+"""What vendors say of a node's platform, for its host to give to the enclave: from files, or from their service.
 
 Nothing here is trusted: the enclave verifies what it is given, and so does whoever verifies the enclave.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -27,6 +28,8 @@ from coco.errors import HostError
 Source = Callable[[str, bytes], bytes]
 
 AMD_KDS: Final = "https://kdsintf.amd.com"
+#: Files of a security context, without ``-base64``.
+_SECURITY_CONTEXT: Final = ("host-amd-cert", "reference-info", "security-policy")
 _TIMEOUT_S: Final = 20.0
 _BYTES_MAX: Final = 256 * 1024
 _PARTS: Final = {"boot_loader": "blSPL", "tee": "teeSPL", "snp": "snpSPL", "microcode": "ucodeSPL", "fmc": "fmcSPL"}
@@ -105,12 +108,37 @@ def _failed(reason: str) -> HostError:
     return HostError(reason, code="host.no_endorsements")
 
 
-def source(text: str) -> Source:
-    """A file, or a service by its URL; nothing, where a platform needs none.
+def from_azure_container(folder: Path) -> Source:
+    """What the utility machine of a confidential container shows in its security context.
+
+    Args:
+        folder: as ``UVM_SECURITY_CONTEXT_DIR`` names it.
 
     Raises:
-        HostError: it is no file and no URL (``host.no_endorsements``).
+        HostError: from the source: it is not there, or not as documented (``host.no_endorsements``).
     """
+
+    def ask(platform: str, evidence: bytes) -> bytes:
+        try:
+            read = {name: (folder / f"{name}-base64").read_text().strip() for name in _SECURITY_CONTEXT}
+            chip = json.loads(base64.b64decode(read["host-amd-cert"], validate=True))
+            certificates = chip["vcekCert"] + chip["certificateChain"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _failed(f"the security context is not as it should be: {error}") from error
+        uvm, policy = read["reference-info"], read["security-policy"]
+        return json.dumps({"certificates": certificates, "uvm": uvm, "policy": policy}).encode()
+
+    return ask
+
+
+def source(text: str) -> Source:
+    """A file, a service by its URL, or ``azure-container``; nothing, where a platform needs none.
+
+    Raises:
+        HostError: it is none of them (``host.no_endorsements``).
+    """
+    if text == "azure-container":
+        return from_azure_container(Path(os.environ.get("UVM_SECURITY_CONTEXT_DIR", "/security-context")))
     if not text:
         return lambda platform, evidence: b""
     if text.startswith(("https://", "http://")):

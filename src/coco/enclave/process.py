@@ -32,6 +32,8 @@ from coco.errors import CocoError
 #: Threads for calls of the extension and for signing: one for each of two cores, and one that may wait.
 _THREADS = 3
 _EXIT_SECONDS = 0.2
+#: Under Gramine there is no kernel to ask for walls, and the processor keeps everybody out.
+_ENCLOSED = "SGX under Gramine; the lock-down of Linux processes does not exist there"
 #: What is spoken on each inherited listener.
 _PROTOCOLS = {"application": "json_rpc", "administration": "http", "peers": "peer", "dialled": "dialled"}
 
@@ -102,8 +104,8 @@ def run(sockets: dict[str, int], paths: list[str], *, adapters: str, platform: s
         attesting = _attester(platform, measurement)
         null = os.open(os.devnull, os.O_RDWR)
         base = rules_worker.size()
-        report = lockdown.isolate()
-        worker = rules_worker.fork(base)
+        report = {"boundary": _ENCLOSED} if platform == SGX else lockdown.isolate()
+        worker = rules_worker.fork(base, lockdown.seal if platform != SGX else None)
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="coco"))
@@ -125,7 +127,8 @@ def run(sockets: dict[str, int], paths: list[str], *, adapters: str, platform: s
         try:
             for descriptor in (0, 1, 2):
                 os.dup2(null, descriptor)
-            report.update(lockdown.seal())
+            if platform != SGX:
+                report.update(lockdown.seal())
         except CocoError as error:
             os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
             return 78

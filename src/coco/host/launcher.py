@@ -1,7 +1,13 @@
-"""Start an enclave process on this machine: inherited sockets, no environment, isolated interpreter (H2)."""
+"""Start an enclave process on this machine: inherited sockets, no environment, isolated interpreter (H2).
+
+Or reach one that somebody else has started: under Gramine, whose processes inherit no sockets, or in a virtual machine
+of its own. It listens on one port for the control channel, and on the ports after it for each purpose.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 import os
 import resource
 import socket
@@ -12,14 +18,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import coco
 from coco import code_identity
+from coco.errors import HostError
 
 #: The only environment that an enclave accepts (coco.enclave.core.bundle checks the same list).
 ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
 #: The platform that is none.
 VIRTUAL = "insecure_virtual"
+#: An enclave of another process takes a while to start: in SGX, minutes.
+_REACH_SECONDS, _REACH_AGAIN_S = 300.0, 0.2
 #: Streams that may wait for the enclave to accept them.
 BACKLOG = 4096
 #: One for each purpose; behind ``dialled`` the host connects what it has dialled for the enclave.
@@ -27,22 +37,69 @@ LISTENERS = ("application", "administration", "peers", "dialled")
 
 
 @dataclass
-class EnclaveProcess:
-    """A running enclave and the host's ends of its sockets."""
+class Enclave:
+    """A running enclave and the host's end of its control channel."""
 
-    process: subprocess.Popen[bytes]
     control: socket.socket
-    #: Path of the local socket of each listener of ``LISTENERS``.
-    listeners: dict[str, Path]
-    directory: tempfile.TemporaryDirectory[str]
+    #: Where each listener of ``LISTENERS`` is, as :func:`connect` takes it.
+    listeners: dict[str, str]
+    #: Of an enclave that this host has started.
+    process: subprocess.Popen[bytes] | None = None
+    directory: tempfile.TemporaryDirectory[str] | None = None
 
     def close(self) -> None:
-        """Kill the process if it still runs and remove the sockets."""
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+        """End it: its control channel closes, and a process of this host is killed if it still runs."""
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.kill()
+            self.process.wait()
         self.control.close()
-        self.directory.cleanup()
+        if self.directory is not None:
+            self.directory.cleanup()
+
+
+def place(address: str) -> tuple[socket.AddressFamily, Any]:
+    """Family and address of an enclave's listener: ``tcp:HOST:PORT``, ``vsock:CID:PORT`` or a path.
+
+    Raises:
+        HostError: it is none (``host.bad_enclave``).
+    """
+    kind, _, rest = address.partition(":")
+    if kind not in ("tcp", "vsock"):
+        return socket.AF_UNIX, address
+    machine, _, port = rest.rpartition(":")
+    try:
+        if kind == "tcp" and ipaddress.ip_address(machine).is_loopback:
+            return socket.AF_INET if "." in machine else socket.AF_INET6, (machine.strip("[]"), int(port))
+        if kind == "vsock":
+            return socket.AF_VSOCK, (int(machine), int(port))
+    except ValueError:
+        pass
+    raise HostError(f"no enclave listens at {address}: tcp:127.0.0.1:PORT or vsock:CID:PORT", code="host.bad_enclave")
+
+
+async def reach(address: str) -> Enclave:
+    """Connect to an enclave that somebody else starts, and wait for it if it does not listen yet.
+
+    Raises:
+        HostError: it is not there (``host.no_enclave``).
+    """
+    loop, (family, at) = asyncio.get_running_loop(), place(address)
+    machine, _, first = address.rpartition(":")
+    listeners = {name: f"{machine}:{int(first) + number}" for number, name in enumerate(LISTENERS, 1)}
+    until = loop.time() + _REACH_SECONDS
+    while True:
+        control = socket.socket(family)
+        control.setblocking(False)
+        try:
+            async with asyncio.timeout(max(0.0, until - loop.time())):
+                await loop.sock_connect(control, at)
+            return Enclave(control, listeners)
+        except OSError as error:  # a timeout is one
+            control.close()
+            if loop.time() >= until:
+                raise HostError(f"no enclave listens at {address}: {error}", code="host.no_enclave") from error
+            await asyncio.sleep(_REACH_AGAIN_S)
 
 
 def module_path(bundle: Path | None) -> list[str]:
@@ -62,7 +119,7 @@ def launch(
     platform: str = VIRTUAL,
     extra_path: Sequence[str] = (),
     nested_log: int | None = None,
-) -> EnclaveProcess:
+) -> Enclave:
     """Start an enclave: of no platform, or within the guest of one.
 
     ``adapters`` names each adapter's factory as ``module:attribute``; they are imported before lock-down.
@@ -76,14 +133,14 @@ def launch(
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     directory = tempfile.TemporaryDirectory(prefix="coco-")
     ours, theirs = socket.socketpair()
-    listeners: dict[str, Path] = {}
+    listeners: dict[str, str] = {}
     inherited: dict[str, socket.socket] = {"control": theirs}
     for name in LISTENERS:
         path = Path(directory.name) / name
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
         listener.listen(BACKLOG)
-        listeners[name] = path
+        listeners[name] = str(path)
         inherited[name] = listener
     empty = Path(directory.name) / "no-bytecode"
     empty.mkdir()
@@ -109,4 +166,4 @@ def launch(
     )
     for sock in inherited.values():
         sock.close()
-    return EnclaveProcess(process, ours, listeners, directory)
+    return Enclave(ours, listeners, process, directory)

@@ -23,7 +23,7 @@ from coco._native import Relay
 from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
 from coco.errors import CocoError, HostError
-from coco.host.launcher import VIRTUAL, EnclaveProcess, launch
+from coco.host.launcher import VIRTUAL, Enclave, launch, place, reach
 from coco.host.metrics import MetricsServer
 from coco.host.persistence import LedgerFile
 
@@ -63,7 +63,10 @@ class NodeOptions:
         default_factory=lambda: {"ethereum": "coco.enclave.adapters.ethereum.adapter:adapter"}
     )
     extra_path: list[str] = field(default_factory=list)
-    #: Where the enclave runs, by the name of its evidence.
+    #: Where an enclave listens that somebody else starts (``tcp:127.0.0.1:PORT``, ``vsock:CID:PORT``); empty: this
+    #: host starts one itself.
+    enclave: str = ""
+    #: Where the enclave runs, by the name of its evidence; whoever starts it says so.
     platform: str = VIRTUAL
     #: What vendors say of the platform that gave some evidence: a JSON object of texts, or nothing. It is asked again
     #: now and then, and may raise OSError or HostError.
@@ -89,7 +92,7 @@ class Node:
         self._log = log or (lambda line: print(json.dumps(line), file=sys.stderr, flush=True))
         self._loop = asyncio.get_running_loop()
         self._frames = FrameWriter()
-        self._enclave: EnclaveProcess | None = None
+        self._enclave: Enclave | None = None
         self._transport: asyncio.Transport | None = None
         self._ledger: LedgerFile | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -101,9 +104,9 @@ class Node:
 
     @property
     def enclave_pid(self) -> int:
-        """Process id of the enclave."""
+        """Process id of the enclave; 0 if somebody else has started it."""
         assert self._enclave is not None
-        return self._enclave.process.pid
+        return self._enclave.process.pid if self._enclave.process is not None else 0
 
     async def start(self) -> messages.Ready:
         """Launch the enclave, start it on the ledger and wait until it serves.
@@ -118,12 +121,15 @@ class Node:
             appended=lambda seqno: self._from_thread(self.send, messages.Appended(seqno)),
             failed=lambda error: self._from_thread(self._end, f"the ledger file failed: {error}"),
         )
-        self._enclave = launch(
-            adapters=options.adapters,
-            platform=options.platform,
-            extra_path=options.extra_path,
-            nested_log=sys.stderr.fileno() if _has_descriptor() else None,
-        )
+        if options.enclave:
+            self._enclave = await reach(options.enclave)
+        else:
+            self._enclave = launch(
+                adapters=options.adapters,
+                platform=options.platform,
+                extra_path=options.extra_path,
+                nested_log=sys.stderr.fileno() if _has_descriptor() else None,
+            )
         self._transport, _ = await self._loop.create_connection(
             lambda: _Control(self), sock=_non_blocking(self._enclave.control)
         )
@@ -170,7 +176,7 @@ class Node:
 
     def _listen(self, name: str, address: tuple[str, int]) -> None:
         assert self._enclave is not None
-        self.relays[name] = Relay(*address, str(self._enclave.listeners[name]), self.options.connections_max)
+        self.relays[name] = Relay(*address, self._enclave.listeners[name], self.options.connections_max)
 
     async def _dial(self, dial: int, address: str) -> None:
         """Connect to another node, and the enclave to it."""
@@ -181,7 +187,7 @@ class Node:
             async with asyncio.timeout(DIAL_SECONDS):
                 for family, target in (
                     (socket.AF_INET, (host, int(port))),
-                    (socket.AF_UNIX, str(self._enclave.listeners["dialled"])),
+                    place(self._enclave.listeners["dialled"]),
                 ):
                     sockets.append(_non_blocking(socket.socket(family)))
                     await self._loop.sock_connect(sockets[-1], target)
@@ -200,7 +206,7 @@ class Node:
         if self.metrics is not None:
             self.metrics.stop()
         self._stopping = True
-        if not self.ended.done():
+        if self._enclave is not None and not self.ended.done():
             self.send(messages.Stop())
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self.ended), STOP_SECONDS)

@@ -10,16 +10,17 @@ pub mod http;
 mod tls;
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{mem, panic};
 
-use mio::net::UnixListener;
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustls::{ClientConfig, ServerConfig};
+use socket2::Socket;
 
 use connection::{Connection, Turn};
 use http::{Head, HttpLimits};
@@ -178,7 +179,7 @@ pub struct Front {
     shared: Arc<Shared>,
     waker: Waker,
     heard: StdStream,
-    idle: Option<(Poll, UnixListener, Limits)>,
+    idle: Option<(Poll, Socket, Limits)>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -186,11 +187,11 @@ impl Front {
     /// Take over a listening socket. Makes every descriptor that it will need besides those of connections, so that it
     /// can be made before a lock-down and started after it.
     pub fn new(listener: OwnedFd, limits: Limits) -> io::Result<Self> {
-        let listener = std::os::unix::net::UnixListener::from(listener);
+        let listener = Socket::from(listener);
         listener.set_nonblocking(true)?;
-        let mut listener = UnixListener::from_std(listener);
         let poll = Poll::new()?;
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        poll.registry()
+            .register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let (signal, heard) = StdStream::pair()?;
         signal.set_nonblocking(true)?;
@@ -299,7 +300,8 @@ fn publish(shared: &Shared, events: &mut Vec<Event>) {
 
 struct Loop {
     poll: Poll,
-    listener: UnixListener,
+    /// Of whatever family: a local one, loopback, or vsock.
+    listener: Socket,
     limits: Limits,
     identity: Identity,
     shared: Arc<Shared>,
@@ -405,7 +407,7 @@ impl Loop {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listener.accept() {
                 // Over the limit, or out of memory for TLS: dropping it closes it.
-                Ok((stream, _)) if self.open < self.limits.connections => drop(self.register(stream, now)),
+                Ok((stream, _)) if self.open < self.limits.connections => drop(self.take(stream, now)),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
@@ -417,7 +419,15 @@ impl Loop {
         }
         // Some may still wait, and no event tells of them again: registering anew does, in the next turn.
         let registry = self.poll.registry();
-        drop(registry.reregister(&mut self.listener, LISTENER, Interest::READABLE));
+        let mut listener = SourceFd(&self.listener.as_raw_fd());
+        drop(registry.reregister(&mut listener, LISTENER, Interest::READABLE));
+    }
+
+    fn take(&mut self, stream: Socket, now: Instant) -> Result<(), Box<dyn std::error::Error>> {
+        stream.set_nonblocking(true)?;
+        // Reading, writing and shutting down are the same for every stream socket.
+        let stream = StdStream::from(OwnedFd::from(stream));
+        self.register(mio::net::UnixStream::from_std(stream), now)
     }
 
     fn register(&mut self, mut stream: mio::net::UnixStream, now: Instant) -> Result<(), Box<dyn std::error::Error>> {

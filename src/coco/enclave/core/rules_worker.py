@@ -15,11 +15,12 @@ import json
 import os
 import resource
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import starlark
 
-from coco.enclave.core import forked, lockdown
+from coco.enclave.core import forked
 from coco.errors import GovernanceError
 
 #: Memory of one call beyond what the process has, its processor time as a second net, and about a thousand steps each.
@@ -64,11 +65,12 @@ def size() -> int:
         return int(statm.read().split()[0]) * resource.getpagesize()
 
 
-def fork(base: int) -> socket.socket:
+def fork(base: int, seal: Callable[..., object] | None) -> socket.socket:
     """Make the process, between the two halves of the lock-down and before any thread.
 
     Args:
         base: :func:`size` of this process.
+        seal: the second half of the lock-down, where there is one.
 
     Returns:
         The socket over which it is asked.
@@ -76,7 +78,8 @@ def fork(base: int) -> socket.socket:
     call("def f(x):\n    return x\n", "f", [1])  # whatever loads lazily
 
     def serve(descriptor: int) -> None:
-        lockdown.seal(forks=True)
+        if seal is not None:
+            seal(forks=True)
         while (request := forked.read(descriptor)) is not None:
             forked.write(descriptor, call_apart(request, base + _MEMORY_BYTES, descriptor))
 
