@@ -97,6 +97,7 @@ def test_nodes_of_a_platform_prove_themselves_and_others_do_not_come_in(vendor, 
         try:
             first = await network.start(**vendor.options())
             backup = await network.start(**vendor.options())
+            assert (vendor.folder / "chip" / "mixed").exists()  # K5
             await network.voters(first, 2)
             info = await network.ask(backup, "/node/info")
             assert info["platform"] == "snp" and info["measurement"] == MEASUREMENT and "warning" not in info

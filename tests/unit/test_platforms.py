@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 import made_evidence as made
 from coco.attestation.evidence import Evidence
 from coco.enclave.core.platforms import Platform, Virtual
+from coco.enclave.core.platforms.attester import pour
 from coco.enclave.core.platforms.gramine import Gramine
 from coco.enclave.core.platforms.nsm import NSM_IOCTL, Nsm
 from coco.enclave.core.platforms.sev_guest import SNP_GET_EXT_REPORT, ExtendedRequest, Response, SevGuest
@@ -197,20 +198,28 @@ def test_the_security_module_is_asked_in_cbor(tmp_path):
     def ioctl(descriptor: int, request: int, call: Any) -> int:
         assert request == NSM_IOCTL and ctypes.sizeof(call) == 32
         asked = cbor2.loads(ctypes.string_at(call.request.base, call.request.size))
-        assert asked == {"Attestation": {"user_data": DATA, "nonce": None, "public_key": None}}
+        assert asked in ({"Attestation": {"user_data": DATA, "nonce": None, "public_key": None}}, "GetRandom")
         answer = answers.pop()
         assert len(answer) <= call.response.size
         ctypes.memmove(call.response.base, answer, len(answer))
         call.response.size = len(answer)
         return 0
 
-    platform: Platform = Nsm(tmp_path / "nsm", ioctl)
+    platform = Nsm(tmp_path / "nsm", ioctl)
     sample = made.made_nitro(user_data=DATA)
     answers.append(cbor2.dumps({"Attestation": {"document": sample.evidence}}))
     assert sample.verify(evidence=platform.evidence(DATA).evidence).report_data == DATA
     for answer in (cbor2.dumps({"Error": "InvalidArgument"}), b"", b"\xff", cbor2.dumps("x")):
         answers.append(answer)
         assert "no document" in refused(lambda: platform.evidence(DATA))
+        answers.append(answer)
+        assert "no random" in refused(platform.randomness)
+    # K5: its randomness goes to the kernel's generator, besides what that has.
+    answers.append(cbor2.dumps({"GetRandom": {"random": b"r" * 256}}))
+    pour(platform, tmp_path / "generator")
+    assert (tmp_path / "generator").read_bytes() == b"r" * 256
+    pour(Virtual("m"), tmp_path / "untouched")
+    assert not (tmp_path / "untouched").exists()
     assert "no Nitro" in refused(lambda: Nsm(tmp_path / "nowhere"))
 
 
@@ -327,7 +336,8 @@ def test_a_real_tpm_quotes_and_the_quote_is_verified(tmp_path):
         tpm.run("tpm2_pcrextend", "4:sha256=" + "44" * 32)
         azure = made.made_azure_vtpm()
         with tpm.transmit() as send:
-            platform: Platform = AzureVm(send)
+            platform = AzureVm(send)
+            assert len({platform.randomness() for _ in range(3)}) == 3 and len(platform.randomness()) == 32
             evidence = platform.evidence(DATA)
             found = azure.verify(evidence=evidence.evidence)
             assert found.report_data == DATA and len(found.claims["pcrs"]) == 14

@@ -97,6 +97,8 @@ def run(sockets: dict[str, int], paths: list[str], *, adapters: str, platform: s
     diagnosis = os.dup(2)
     try:
         factories = _factories(adapters)
+        if platform not in (VIRTUAL, SGX):
+            attester.mix(platform)
         _preload()
         home = Path(root) if root else None
         bundle.check(paths, home)

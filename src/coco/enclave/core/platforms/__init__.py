@@ -7,7 +7,7 @@ A reader asks its platform for a report over 64 bytes, and nothing else: what a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from coco.attestation.evidence import VIRTUAL, Evidence, virtual
 from coco.attestation.verified import AZURE_VTPM, NITRO, SGX, SNP, TDX
@@ -40,6 +40,18 @@ class Platform(Protocol):
 
         Raises:
             PlatformError: the platform gives none (``platform.no_evidence``).
+        """
+
+
+@runtime_checkable
+class HasRandomness(Protocol):
+    """A platform with a source of randomness that the kernel does not use by itself (K5)."""
+
+    def randomness(self) -> bytes:
+        """Fresh bytes.
+
+        Raises:
+            PlatformError: it gives none (``platform.no_evidence``).
         """
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final, Protocol
 
 from coco import limits
 from coco.attestation.evidence import Evidence
 from coco.enclave.core import forked, lockdown
-from coco.enclave.core.platforms import READERS, Platform
+from coco.enclave.core.platforms import READERS, HasRandomness, Platform
 from coco.enclave.core.platforms.devices import no_evidence
 from coco.errors import BusyError, CocoError
 
 #: A quote may take seconds.
 _TIMEOUT_S: Final = 20.0
+_KERNEL: Final = Path("/dev/urandom")
 
 
 class Attester(Protocol):
@@ -80,12 +83,35 @@ def fork(platform: str) -> socket.socket:
     Raises:
         PlatformError: this is no such platform (``platform.no_evidence``).
     """
-    ours = forked.fork(partial(_serve, platform))
+    return _begun(partial(_serve, platform))
+
+
+def mix(platform: str) -> None:
+    """Give the kernel's generator what the platform's own source has, before anything is seeded from it (K5).
+
+    Raises:
+        PlatformError: there is no such platform, or it gives nothing (``platform.no_evidence``).
+    """
+    # A process of its own: the device is closed with it.
+    _begun(partial(_mix, platform)).close()
+
+
+def _begun(work: Callable[[int], None]) -> socket.socket:
+    ours = forked.fork(work)
     first = forked.read(ours.fileno())
     if first is None:
-        raise no_evidence("the process that reads evidence does not start")
+        raise no_evidence("the process that reads the platform does not start")
     _checked(json.loads(first))
     return ours
+
+
+def _mix(platform: str, descriptor: int) -> None:
+    try:
+        pour(READERS[platform](), _KERNEL)
+    except CocoError as error:
+        forked.write(descriptor, _refusal(error))
+        return
+    forked.write(descriptor, b"{}")
 
 
 def _serve(platform: str, descriptor: int) -> None:
@@ -102,6 +128,18 @@ def _serve(platform: str, descriptor: int) -> None:
         except CocoError as error:
             answer = _refusal(error)
         forked.write(descriptor, answer)
+
+
+def pour(reader: Platform, kernel: Path) -> None:
+    """Write what a platform's own source has to the kernel's generator, which takes it besides what it has.
+
+    Args:
+        reader: with a source of its own, or without.
+        kernel: device of the kernel's generator.
+    """
+    if isinstance(reader, HasRandomness):
+        with kernel.open("wb") as generator:
+            generator.write(reader.randomness())
 
 
 def _refusal(error: CocoError) -> bytes:

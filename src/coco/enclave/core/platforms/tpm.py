@@ -22,6 +22,7 @@ from coco.errors import AttestationError
 
 _NO_SESSIONS, _SESSIONS = 0x8001, 0x8002
 _NV_READ, _NV_READ_PUBLIC, _QUOTE, _PCR_READ = 0x0000014E, 0x00000169, 0x00000158, 0x0000017E
+_GET_RANDOM, _RANDOM_BYTES = 0x0000017B, 32
 _RS_PW, _RSASSA, _SHA256 = 0x40000009, 0x0014, 0x000B
 _HEADER = struct.Struct(">HII")
 _OWNER: Final = 0x40000001
@@ -86,6 +87,14 @@ class AzureVm:
         document = {name: base64.b64encode(value).decode() for name, value in parts.items()}
         values = {str(number): value.hex() for number, value in self._read_pcrs().items()}
         return Evidence(AZURE_VTPM, json.dumps({**document, "pcrs": values}).encode())
+
+    def randomness(self) -> bytes:
+        """32 bytes of the TPM.
+
+        Raises:
+            PlatformError: ``platform.no_evidence``.
+        """
+        return _sized(self._call(_GET_RANDOM, [], struct.pack(">H", _RANDOM_BYTES), authorised=False))
 
     def _call(self, code: int, handles: Sequence[int], parameters: bytes, *, authorised: bool) -> bytes:
         """The parameters of an answer; authorisation is an empty password."""
