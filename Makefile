@@ -44,7 +44,12 @@ sandbox: build ## Start a network on this machine (development only)
 
 test: build .venv-ccf/.built tests/clients/node_modules/.built ## All tests
 	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo test --release --locked --target-dir target -p coco-core --quiet
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest -n 2 tests/unit tests/simulation tests/conformance
+	$(BIN)/python -m pytest tests/end_to_end
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 test-vectors: build ## Conformance data below DIR; ends with "N passed, N failed"
 	$(BIN)/python tests/conformance/run.py $(DIR)
