@@ -242,6 +242,143 @@ def made_snp(
     return Sample(snp_report(ec_key(), **fields), endorsements, NOW_S, snp.verify, {"roots": roots})
 
 
+# --- SGX and TDX ---------------------------------------------------------------------------------------------------
+
+#: Where a quote's body begins, its size, and places in it.
+_BODY = 48
+_BODIES = {"sgx": 384, "tdx": 584}
+_PLACES = {
+    "sgx": {"attributes": 48, "measurement": 64, "report_data": 320},
+    "tdx": {"attributes": 120, "measurement": 136, "report_data": 520},
+}
+_QE_REPORT, _PCK_EXTENSION = 384, "1.2.840.113741.1.13.1"
+
+
+def _p256(number: int) -> ec.EllipticCurvePrivateKey:
+    return _p256_keys.setdefault(number, ec.generate_private_key(ec.SECP256R1()))
+
+
+_p256_keys: dict[int, ec.EllipticCurvePrivateKey] = {}
+
+
+def _intel_certificate(
+    subject: str,
+    number: int,
+    issuer: x509.Certificate | None,
+    signer: int,
+    at: dt.datetime,
+    extension: bytes = b"",
+    *,
+    ca: bool = True,
+) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)])
+    builder = (
+        x509.CertificateBuilder(
+            issuer.subject if issuer else name, name, _p256(number).public_key(), x509.random_serial_number()
+        )
+        .not_valid_before(at - dt.timedelta(days=900))
+        .not_valid_after(at + dt.timedelta(days=900))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(_p256(number).public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(_p256(signer).public_key()), critical=False)
+        .add_extension(x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False), critical=True)
+    )
+    if extension:
+        builder = builder.add_extension(
+            x509.UnrecognizedExtension(x509.ObjectIdentifier(_PCK_EXTENSION), extension), False
+        )
+    return builder.sign(_p256(signer), hashes.SHA256())
+
+
+def _intel_crl(issuer: x509.Certificate, signer: int, at: dt.datetime, revoked: x509.Certificate | None = None) -> str:
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(at - dt.timedelta(days=10))
+        .next_update(at + dt.timedelta(days=20))
+        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(_p256(signer).public_key()), critical=False)
+    )
+    if revoked is not None:
+        one = x509.RevokedCertificateBuilder().serial_number(revoked.serial_number).revocation_date(at)
+        builder = builder.add_revoked_certificate(one.build())
+    return builder.sign(_p256(signer), hashes.SHA256()).public_bytes(Encoding.DER).hex()
+
+
+def _raw(number: int, data: bytes) -> bytes:
+    r, s = utils.decode_dss_signature(_p256(number).sign(data, ec.ECDSA(hashes.SHA256())))
+    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+def made_dcap(
+    platform: str,
+    *,
+    debug: bool = False,
+    measurement: bytes = b"",
+    report_data: bytes = REPORT_DATA,
+    config_id: bytes = b"",
+    revoked: bool = False,
+    signer: int = 34,
+) -> Sample:
+    """A real quote whose enclave says something else, signed again under a root made here, with its collateral.
+
+    What Intel says of firmware, and what the certificate says of the processor, are the real machine's.
+    """
+    sample = real()[platform]
+    quote, at = sample.evidence, dt.datetime.fromtimestamp(sample.now_s, dt.UTC)
+    places, end = _PLACES[platform], _BODY + _BODIES[platform]
+    signed = bytearray(quote[:end])
+    attributes = _BODY + places["attributes"]
+    signed[attributes] = (
+        signed[attributes] & ~3 | (1 if platform == "sgx" else 0) | (2 if platform == "sgx" else 1) * debug
+    )
+    if measurement:
+        signed[_BODY + places["measurement"] : _BODY + places["measurement"] + len(measurement)] = measurement
+    signed[_BODY + places["report_data"] : _BODY + places["report_data"] + 64] = report_data
+    signed[_BODY + 192 : _BODY + 192 + len(config_id)] = config_id
+    # Behind the body: a length, a signature, the attestation key; of version 4 a header of six bytes; then the report of
+    # the quoting enclave, whose data are the hash of that key.
+    report_at = end + 4 + 128 + (0 if platform == "sgx" else 6)
+    qe_report = bytearray(quote[report_at : report_at + _QE_REPORT])
+    numbers = _p256(30).public_key().public_numbers()
+    key = numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
+    (size,) = struct.unpack_from("<H", quote, report_at + _QE_REPORT + 64)
+    authentication = quote[report_at + _QE_REPORT + 66 :][:size]
+    qe_report[320:384] = sha256(key + authentication).digest() + bytes(32)
+    shown = x509.load_pem_x509_certificates(quote[quote.index(b"-----BEGIN") :].rstrip(b"\0"))
+    extension = shown[0].extensions.get_extension_for_oid(x509.ObjectIdentifier(_PCK_EXTENSION)).value
+    assert isinstance(extension, x509.UnrecognizedExtension)
+    root = _intel_certificate("Intel SGX Root CA", 31, None, 31, at)
+    middle = _intel_certificate("Intel SGX PCK Platform CA", 32, root, 31, at)
+    leaf = _intel_certificate("Intel SGX PCK Certificate", 33, middle, 32, at, extension.value, ca=False)
+    tcb = _intel_certificate("Intel SGX TCB Signing", 34, root, 31, at, ca=False)
+    chain = pem(leaf, middle, root).encode()
+    end_of_report = bytes(qe_report) + _raw(33, bytes(qe_report)) + struct.pack("<H", size) + authentication
+    certified = end_of_report + struct.pack("<HI", 5, len(chain)) + chain
+    if platform == "tdx":
+        certified = struct.pack("<HI", 6, len(certified)) + certified
+    tail = _raw(30, bytes(signed)) + key + certified
+    said = json.loads(sample.endorsements["collateral"])
+    collateral = {
+        "pck_crl_issuer_chain": pem(middle, root),
+        "root_ca_crl": _intel_crl(root, 31, at, middle if revoked else None),
+        "pck_crl": _intel_crl(middle, 32, at),
+        "tcb_info_issuer_chain": pem(tcb, root),
+        "tcb_info": said["tcb_info"],
+        "tcb_info_signature": _raw(signer, said["tcb_info"].encode()).hex(),
+        "qe_identity_issuer_chain": pem(tcb, root),
+        "qe_identity": said["qe_identity"],
+        "qe_identity_signature": _raw(signer, said["qe_identity"].encode()).hex(),
+    }
+    return Sample(
+        bytes(signed) + struct.pack("<I", len(tail)) + tail,
+        {"collateral": json.dumps(collateral)},
+        sample.now_s,
+        sample.verifier,
+        {"root": der(root)},
+    )
+
+
 # --- Nitro ---------------------------------------------------------------------------------------------------------
 
 

@@ -77,17 +77,21 @@ def _real(name: str, denied: Callable[[Verified], Policy], flip: int) -> dict[st
     sample = made.real()[name]
     good = sample.verify()
 
-    def altered(**changes: Any) -> str:
-        return answer(lambda: dataclasses.replace(good, **changes), accepting(good), good.report_data)
+    known = made.made_dcap(name, report_data=BOUND).verify()
+
+    def again(bound: bytes = BOUND, **changes: Any) -> tuple[str, str]:
+        """The same machine's, of an enclave that says something else, signed under a root made here."""
+        found = made.made_dcap(name, report_data=bound, **changes)
+        return answer(found.verify, accepting(known), BOUND), "made"
 
     tampered = bytearray(sample.evidence)
     tampered[flip] ^= 1
     return {
         "good": (answer(sample.verify, bound=good.report_data), "real"),
-        "debug": (altered(debug=True), "altered"),
+        "debug": again(debug=True),
         "another key": (answer(sample.verify, bound=OTHER_KEY), "real"),
-        "replayed nonce": (altered(report_data=OTHER_NONCE), "altered"),
-        "wrong measurement": (altered(measurement="00" * 32), "altered"),
+        "replayed nonce": again(OTHER_NONCE),
+        "wrong measurement": again(measurement=bytes(32)),
         "stale endorsements": (answer(lambda: sample.verify(now_s=good.valid_until_s + _DAY)), "real"),
         "endorsements not valid yet": (answer(lambda: sample.verify(now_s=good.valid_from_s - _DAY)), "real"),
         "revoked or denied": (answer(sample.verify, denied(good)), "real"),

@@ -51,6 +51,8 @@ class MadeChip:
             except OSError:
                 continue
             raise no_evidence(f"the reader can {what}")
+        if Path(made_chip.FOLDER, "lies").exists():
+            report_data = bytes(64)
         measurement = bytes.fromhex(Path(made_chip.FOLDER, "measurement").read_text())
         return Evidence(SNP, snp_report(self._key, report_data=report_data, measurement=measurement))
 

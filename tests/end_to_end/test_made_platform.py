@@ -172,12 +172,16 @@ def _lies(roots: dict[str, str], *arguments: Any, **options: Any) -> Any:
         ({"platforms": {"snp": {"minimum_tcb": {"milan": {"snp": 9}}}}}, MEASUREMENT, "attestation.tcb_version"),
         ({"platforms": {"snp": {"minimum_tcb": {"milan": {"colour": "red"}}}}}, MEASUREMENT, "attestation.bad_policy"),
         ({"platforms": {"snp": RULES}}, "not hexadecimal", "platform.no_evidence"),
+        ({"platforms": {"snp": RULES}}, "lies", "attestation.report_data"),
     ],
 )
 def test_nobody_founds_a_network_that_would_not_have_it(vendor, tmp_path, genesis, measurement, code):
     async def story() -> None:
         network = Several(tmp_path / "network", insecure_virtual=False, **genesis)
-        (vendor.folder / "chip" / "measurement").write_text(measurement)
+        if measurement == "lies":
+            (vendor.folder / "chip" / "lies").touch()
+        else:
+            (vendor.folder / "chip" / "measurement").write_text(measurement)
         try:
             with pytest.raises(CocoError) as error:
                 await network.start(**vendor.options())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,9 +10,12 @@ import sqlite3
 from typing import Any
 
 import requests
+from network import run
 from test_failover import Payments, eventually, primary_of, whole
 
+from coco.cli.keys import make_actor
 from coco.cli.sandbox import SandboxFiles, make_genesis
+from coco.host.node import Node, NodeOptions
 
 INTERVAL = 40
 
@@ -79,3 +83,23 @@ def test_a_joiner_begins_from_a_snapshot_and_knows_what_came_before(sandboxes):
         parts = [bytes(part) for (part,) in ledger.execute("SELECT part FROM snapshots")]
     assert parts and not any(payments.account.address[2:].lower().encode() in part for part in parts)
     assert not any(bytes.fromhex(payments.account.address[2:]) in part for part in parts)
+
+
+def test_a_joiner_names_the_node_that_does_not_answer_it(tmp_path):
+    async def story():
+        log = []
+        certificate = make_actor(tmp_path, "service")
+        options = NodeOptions(tmp_path / "n" / "ledger.db", join=["127.0.0.1:1"], expected_service=certificate.encode())
+        node = Node(options, log.append)
+        starting = asyncio.ensure_future(node.start())
+        try:
+            async with asyncio.timeout(20):
+                while not (said := [line for line in log if line["event"] == "join.no_answer"]):
+                    await asyncio.sleep(0.1)
+            assert said[0] == {"event": "join.no_answer", "seconds": 3, "address": "127.0.0.1:1"}
+        finally:
+            starting.cancel()
+            await asyncio.wait({starting})
+            await node.stop()
+
+    run(story())

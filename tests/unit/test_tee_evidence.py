@@ -358,6 +358,7 @@ def _flipped(verified: Verified, name: str, bit: int) -> Verified:
 ALLOWED = {
     ("sgx", "attributes"): {0, 2, *(64 + bit for bit in (0, 1, 2, 5, 6, 7))},
     ("sgx", "misc_select"): set(),
+    ("sgx", "config_id"): set(),
     ("tdx", "td_attributes"): {28, 30},
     ("tdx", "xfam"): {0, 1, 2, 5, 6, 7, 9, 17, 18},
     ("tdx", "seam_attributes"): set(),
@@ -459,3 +460,33 @@ def test_a_policy_that_says_something_else_is_refused(document):
 
 def test_the_table_in_the_documentation_is_what_happens():
     assert tee_matrix.table() == tee_matrix.written(), "run: python tests/tee_matrix.py"
+
+
+@pytest.mark.parametrize("platform", ["sgx", "tdx"])
+def test_a_real_machines_quote_is_refused_once_its_enclave_says_something_else(platform):
+    """Under a root made here, for nobody has Intel's key: the quote is good but for the one thing."""
+    good = made.made_dcap(platform).verify()
+    real = made.real()[platform].verify()
+    assert (good.measurement, good.tcb_status, good.report_data) == (
+        real.measurement,
+        real.tcb_status,
+        made.REPORT_DATA,
+    )
+    assert good.claims == real.claims and not good.debug
+    assert made.made_dcap(platform, measurement=bytes(32)).verify().measurement[:64] == "00" * 32
+    for changes, code in (({"debug": True}, "debug"), ({"revoked": True}, "revoked"), ({"signer": 31}, "signature")):
+        with pytest.raises(AttestationError) as error:
+            made.made_dcap(platform, **changes).verify()
+        assert error.value.code == f"attestation.{code}", changes
+    sample = made.made_dcap(platform)
+    with pytest.raises(AttestationError) as error:
+        sample.verify(root=None)
+    assert error.value.code == "attestation.chain"
+
+
+def test_H6_what_an_enclave_was_loaded_with_is_nothing_unless_the_policy_names_it():
+    loaded = made.made_dcap("sgx", config_id=b"\1" * 64).verify()
+    with pytest.raises(AttestationError) as error:
+        policy.enforce(loaded, tee_matrix.accepting(loaded))
+    assert error.value.code == "attestation.attributes" and "config_id" in str(error.value)
+    policy.enforce(loaded, tee_matrix.accepting(loaded, config_ids=["01" * 64]))

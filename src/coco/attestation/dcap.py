@@ -19,6 +19,8 @@ from coco.attestation.verified import SGX, TDX, Verified, check_time, refuse
 
 _SGX_DEBUG, _TDX_DEBUG = 0x02, 0x01
 _QUOTE_BYTES_MAX: Final = 64 * 1024
+#: CONFIGID in a quote of SGX: behind the header, in the report.
+_CONFIG_ID: Final = slice(48 + 192, 48 + 256)
 #: Words of the library's reasons, and our codes; the first that fits.
 _REASONS = (
     ("in the future", "future"),
@@ -26,13 +28,17 @@ _REASONS = (
     ("expired", "stale"),
     ("revoked", "revoked"),
     ("no matching tcb level", "tcb_unknown"),
+    ("debug mode", "debug"),
+    ("root ca crl", "chain"),
     ("certificate chain", "chain"),
     ("unknownissuer", "chain"),
     ("signature", "signature"),
 )
 
 
-def verify(quote: bytes, endorsements: Mapping[str, str], *, now_s: int, platform: str) -> Verified:
+def verify(
+    quote: bytes, endorsements: Mapping[str, str], *, now_s: int, platform: str, root: bytes | None = None
+) -> Verified:
     """Verify a quote of SGX or TDX.
 
     Args:
@@ -40,10 +46,11 @@ def verify(quote: bytes, endorsements: Mapping[str, str], *, now_s: int, platfor
         endorsements: ``collateral``: JSON.
         now_s: the time, in seconds since the Unix epoch.
         platform: ``sgx`` or ``tdx``.
+        root: DER of the trusted root; none: Intel's.
 
     Raises:
         AttestationError: ``attestation.malformed``, ``.chain``, ``.signature``, ``.stale``, ``.future``, ``.revoked``,
-            ``.tcb_unknown`` (the firmware is older than any that Intel lists), ``.refused``.
+            ``.debug``, ``.tcb_unknown`` (the firmware is older than any that Intel lists), ``.refused``.
     """
     if len(quote) > _QUOTE_BYTES_MAX:
         raise refuse("a quote is not that large", "malformed")
@@ -57,7 +64,8 @@ def verify(quote: bytes, endorsements: Mapping[str, str], *, now_s: int, platfor
     begin, end = _check_dates(parsed, collateral, now_s)
     try:
         everything = dcap_qvl.QuotePolicy.claims_only(now_s)
-        claims = json.loads(dcap_qvl.QuoteVerifier().verify_with_policy(quote, collateral, now_s, everything).to_json())
+        verifier = dcap_qvl.QuoteVerifier(root)
+        claims = json.loads(verifier.verify_with_policy(quote, collateral, now_s, everything).to_json())
     except (ValueError, OverflowError) as error:
         text = str(error)
         code = next((code for words, code in _REASONS if words in text.lower()), "refused")
@@ -68,6 +76,8 @@ def verify(quote: bytes, endorsements: Mapping[str, str], *, now_s: int, platfor
     kind, report = next(iter(claims["report"].items()))
     is_sgx = platform == SGX
     attributes = bytes.fromhex(report["attributes" if is_sgx else "td_attributes"])
+    # The library has these bytes among reserved ones: whoever loads an enclave with KSS chooses them.
+    more = {"config_id": quote[_CONFIG_ID].hex()} if is_sgx else {}
     return Verified(
         platform=platform,
         measurement=report["mr_enclave" if is_sgx else "mr_td"],
@@ -78,21 +88,32 @@ def verify(quote: bytes, endorsements: Mapping[str, str], *, now_s: int, platfor
         valid_from_s=begin,
         valid_until_s=end,
         advisories=tuple(claims["tcb"]["advisory_ids"]),
-        claims={**_claims(claims), "report": kind, **{name: report[name] for name in _KEPT[kind] if name in report}},
+        claims={
+            **_claims(claims),
+            "report": kind,
+            **{name: report[name] for name in _KEPT[kind] if name in report},
+            **more,
+        },
     )
 
 
 def _check_dates(parsed: Any, collateral: Any, now_s: int) -> tuple[int, int]:
-    """Check the dates of every certificate and list; the library would only say that a chain does not hold."""
+    """Check dates, and what is revoked, of certificates; the library would only say that a chain does not hold."""
     chains = (collateral.tcb_info_issuer_chain, collateral.qe_identity_issuer_chain, collateral.pck_crl_issuer_chain)
     shown = [bytes(parsed.cert_chain_pem_bytes() or b""), *(chain.encode() for chain in chains)]
-    begin, end = check_dates([one for pem in shown for one in load_pem(pem)], now_s)
+    certificates = [one for pem in shown for one in load_pem(pem)]
+    begin, end = check_dates(certificates, now_s)
     for der in (collateral.root_ca_crl, collateral.pck_crl):
         try:
             crl = x509.load_der_x509_crl(bytes(der))
             issued, due = crl.last_update_utc, crl.next_update_utc
+            # Whose list it is, the library checks; of whomever it is, what it names is not to be trusted.
+            named = [crl.get_revoked_certificate_by_serial_number(one.serial_number) for one in certificates]
+            ours = [one.issuer == crl.issuer for one in certificates]
         except ValueError as error:
             raise refuse("a list of revoked certificates cannot be read", "malformed") from error
+        if any(of and entry is not None for of, entry in zip(ours, named, strict=True)):
+            raise refuse("Intel has revoked a certificate", "revoked")
         begin = max(begin, int(issued.timestamp()))
         # A list counts until its time, exclusive.
         end = min(end, int(due.timestamp()) - 1 if due is not None else end)

@@ -72,6 +72,8 @@ class Sgx(Intel, frozen=True):
     flags: _Mask = "0000000000000005"
     xfrm: _Mask = "00000000000000e7"
     misc_select: _Svn = 0
+    #: What whoever loads the enclave may have given it (CONFIGID); none: nothing.
+    config_ids: list[_Hex] = []
 
 
 class Tdx(Intel, frozen=True):
@@ -299,6 +301,7 @@ def _sgx(verified: Verified, rules: Sgx) -> Iterator[Finding]:
     yield _within("flags", int.from_bytes(attributes[:8], "little"), rules.flags)
     yield _within("xfrm", int.from_bytes(attributes[8:], "little"), rules.xfrm)
     yield _within("misc_select", claims["misc_select"], rules.misc_select)
+    yield _one_of("config_id", claims["config_id"], rules.config_ids or ["00" * 64], "attributes")
 
 
 def _tdx(verified: Verified, rules: Tdx) -> Iterator[Finding]:

@@ -8,6 +8,6 @@ from coco.attestation import dcap
 from coco.attestation.verified import SGX, Verified
 
 
-def verify(quote: bytes, endorsements: Mapping[str, str], *, now_s: int) -> Verified:
+def verify(quote: bytes, endorsements: Mapping[str, str], *, now_s: int, root: bytes | None = None) -> Verified:
     """As :func:`coco.attestation.dcap.verify`; the measurement is MRENCLAVE, the signer MRSIGNER."""
-    return dcap.verify(quote, endorsements, now_s=now_s, platform=SGX)
+    return dcap.verify(quote, endorsements, now_s=now_s, platform=SGX, root=root)

@@ -8,6 +8,6 @@ from coco.attestation import dcap
 from coco.attestation.verified import TDX, Verified
 
 
-def verify(quote: bytes, endorsements: Mapping[str, str], *, now_s: int) -> Verified:
+def verify(quote: bytes, endorsements: Mapping[str, str], *, now_s: int, root: bytes | None = None) -> Verified:
     """As :func:`coco.attestation.dcap.verify`; the measurement is MRTD, and the run-time registers are claims."""
-    return dcap.verify(quote, endorsements, now_s=now_s, platform=TDX)
+    return dcap.verify(quote, endorsements, now_s=now_s, platform=TDX, root=root)
