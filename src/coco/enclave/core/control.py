@@ -20,6 +20,9 @@ from coco.errors import BusyError, CocoError, HostLiedError
 _SILENT_S, _LOOK_S = 5.0, 1.0
 
 
+_T = TypeVar("_T")
+
+
 class Control(asyncio.Protocol):
     """The channel as an asyncio protocol."""
 
@@ -165,11 +168,7 @@ class Control(asyncio.Protocol):
 
     async def read_index(self, run: int, block: int) -> bytes:
         """A block of a run as the host gives it: unverified, and empty when it has none."""
-        self._number += 1
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._index_reads[self._number] = future
-        self.send(messages.ReadIndex(self._number, run, block))
-        return await future
+        return await self._ask(self._index_reads, lambda request: messages.ReadIndex(request, run, block))
 
     def drop_index(self, run: int) -> None:
         """Have the host forget a run."""
@@ -177,26 +176,21 @@ class Control(asyncio.Protocol):
 
     async def write_snapshot(self, seqno: int, number: int, part: bytes) -> None:
         """Have the host keep a part of the snapshot at ``seqno``; returns once it says that the part is safe."""
-        self._number += 1
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._snapshot_writes[self._number] = future
-        self.send(messages.WriteSnapshot(self._number, seqno, number, part))
-        await future
+        await self._ask(self._snapshot_writes, lambda request: messages.WriteSnapshot(request, seqno, number, part))
 
     async def read_snapshot(self, seqno: int, number: int) -> bytes:
         """A part of a snapshot as the host gives it: unverified, and empty when it has none."""
-        self._number += 1
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._snapshot_reads[self._number] = future
-        self.send(messages.ReadSnapshot(self._number, seqno, number))
-        return await future
+        return await self._ask(self._snapshot_reads, lambda request: messages.ReadSnapshot(request, seqno, number))
 
     async def endorse(self, platform: str, evidence: bytes) -> bytes:
         """What the host says that vendors say of the platform: unverified, and empty when it says nothing."""
+        return await self._ask(self._endorsing, lambda request: messages.Endorse(request, platform, evidence))
+
+    async def _ask(self, waiting: dict[int, asyncio.Future[_T]], question: Callable[[int], messages.ToHost]) -> _T:
         self._number += 1
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._endorsing[self._number] = future
-        self.send(messages.Endorse(self._number, platform, evidence))
+        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        waiting[self._number] = future
+        self.send(question(self._number))
         return await future
 
     def keep_snapshot(self, seqno: int) -> None:
@@ -312,9 +306,6 @@ class Control(asyncio.Protocol):
             self._room.set()
         if self.on_appended is not None:
             self.on_appended(seqno)
-
-
-_T = TypeVar("_T")
 
 
 def _answer(waiting: dict[int, asyncio.Future[_T]], request: int, answer: _T) -> None:
