@@ -135,7 +135,7 @@ def test_H3_one_byte_anywhere_is_refused(bundle, tmp_path, what):
     assert code == 78 and "lockdown.bundle" in said
 
 
-def test_H3_a_bundle_with_another_list_is_other_code_and_nothing_comes_from_elsewhere(bundle, home, tmp_path):
+def test_H2_and_H3_a_bundle_with_another_list_is_other_code_and_nothing_comes_from_elsewhere(bundle, home, tmp_path):
     before = coco(bundle, home, "node", "measure")["measurement"]
     copy = home / "copy"
     shutil.copytree(bundle, copy)

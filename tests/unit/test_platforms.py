@@ -214,13 +214,23 @@ def test_the_security_module_is_asked_in_cbor(tmp_path):
         assert "no document" in refused(lambda: platform.evidence(DATA))
         answers.append(answer)
         assert "no random" in refused(platform.randomness)
-    # K5: its randomness goes to the kernel's generator, besides what that has.
-    answers.append(cbor2.dumps({"GetRandom": {"random": b"r" * 256}}))
-    pour(platform, tmp_path / "generator")
+    assert "no Nitro" in refused(lambda: Nsm(tmp_path / "nowhere"))
+
+
+def test_K5_a_platforms_own_randomness_goes_to_the_kernels_generator(tmp_path):
+    (tmp_path / "nsm").touch()
+
+    def ioctl(descriptor: int, request: int, call: Any) -> int:
+        assert cbor2.loads(ctypes.string_at(call.request.base, call.request.size)) == "GetRandom"
+        answer = cbor2.dumps({"GetRandom": {"random": b"r" * 256}})
+        ctypes.memmove(call.response.base, answer, len(answer))
+        call.response.size = len(answer)
+        return 0
+
+    pour(Nsm(tmp_path / "nsm", ioctl), tmp_path / "generator")
     assert (tmp_path / "generator").read_bytes() == b"r" * 256
     pour(Virtual("m"), tmp_path / "untouched")
     assert not (tmp_path / "untouched").exists()
-    assert "no Nitro" in refused(lambda: Nsm(tmp_path / "nowhere"))
 
 
 # --- VBS -----------------------------------------------------------------------------------------------------------
