@@ -10,7 +10,7 @@ import sqlite3
 from typing import Any
 
 import requests
-from network import run
+from network import Several, run
 from test_failover import Payments, eventually, primary_of, whole
 
 from coco.cli.keys import make_actor
@@ -101,5 +101,26 @@ def test_a_joiner_names_the_node_that_does_not_answer_it(tmp_path):
             starting.cancel()
             await asyncio.wait({starting})
             await node.stop()
+
+    run(story())
+
+
+def test_a_joiner_that_waits_says_for_what(tmp_path):
+    async def story():
+        network = Several(tmp_path / "network")
+        waiting = None
+        try:
+            await network.start()
+            nobody = lambda node_id, measurement, address, host_names: b""  # noqa: E731
+            waiting = asyncio.ensure_future(network.start(owner=nobody))
+            async with asyncio.timeout(20):
+                while not (said := [line for line in network.log if line["event"] == "join.waiting"]):
+                    await asyncio.sleep(0.1)
+            assert said[0] == {"event": "join.waiting", "seconds": 4, "state": "pending"}
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+                await asyncio.wait({waiting})
+            await network.stop()
 
     run(story())

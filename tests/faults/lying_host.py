@@ -54,7 +54,7 @@ _LIFE_S, _PATIENCE_S = 0.8, 9.0
 #: Longer than an election takes.
 _SLOW_S = 1.5
 #: Events that say what keeps an enclave waiting.
-_NAMED = ("channel.host_silent", "link.refused", "link.cut", "join.")
+_NAMED = ("channel.host_silent", "link.refused", "link.cut", "join.no_answer", "join.waiting")
 _TEN_YEARS_MS = 315_360_000_000
 
 

@@ -36,6 +36,8 @@ _FETCH_S = 30.0
 _NONCE_BYTES = 32
 #: A node that does not answer for so long is named in the log, and again as often.
 _UNHEARD_S = 3.0
+#: Who has answers but no welcome says so after this time, after twice that, and so on.
+_WAITING_S = 4.0
 #: Refusals after which asking again is of no use.
 _FINAL = ("join.", "attestation.", "ledger.")
 _NOT_YET = ("join.address_in_use", "join.too_many_nodes", "join.too_often")
@@ -127,6 +129,7 @@ class Joiner:
         body = msgspec.msgpack.encode(request)
         loop = asyncio.get_running_loop()
         said, heard_at, unheard = "", loop.time(), dict.fromkeys(self._addresses, loop.time())
+        began, waits_s = heard_at, _WAITING_S
         while True:
             for address in list(self._addresses):
                 answer = await self._ask(address, body)
@@ -145,6 +148,9 @@ class Joiner:
                     self._control.log(f"join.{said}")
                 if answer is not None and answer.primary and answer.primary not in self._addresses:
                     self._addresses.append(answer.primary)
+            if said and loop.time() - began > waits_s:
+                self._control.log("join.waiting", {"seconds": int(waits_s)}, {"state": said})
+                waits_s *= 2
             if loop.time() - heard_at > limits.JOIN_SECONDS_MAX:
                 raise BusyError("no node of the network answers", code="join.nobody_answers")
             await asyncio.sleep(_AGAIN_S)
