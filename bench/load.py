@@ -12,6 +12,7 @@ import resource
 import select
 import socket
 import ssl
+import struct
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -20,32 +21,63 @@ _READ_BYTES = 1 << 18
 _POLL_S = 0.05
 
 
+def post(body: bytes, path: bytes = b"/") -> bytes:
+    """A request."""
+    head = b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % (path, len(body)) + body
+
+
 class Connection:
-    """One keep-alive connection with one request under way."""
+    """One keep-alive connection with one request under way.
+
+    TLS is done in memory, so that both kinds cost one system call a request and one a reply.
+    """
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         self._socket = socket.create_connection((host, port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if tls is not None:
-            self._socket = tls.wrap_socket(self._socket, server_hostname=host)
+        # The kernel keeps the time limit: Python's own would ask it twice for every call.
+        self._socket.settimeout(None)
+        for limit in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, limit, struct.pack("ll", 60, 0))
         self._received = b""
+        self._tls: ssl.SSLObject | None = None
+        if tls is not None:
+            self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._tls = tls.wrap_bio(self._in, self._out, server_hostname=host)
+            self._handshake(self._tls)
+
+    def _handshake(self, tls: ssl.SSLObject) -> None:
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._socket.sendall(self._out.read())
+                self._in.write(self._socket.recv(_READ_BYTES))
+        self._socket.sendall(self._out.read())
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def send(self, body: bytes, path: bytes = b"/") -> None:
-        head = b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-        self._socket.sendall(head % (path, len(body)) + body)
+        self.write(post(body, path))
+
+    def write(self, request: bytes) -> None:
+        if self._tls is not None:
+            self._tls.write(request)
+            request = self._out.read()
+        self._socket.sendall(request)
 
     def receive(self) -> bytes | None:
         """Read what is there; the body of the reply when it is whole."""
-        while True:
-            data = self._socket.recv(_READ_BYTES)
-            if not data:
-                raise ConnectionError("the connection was closed")
-            self._received += data
-            if not isinstance(self._socket, ssl.SSLSocket) or not self._socket.pending():
-                break
+        data = self._socket.recv(_READ_BYTES)
+        if not data:
+            raise ConnectionError("the connection was closed")
+        if self._tls is not None:
+            self._in.write(data)
+            data = self._read(self._tls)
+        self._received += data
         head, separator, body = self._received.partition(b"\r\n\r\n")
         if not separator:
             return None
@@ -54,6 +86,17 @@ class Connection:
             return None
         self._received = b""
         return body
+
+    def _read(self, tls: ssl.SSLObject) -> bytes:
+        found = b""
+        while self._in.pending:
+            try:
+                found += tls.read(_READ_BYTES)
+            except ssl.SSLWantReadError:
+                break  # a part of a record
+        while tls.pending():
+            found += tls.read(_READ_BYTES)
+        return found
 
     def call(self, method: str, *params):
         """One call, from its request to its result."""
@@ -67,7 +110,7 @@ class Connection:
 
     def get(self, path: str):
         """The JSON of a route."""
-        self._socket.sendall(b"GET %b HTTP/1.1\r\nhost: localhost\r\n\r\n" % path.encode())
+        self.write(b"GET %b HTTP/1.1\r\nhost: localhost\r\n\r\n" % path.encode())
         while (body := self.receive()) is None:
             pass
         return json.loads(body)
@@ -142,11 +185,30 @@ class _Follower:
             self.due = now + _POLL_S
 
 
-def run(target: Target, transactions: list[tuple[int, str, str]], *, connections: int, batch: int) -> Result:
-    """Submit ``(lane, hash, raw)`` and wait until all are mined; a lane keeps to one connection, in order."""
-    lanes: list[deque[tuple[str, str]]] = [deque() for _ in range(connections)]
+def _requests(
+    transactions: list[tuple[int, str, str]], connections: int, batch: int
+) -> list[deque[tuple[list[str], bytes]]]:
+    """The requests of each connection, ready to be sent, with the hashes in each."""
+    lanes: list[list[tuple[str, str]]] = [[] for _ in range(connections)]
     for lane, identity, raw in transactions:
         lanes[lane % connections].append((identity, raw))
+    requests: list[deque[tuple[list[str], bytes]]] = []
+    for lane in lanes:
+        requests.append(deque())
+        for first in range(0, len(lane), batch):
+            chunk = lane[first : first + batch]
+            calls = [
+                b'{"jsonrpc":"2.0","id":%d,"method":"eth_sendRawTransaction","params":["%b"]}' % (number, raw.encode())
+                for number, (_, raw) in enumerate(chunk)
+            ]
+            body = calls[0] if batch == 1 else b"[" + b",".join(calls) + b"]"
+            requests[-1].append(([identity for identity, _ in chunk], post(body)))
+    return requests
+
+
+def run(target: Target, transactions: list[tuple[int, str, str]], *, connections: int, batch: int) -> Result:
+    """Submit ``(lane, hash, raw)`` and wait until all are mined; a lane keeps to one connection, in order."""
+    lanes = _requests(transactions, connections, batch)
     submitted: dict[str, float] = {}
     follower = _Follower(target.connect())
     clients = [target.connect() for _ in range(connections)]
@@ -155,16 +217,10 @@ def run(target: Target, transactions: list[tuple[int, str, str]], *, connections
     for descriptor in working:
         readable.register(descriptor, select.EPOLLIN)
 
-    def submit(client: Connection, lane: deque[tuple[str, str]]) -> None:
-        chunk = [lane.popleft() for _ in range(min(batch, len(lane)))]
-        now = time.perf_counter()
-        for identity, _ in chunk:
-            submitted[identity] = now
-        calls = [
-            b'{"jsonrpc":"2.0","id":%d,"method":"eth_sendRawTransaction","params":["%b"]}' % (number, raw.encode())
-            for number, (_, raw) in enumerate(chunk)
-        ]
-        client.send(calls[0] if batch == 1 else b"[" + b",".join(calls) + b"]")
+    def submit(client: Connection, lane: deque[tuple[list[str], bytes]]) -> None:
+        identities, request = lane.popleft()
+        submitted.update(dict.fromkeys(identities, time.perf_counter()))
+        client.write(request)
 
     readable.register(follower.connection.fileno(), select.EPOLLIN)
     cpu = resource.getrusage(resource.RUSAGE_SELF)
