@@ -7,6 +7,7 @@ of its own. It listens on one port for the control channel, and on the ports aft
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import resource
@@ -56,6 +57,18 @@ class Enclave:
         self.control.close()
         if self.directory is not None:
             self.directory.cleanup()
+
+
+def take_turns() -> None:
+    """Have this thread, and every thread and process that it begins, not interrupt others when it is woken.
+
+    A request passes four threads. One that interrupts another as soon as it is woken finds one request to do, and one
+    that waits for its turn finds ten: on two busy cores that is a fifth more transactions (``bench/ethereum.py``). With
+    a core to spare nothing changes.
+    """
+    # A container may forbid it; then it is as it was.
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def place(address: str) -> tuple[socket.AddressFamily, Any]:

@@ -23,7 +23,7 @@ from coco._native import Relay
 from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
 from coco.errors import CocoError, HostError
-from coco.host.launcher import VIRTUAL, Enclave, launch, place, reach
+from coco.host.launcher import VIRTUAL, Enclave, launch, place, reach, take_turns
 from coco.host.metrics import MetricsServer
 from coco.host.persistence import LedgerFile
 
@@ -115,6 +115,7 @@ class Node:
             HostError: the enclave ended before it was ready (code ``host.enclave_ended``), or a disk or port failed.
         """
         options = self.options
+        take_turns()
         options.ledger.parent.mkdir(parents=True, exist_ok=True)
         self._ledger = LedgerFile(
             options.ledger,
