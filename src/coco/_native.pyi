@@ -226,12 +226,15 @@ class Block:
 
 _GenesisRow = tuple[bytes, bytes, int, bytes, Sequence[tuple[bytes, bytes]]]
 
+#: An admitted transaction with its hash, sender, nonce and bytes; or code and text of what is wrong with it.
+Admitted = tuple[Envelope, bytes, bytes, int, bytes] | tuple[str, str]
+
 class Chain:
     """The machine of one chain on one node, with its state trie."""
 
     def __init__(self, chain_id: int, fork_name: str, gas_limit: int, base_fee: int | None) -> None: ...
     def admit(self, background: Background, raw: Sequence[bytes]) -> int:
-        """Ticket of a ``list[Envelope | tuple[str, str]]``."""
+        """Ticket of a ``list[Admitted]``."""
 
     def genesis(
         self, transaction: Transaction, accounts: Sequence[_GenesisRow], timestamp: int, extra_data: bytes
@@ -314,6 +317,12 @@ class Front:
         protocol: str,
     ) -> None: ...
     def start(self, chain: Sequence[bytes], key: bytes, ask_client: bool) -> None: ...
+    def check(self, method: str, chain: Chain) -> None:
+        """Check early what is handed in by ``method``, as ``chain`` admits it."""
+
+    def check_early(self, id: int) -> None:
+        """Submissions of this connection are checked early from now on."""
+
     def fileno(self) -> int: ...
     def take(self) -> list[tuple[Any, ...]]: ...
     def respond(self, id: int, status_line: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None: ...

@@ -235,6 +235,68 @@ def test_any_parameters_get_an_answer_with_a_code(node, method, params):
     ), answer
 
 
+def test_what_the_door_reads_and_checks_is_answered_as_anything_else(sandbox, node):
+    from eth_account import Account
+
+    account = Account.from_key("0x92db14e403b83dfe3df233f83dfa3a0d7096f21ca9b0d6d6b8d88b2b4ec1564e")
+
+    def signed(**changes):
+        fields = {"to": "0x" + "45" * 20, "value": 0, "gas": 21000, "chainId": 2017, "nonce": 0}
+        fees = {"maxFeePerGas": 0, "maxPriorityFeePerGas": 0}
+        return "0x" + account.sign_transaction({**fields, **fees, **changes}).raw_transaction.hex()
+
+    def answer(raw, method, more, identity):
+        call = {"jsonrpc": "2.0", "id": identity, "method": method, "params": [raw], **more}
+        reply = node.post("/", json=call)
+        assert reply.status_code == 200 and "x-ms-ccf-transaction-id" in reply.headers
+        return reply.json()
+
+    def counter():
+        with httpx.Client(
+            verify=tls_context(sandbox), base_url=f"https://localhost:{port(sandbox, 'administration')}"
+        ) as client:
+            return client.get("/node/info").json()["stages"]["checked_early"]
+
+    valid = signed()
+    assert answer(valid, "eth_sendRawTransactionSync", {}, 1)["result"]["status"] == "0x1"
+    wrong = [
+        valid,  # executed already
+        signed(chainId=1, nonce=1),
+        signed(gas=20_000, nonce=1),
+        signed(value=2**200, nonce=1),
+        signed(nonce=2**64 - 1),
+        valid[:-2],
+        valid[:-1],
+        valid[2:],
+        valid + "00",
+        "0x",
+        "0xzz",
+        "",
+        "0x02" + "c0",
+        "0x05c0",
+    ]
+    early = counter()
+    for raw in wrong:
+        for identity in (0, 7, 2**40, "a b", "\n", "\u00e9", None, -1, 1.5):
+            plain = answer(raw, "eth_sendRawTransaction", {}, identity)
+            assert plain == answer(raw, "eth_sendRawTransaction", {"more": [1]}, identity), raw
+            assert plain["id"] == identity and plain["error"]["data"]["code"], plain
+    # 10 of the transactions are plain hexadecimal bytes, and 5 of the ids are plain.
+    assert counter() - early == 10 * 5
+    waiting = signed(nonce=3)
+    accepted = answer(waiting, "eth_sendRawTransaction", {}, 5)
+    assert accepted["id"] == 5 and len(accepted["result"]) == 66
+    known = answer(waiting, "eth_sendRawTransaction", {}, 5)
+    assert known == answer(waiting, "eth_sendRawTransaction", {"more": 1}, 5) and "known" in known["error"]["message"]
+    # A stranger's signatures are not looked at.
+    early = counter()
+    context = ssl.create_default_context(cafile=sandbox.summary["service_certificate"])
+    with httpx.Client(verify=context, base_url=f"https://localhost:{port(sandbox)}") as stranger:
+        call = {"id": 1, "method": "eth_sendRawTransaction", "params": [signed(nonce=4)]}
+        assert stranger.post("/", json=call).json()["error"]["data"]["code"] == "access.not_a_participant"
+    assert counter() == early
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300))
 def test_garbage_bytes_behind_tls_end_only_their_connection(sandbox, node, data):

@@ -56,6 +56,7 @@ def main(rust: Path, python: Path) -> None:
     seeds = [b"\x00" + one for one in transactions()] + [b"\x01" + one for one in transactions()]
     seeds += [b"\x02" + one for one in http] + [b"\x03" + one for one in sets]
     seeds += [b"\x04" + one for one in peers()]
+    seeds.append(b'\x05{"jsonrpc":"2.0","id":"a","method":"eth_sendRawTransaction","params":["0x02"]}')
     for number, seed in enumerate(seeds):
         (rust / f"seed-{number}").write_bytes(seed)
     calls = [

@@ -74,9 +74,12 @@ def test_admission_answers_each_of_a_batch_in_order(garbage):
     ((done, answers, error),) = background.take()
     assert (done, error) == (ticket, None)
     assert len(answers) == len(garbage) + 1
-    assert isinstance(answers[-1], Envelope) and answers[-1].hash == bytes(SIGNED.hash)
-    for answer in answers[:-1]:
-        assert isinstance(answer, tuple) and answer[0].startswith("ethereum.transaction.")
+    envelope, identity, sender, nonce, raw = answers[-1]
+    assert isinstance(envelope, Envelope) and envelope.hash == identity == bytes(SIGNED.hash)
+    assert (envelope.sender, envelope.nonce, envelope.raw) == (sender, nonce, raw)
+    assert raw == bytes(SIGNED.raw_transaction)
+    for code, _ in answers[:-1]:
+        assert code.startswith("ethereum.transaction.")
 
 
 # --- the trie -----------------------------------------------------------------------------------------------------

@@ -72,6 +72,15 @@ class Node:
                 self.runtime, one, caller, lambda answer, one=one: self.answers.__setitem__(one, answer)
             )
 
+    def hand_in(self, *checked: Any, caller: Caller = PARTICIPANT) -> None:
+        """As the door does with what it has checked: texts, or refusals."""
+        calls = []
+        for number, one in enumerate(checked):
+            name = b"%d" % number if isinstance(one, CocoError) else one
+            found = one if isinstance(one, CocoError) else (Envelope(one, None, 1), one)
+            calls.append((found, lambda answer, name=name: self.answers.__setitem__(name, answer)))
+        self.submissions.add_checked(self.runtime, caller, calls, 5)
+
     async def answered(self, count: int) -> None:
         async with asyncio.timeout(10):
             while len(self.answers) < count:
@@ -125,6 +134,62 @@ def test_only_participants_submit():
     assert pooled == [] and answers[b"a"].code == "access.not_a_participant"
 
 
+def test_what_the_door_has_checked_enters_at_once():
+    async def story() -> None:
+        node = Node()
+        node.hand_in(b"a", RequestError("no", code="test.no"), b"b")
+        assert node.pooled == [b"a", b"b"]
+        assert node.answers[b"a"].id == b"a" and node.answers[b"1"].code == "test.no"
+        assert list(node.submissions._held) == [b"a", b"b"] and not node.submissions._count
+        assert (node.submissions.checked, node.submissions.check_us) == (3, 5)
+        assert node.adapter.parts == [], "nothing is checked twice"
+
+    asyncio.run(story())
+
+
+def test_what_the_door_has_checked_enters_after_what_came_before_it():
+    async def story() -> None:
+        node = Node()
+        node.submit(b"a", b"b")
+        await asyncio.sleep(0)  # their check has begun
+        node.hand_in(b"c")
+        assert node.pooled == []
+        await node.answered(3)
+        assert node.pooled == [b"a", b"b", b"c"]
+
+    asyncio.run(story())
+
+
+def test_G4_what_the_door_has_checked_needs_a_participant():
+    async def story() -> None:
+        node = Node()
+        node.hand_in(b"a", RequestError("no", code="test.no"), caller=Caller(CallerKind.ANONYMOUS))
+        assert node.pooled == []
+        assert {answer.code for answer in node.answers.values()} == {"access.not_a_participant"}
+
+    asyncio.run(story())
+
+
+def test_G3_a_pool_that_fails_refuses_and_goes_on():
+    async def story() -> None:
+        node = Node()
+        accept = node._sequencer.accept
+
+        def fail(runtime: Any, envelopes: list[Envelope]) -> list[CocoError | None]:
+            raise MemoryError
+
+        node._sequencer.accept = fail
+        node.hand_in(b"a")
+        node.submit(b"b")
+        await node.answered(2)
+        assert {answer.code for answer in node.answers.values()} == {"adapter.failed"}
+        node._sequencer.accept = accept
+        node.hand_in(b"c")
+        assert node.pooled == [b"c"]
+
+    asyncio.run(story())
+
+
 # --- several nodes ----------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +213,16 @@ def test_a_backup_forwards_and_holds():
         assert list(backup.submissions._held) == [b"a", b"b"]
         backup._resolve(backup.runtime, b"a", "")
         assert list(backup.submissions._held) == [b"b"]
+
+    network(story)
+
+
+def test_a_backup_forwards_what_its_door_has_checked():
+    async def story(backup: Node, primary: Node) -> None:
+        backup.hand_in(b"a", b"b")
+        await backup.answered(2)
+        assert primary.pooled == [b"a", b"b"] and primary.adapter.parts == [2], "the primary checks for itself (G4)"
+        assert list(backup.submissions._held) == [b"a", b"b"]
 
     network(story)
 

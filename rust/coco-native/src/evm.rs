@@ -11,8 +11,9 @@ use coco_core::evm::query::{Answer, Message, Query};
 use coco_core::evm::state::{CodeCache, FormerTries, State, StateTrie};
 use coco_core::evm::transaction::{self, Recovered, Rules, TransactionError};
 use coco_core::evm::{SpecId, rlp, trie, wide};
+use coco_core::front::submission::{Check, Checked};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use revm::context_interface::transaction::{Authorization, SignedAuthorization};
 
 use crate::background::Background;
@@ -460,6 +461,12 @@ type AccessRow = (Vec<u8>, Vec<Vec<u8>>);
 type AuthorizationRow = (Vec<u8>, Vec<u8>, u64, u8, Vec<u8>, Vec<u8>);
 
 impl Chain {
+    /// What admits one transaction, without this object.
+    pub fn check_of_one(&self) -> Check {
+        let rules = self.rules;
+        Box::new(move |raw| transaction::admit(raw, &rules).map(Arc::new))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Derived> {
         // `Derived::whole` tells whether a panic interrupted an update.
         self.derived.lock().unwrap_or_else(PoisonError::into_inner)
@@ -482,6 +489,19 @@ impl Chain {
         let mut inner = transaction.lock();
         let mut state = State::new(&mut inner, self.cache.clone()).map_err(NativeError::from)?;
         Ok(read(&mut state).map_err(NativeError::from)?)
+    }
+}
+
+/// `(envelope, hash, sender, nonce, raw)`, or `(code, text)` of what is wrong.
+pub fn admitted(py: Python<'_>, checked: Checked) -> PyResult<Bound<'_, PyTuple>> {
+    match checked {
+        Ok(recovered) => {
+            let hash = PyBytes::new(py, recovered.hash().as_slice());
+            let sender = PyBytes::new(py, recovered.sender.as_slice());
+            let (nonce, raw) = (recovered.envelope.nonce(), PyBytes::new(py, &recovered.raw));
+            (Envelope { recovered }, hash, sender, nonce, raw).into_pyobject(py)
+        }
+        Err(error) => (error.code(), error.to_string()).into_pyobject(py),
     }
 }
 
@@ -531,18 +551,15 @@ impl Chain {
         })
     }
 
-    /// For each of `raw` an envelope, or `(code, text)`; in the background.
+    /// For each of `raw` what `admitted` makes of it; in the background.
     fn admit(&self, background: &Background, raw: Vec<Vec<u8>>) -> PyResult<u64> {
         let rules = self.rules;
         let ticket = background.spawn(move || {
-            let admitted = transaction::admit_batch(&raw, &rules);
+            let checked = transaction::admit_batch(&raw, &rules);
             Box::new(move |py| {
                 let out = PyList::empty(py);
-                for one in admitted {
-                    match one {
-                        Ok(recovered) => out.append(Envelope { recovered })?,
-                        Err(error) => out.append((error.code(), error.to_string()))?,
-                    }
+                for one in checked {
+                    out.append(admitted(py, one)?)?;
                 }
                 Ok(out.into_any().unbind())
             })

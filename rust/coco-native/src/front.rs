@@ -11,6 +11,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::errors::NativeError;
+use crate::evm::{Chain, admitted};
 
 const OPENED: u8 = 0;
 const JSON_RPC: u8 = 1;
@@ -19,6 +20,7 @@ const DATA: u8 = 3;
 const PRESSURE: u8 = 4;
 const CLOSED: u8 = 5;
 const FAILED: u8 = 6;
+const SUBMISSION: u8 = 7;
 
 /// Accepts, decrypts and parses on a thread of its own.
 #[pyclass(frozen, module = "coco._native")]
@@ -40,6 +42,16 @@ fn tuple<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyTuple>> {
         Event::JsonRpc { id, body, freshness } => {
             let floor = freshness.floor.as_deref().map(bytes);
             (JSON_RPC, id, bytes(&body), floor, freshness.linearizable).into_pyobject(py)
+        }
+        Event::Submission {
+            id,
+            call,
+            method,
+            checked,
+            time,
+        } => {
+            let (method, found) = (String::from_utf8_lossy(&method), admitted(py, checked)?);
+            (SUBMISSION, id, method, bytes(&call), found, time.as_micros()).into_pyobject(py)
         }
         Event::Request { id, head, body } => {
             let headers = PyList::empty(py);
@@ -122,6 +134,16 @@ impl Front {
             .lock()
             .start(identity)
             .map_err(|error| NativeError::new("front.cannot_start", error.to_string()))?)
+    }
+
+    /// Check early what is handed in by `method`, as `chain` admits it.
+    fn check(&self, method: &str, chain: &Chain) {
+        self.lock().check(method.as_bytes().to_vec(), chain.check_of_one());
+    }
+
+    /// Submissions of this connection are checked early from now on.
+    fn check_early(&self, id: u64) {
+        self.lock().command(Command::CheckEarly(id));
     }
 
     /// Readable when `take` has something.

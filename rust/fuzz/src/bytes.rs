@@ -7,6 +7,7 @@
 use coco_core::consensus;
 use coco_core::evm::{SpecId, rlp, transaction};
 use coco_core::front::http::{HttpLimits, Reader, Refusal, Request, Step};
+use coco_core::front::submission;
 use coco_core::secret::Entry;
 use coco_core::store::{Domain, WriteSet};
 use libfuzzer_sys::fuzz_target;
@@ -67,7 +68,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((which, bytes)) = input.split_first() else {
         return;
     };
-    match which % 6 {
+    match which % 7 {
         0 => {
             if let Ok(item) = rlp::decode(bytes) {
                 assert_eq!(rlp::encode(&item), bytes, "only the canonical form is accepted");
@@ -87,6 +88,7 @@ fuzz_target!(|input: &[u8]| {
         2 => http(bytes),
         3 => write_set(bytes),
         4 => _ = consensus::is_message(bytes),
+        5 => _ = submission::read(bytes),
         _ => drop(Entry::parse(bytes)),
     }
 });

@@ -525,6 +525,7 @@ class EnclaveNode:
             for runtime in self.protocols.newly_served(self.replica.committed):
                 self.service_front.add(runtime)
                 self._application.serve(application_app(self, self.service_front))
+                self._application.check_early(runtime.adapter.early_checks())
                 self._control.log("adapter.served", {"at": self.replica.committed})
 
     @property
@@ -819,11 +820,14 @@ class EnclaveNode:
             on_error=self.unexpected,
             on_failure=self._ended,
             rpc=rpc.handle,
+            submitted=rpc.submitted,
             position=self._position_header,
             websocket=streams.serve,
             readable=self._readable,
         )
         self._application = listener
+        for runtime in self.protocols.served:
+            listener.check_early(runtime.adapter.early_checks())
         self._listen(listener, ask_client=True)
 
     async def _readable(self, floor: bytes | None, confirm: bool) -> None:
@@ -923,6 +927,7 @@ class EnclaveNode:
         """Where the time goes: counts, and microseconds of each stage."""
         return {
             "checked": self.submissions.checked,
+            "checked_early": self.submissions.checked_early,
             "check_us": self.submissions.check_us,
             **self.sequencer.stages,
         }

@@ -14,6 +14,7 @@ import secrets as randomness
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from coco import limits
@@ -46,7 +47,7 @@ class AdapterRuntime:
     #: Seqno of the entry that each of the newest transactions is in, committed or not.
     included: dict[bytes, int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The adapter's name."""
         return self.adapter.manifest().name

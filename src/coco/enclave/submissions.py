@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,6 +28,8 @@ from coco.errors import AccessError, BusyError, CocoError, RequestError
 
 Answer = Callable[[Envelope | CocoError], None]
 _Waiting = tuple[AdapterRuntime, bytes, Caller, Answer]
+#: A checked transaction, its bytes, and who waits for the pool's answer.
+_Checked = tuple[Envelope, bytes, Answer]
 
 #: Parts in which submissions that gathered are checked, and the least size of one. Few large parts cost less; many let
 #: the first be answered, and its client go on, while the others are checked.
@@ -86,12 +88,13 @@ class Submissions:
 
     def __init__(self, sequencer: Sequencer, links: Links, caller: Callable[[bytes | None], Caller]) -> None:
         self._sequencer, self._links, self._caller = sequencer, links, caller
+        self._loop = asyncio.get_running_loop()
         self._waiting: dict[tuple[int, int], list[_Waiting]] = {}
         #: The newest check of each adapter and caller.
         self._checks: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._count = 0
-        #: Transactions that were checked, and the microseconds that their checks took.
-        self.checked, self.check_us = 0, 0
+        #: Transactions that were checked, those of them that the door has checked, and what all checks took.
+        self.checked, self.checked_early, self.check_us = 0, 0, 0
         self._held: dict[bytes, _Held] = {}
         #: Nodes that forwarded what is in the pool.
         self._origins: dict[bytes, int] = {}
@@ -110,11 +113,9 @@ class Submissions:
 
     def add(self, runtime: AdapterRuntime, raw: bytes, caller: Caller, answer: Answer) -> None:
         """Queue one; ``answer`` gets its envelope once a primary has it in its pool, or the refusal."""
-        if caller.kind is not CallerKind.PARTICIPANT:
-            answer(AccessError("only participants may submit transactions", code="access.not_a_participant"))
-            return
-        if self._count >= limits.POOL_TRANSACTIONS_MAX or len(self._held) >= 2 * limits.POOL_TRANSACTIONS_MAX:
-            answer(BusyError("the node is full; try again later", code="pool.full"))
+        refusal = self._refuses(caller)
+        if refusal is not None:
+            answer(refusal)
             return
         self._count += 1
         key = id(runtime), id(caller)
@@ -122,66 +123,127 @@ class Submissions:
         waiting.append((runtime, raw, caller, answer))
         if len(waiting) == 1:
             # After everything that has arrived by now has been read: so submissions gather without waiting.
-            asyncio.get_running_loop().call_soon(self._check, key)
+            self._loop.call_soon(self._check, key)
+
+    def add_checked(
+        self,
+        runtime: AdapterRuntime,
+        caller: Caller,
+        checked: Sequence[tuple[tuple[Envelope, bytes] | CocoError, Answer]],
+        check_us: int,
+    ) -> None:
+        """The same for those that the door has checked, in so many microseconds."""
+        refusal = self._refuses(caller)
+        good: list[_Checked] = []
+        for one, answer in checked:
+            if refusal is not None:
+                answer(refusal)
+            elif isinstance(one, CocoError):
+                answer(one)
+            else:
+                good.append((*one, answer))
+        self.checked += len(checked)
+        self.checked_early += len(checked)
+        self.check_us += check_us
+        if not good:
+            return
+        self._count += len(good)
+        key = id(runtime), id(caller)
+        if key not in self._checks and self._sequencer.replica.is_primary:
+            self._enter(runtime, caller, good)
+        else:
+            self._after_others(key, partial(self._submit_after, runtime, caller, good))
+
+    def _refuses(self, caller: Caller) -> CocoError | None:
+        if caller.kind is not CallerKind.PARTICIPANT:
+            return AccessError("only participants may submit transactions", code="access.not_a_participant")
+        if self._count >= limits.POOL_TRANSACTIONS_MAX or len(self._held) >= 2 * limits.POOL_TRANSACTIONS_MAX:
+            return BusyError("the node is full; try again later", code="pool.full")
+        return None
 
     def _check(self, key: tuple[int, int]) -> None:
         waiting = self._waiting.pop(key)
         size = max(_PART_MIN, len(waiting) // _PARTS)
         for first in range(0, len(waiting), size):
-            batch = waiting[first : first + size]
-            task = asyncio.get_running_loop().create_task(self._admit(batch, self._checks.get(key)))
-            self._checks[key] = task
-            task.add_done_callback(partial(self._checked, key))
+            self._after_others(key, partial(self._admit, waiting[first : first + size]))
 
-    def _checked(self, key: tuple[int, int], task: asyncio.Task[None]) -> None:
+    def _after_others(
+        self, key: tuple[int, int], work: Callable[[asyncio.Task[None] | None], Coroutine[None, None, None]]
+    ) -> None:
+        """Begin work that knows the one before it: a client's transactions enter the pool as they came."""
+        task = self._loop.create_task(work(self._checks.get(key)))
+        self._checks[key] = task
+        task.add_done_callback(partial(self._done, key))
+
+    def _done(self, key: tuple[int, int], task: asyncio.Task[None]) -> None:
         if self._checks[key] is task:
             del self._checks[key]
 
     async def _admit(self, batch: list[_Waiting], before: asyncio.Task[None] | None) -> None:
         runtime, _, caller, _ = batch[0]
         raw = [one for _, one, _, _ in batch]
-        began = asyncio.get_running_loop().time()
+        began = self._loop.time()
         admitted = await _admitted(runtime, raw, caller)
         self.checked += len(batch)
-        self.check_us += int(1e6 * (asyncio.get_running_loop().time() - began))
-        if before is not None:
-            await before  # one client's transactions enter the pool in the order in which they came
-        good = [(one, data) for one, data in zip(admitted, raw, strict=True) if isinstance(one, Envelope)]
-        refusals = await self._submit(runtime, caller, good) if good else []
-        self._count -= len(batch)
-        following = iter(refusals)
-        for (_, _, _, answer), one in zip(batch, admitted, strict=True):
-            answer(one if isinstance(one, CocoError) else next(following) or one)
+        self.check_us += int(1e6 * (self._loop.time() - began))
+        good: list[_Checked] = []
+        for (_, data, _, answer), one in zip(batch, admitted, strict=True):
+            if isinstance(one, CocoError):
+                self._count -= 1
+                answer(one)
+            else:
+                good.append((one, data, answer))
+        await self._submit_after(runtime, caller, good, before)
 
-    async def _submit(
-        self, runtime: AdapterRuntime, caller: Caller, good: list[tuple[Envelope, bytes]]
-    ) -> list[CocoError | None]:
-        replica, loop = self._sequencer.replica, asyncio.get_running_loop()
-        again, deadline = False, loop.time() + limits.PEER_SECONDS_MAX
-        while True:
+    async def _submit_after(
+        self, runtime: AdapterRuntime, caller: Caller, good: list[_Checked], before: asyncio.Task[None] | None
+    ) -> None:
+        if before is not None:
+            await before
+        replica, again, deadline = self._sequencer.replica, False, self._loop.time() + limits.PEER_SECONDS_MAX
+        while good:
             if replica.is_primary:
-                refusals = self._accept(runtime, [envelope for envelope, _ in good], outlived=int(again))
-                break
+                self._enter(runtime, caller, good, again=again)
+                return
             try:
-                refusals = await self._forward(runtime, caller, [raw for _, raw in good], outlived=int(again))
+                refusals = await self._forward(runtime, caller, [raw for _, raw, _ in good], outlived=int(again))
                 break
             except CocoError as error:
-                if error.code not in _NO_PRIMARY or loop.time() > deadline:
+                if error.code not in _NO_PRIMARY or self._loop.time() > deadline:
                     refusals = [error] * len(good)
                     break
             # Whoever was asked may have taken them and died: from now on they may be known.
             again = True
             await asyncio.sleep(_NO_PRIMARY_S)
-        now, view = self._sequencer.clock.now_ms, replica.view
-        for (envelope, raw), refusal in zip(good, refusals, strict=True):
+        else:
+            return
+        self._entered(runtime, caller, good, refusals)
+
+    def _enter(self, runtime: AdapterRuntime, caller: Caller, good: list[_Checked], *, again: bool = False) -> None:
+        """Put checked transactions into this primary's pool."""
+        try:
+            refusals = self._accept(runtime, [envelope for envelope, _, _ in good], outlived=int(again))
+        except Exception:  # noqa: BLE001 - an adapter's failure is this batch's refusal, not the node's end (G3)
+            refusals = [_failed()] * len(good)
+        self._entered(runtime, caller, good, refusals)
+
+    def _entered(
+        self, runtime: AdapterRuntime, caller: Caller, good: list[_Checked], refusals: Sequence[CocoError | None]
+    ) -> None:
+        """Hold what a pool has taken, and answer."""
+        now, view = self._sequencer.clock.now_ms, self._sequencer.replica.view
+        self._count -= len(good)
+        for (envelope, raw, answer), refusal in zip(good, refusals, strict=True):
             if refusal is None and envelope.id not in runtime.included:
                 self._held[envelope.id] = _Held(runtime, envelope, raw, caller, now, view)
-        return refusals
+            answer(refusal or envelope)
 
     def _accept(
         self, runtime: AdapterRuntime, envelopes: Sequence[Envelope], *, outlived: int
     ) -> list[CocoError | None]:
         """Put envelopes into the pool; those that were sent before may be known, which is as good."""
+        if not outlived:
+            return self._sequencer.accept(runtime, envelopes)
         fresh = [one for one in envelopes if not (outlived and self._knows(runtime, one.id))]
         refusals = dict(zip((one.id for one in fresh), self._sequencer.accept(runtime, fresh), strict=True))
         if outlived > 1:
@@ -328,7 +390,11 @@ async def _admitted(runtime: AdapterRuntime, raw: list[bytes], caller: Caller) -
     try:
         return await runtime.adapter.admit(raw, caller)
     except Exception:  # noqa: BLE001 - an adapter's failure is this batch's refusal, not the node's end
-        return [AdapterError("the transaction could not be checked", code="adapter.failed")] * len(raw)
+        return [_failed()] * len(raw)
+
+
+def _failed() -> CocoError:
+    return AdapterError("the transaction could not be checked", code="adapter.failed")
 
 
 def _parts(held: list[_Held]) -> Iterator[list[_Held]]:

@@ -15,7 +15,8 @@ _HEAD_BYTES_MAX = 8192
 #: Numbers that only grow.
 _COUNTERS = frozenset(
     (
-        *("transactions", "batches", "signatures", "commits", "refused", "crashed", "unexpected", "checked"),
+        *("transactions", "batches", "signatures", "commits", "refused", "crashed", "unexpected"),
+        *("checked", "checked_early"),
         *("accepted", "bytes_in", "bytes_out"),
         *("check_us", "execute_us", "seal_us", "sign_us", "commit_us"),
     )

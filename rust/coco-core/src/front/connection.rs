@@ -55,6 +55,8 @@ pub(super) struct Connection {
     pub(super) blocked: bool,
     pub(super) watched: bool,
     pub(super) queued: bool,
+    /// The owner wants its submissions checked before it hears of them.
+    pub(super) checks_early: bool,
     tls: rustls::Connection,
     preamble: Vec<u8>,
     reader: Reader,
@@ -112,6 +114,7 @@ impl Connection {
             blocked: false,
             watched: false,
             queued: false,
+            checks_early: false,
             tls,
             preamble: Vec::new(),
             reader: Reader::new(limits.http),

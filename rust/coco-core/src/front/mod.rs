@@ -7,8 +7,10 @@
 
 mod connection;
 pub mod http;
+pub mod submission;
 mod tls;
 
+use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
@@ -24,12 +26,15 @@ use socket2::Socket;
 
 use connection::{Connection, Turn};
 use http::{Head, HttpLimits};
+use submission::{Check, Checked};
 pub use tls::{client_config, server_config};
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
 const SWEEP: Duration = Duration::from_millis(500);
 const ACCEPTS_PER_TURN: usize = 64;
+/// A check of a signature takes long enough for the owner to go on meanwhile with those before it.
+const CHECKS_PER_PUBLISHING: usize = 4;
 const INDEX_BITS: u32 = 32;
 
 /// What is spoken on a listener.
@@ -110,6 +115,19 @@ pub enum Event {
         /// What it says of how new its answer must be.
         freshness: Freshness,
     },
+    /// The same, of a connection whose submissions are checked early, with one transaction for a method that has a check.
+    Submission {
+        /// Connection, which waits for [`Command::Respond`].
+        id: u64,
+        /// The caller's name for the call, as JSON.
+        call: Vec<u8>,
+        /// Its method.
+        method: Vec<u8>,
+        /// The transaction.
+        checked: Checked,
+        /// What the check took.
+        time: Duration,
+    },
     /// Any other request.
     Request {
         /// Connection, which waits for [`Command::Respond`] or [`Command::Upgrade`].
@@ -153,6 +171,8 @@ pub enum Command {
     Upgrade(u64),
     /// The last [`Event::Data`] is taken.
     More(u64),
+    /// Submissions of this connection are checked early from now on.
+    CheckEarly(u64),
     /// End after what is written.
     Close(u64),
 }
@@ -161,6 +181,7 @@ pub enum Command {
 struct Inbox {
     commands: Vec<Command>,
     identity: Option<Identity>,
+    checks: Vec<(Vec<u8>, Check)>,
     stop: bool,
 }
 
@@ -231,6 +252,8 @@ impl Front {
             free: Vec::new(),
             ready: Vec::new(),
             events: Vec::new(),
+            checks: HashMap::new(),
+            checked: 0,
             accepting: true,
             open: 0,
             held: 0,
@@ -260,6 +283,12 @@ impl Front {
     /// Queue a command; it is carried out after [`Front::flush`].
     pub fn command(&self, command: Command) {
         lock(&self.shared.inbox).commands.push(command);
+    }
+
+    /// Check early what is handed in by `method`, from now on.
+    pub fn check(&self, method: Vec<u8>, check: Check) {
+        lock(&self.shared.inbox).checks.push((method, check));
+        self.flush();
     }
 
     /// Have the queued commands carried out.
@@ -298,6 +327,29 @@ fn publish(shared: &Shared, events: &mut Vec<Event>) {
     }
 }
 
+/// The submission that an event is, if it is one that is checked here.
+fn check(event: &Event, checks: &HashMap<Vec<u8>, Check>) -> Option<Event> {
+    let Event::JsonRpc { id, body, freshness } = event else {
+        return None;
+    };
+    let call = submission::read(body)?;
+    let check = checks.get(call.method)?;
+    // Who wants more than any answer waits for it before anything else.
+    if *freshness != Freshness::default() {
+        return None;
+    }
+    // A check that panics is made again where that becomes an error.
+    let began = Instant::now();
+    let checked = panic::catch_unwind(panic::AssertUnwindSafe(|| check(&call.raw))).ok()?;
+    Some(Event::Submission {
+        id: *id,
+        call: call.id.to_vec(),
+        method: call.method.to_vec(),
+        checked,
+        time: began.elapsed(),
+    })
+}
+
 struct Loop {
     poll: Poll,
     /// Of whatever family: a local one, loopback, or vsock.
@@ -310,6 +362,10 @@ struct Loop {
     free: Vec<usize>,
     ready: Vec<usize>,
     events: Vec<Event>,
+    /// What submissions are checked by, for each method.
+    checks: HashMap<Vec<u8>, Check>,
+    /// Checks since events were published.
+    checked: usize,
     accepting: bool,
     open: usize,
     held: usize,
@@ -341,8 +397,13 @@ impl Loop {
             if self.accepting {
                 self.accept(now);
             }
+            let mut stop = stop;
             for index in mem::take(&mut self.ready) {
                 self.serve(index, now);
+                if self.checked >= CHECKS_PER_PUBLISHING {
+                    self.publish();
+                    stop |= self.obey();
+                }
             }
             if stop {
                 return Ok(());
@@ -351,8 +412,13 @@ impl Loop {
                 self.sweep(now);
                 next_sweep = now + SWEEP;
             }
-            publish(&self.shared, &mut self.events);
+            self.publish();
         }
+    }
+
+    fn publish(&mut self) {
+        self.checked = 0;
+        publish(&self.shared, &mut self.events);
     }
 
     fn note(&mut self, index: usize, event: &mio::event::Event) {
@@ -378,11 +444,13 @@ impl Loop {
         if let Some(identity) = inbox.identity {
             self.identity = identity;
         }
+        self.checks.extend(inbox.checks);
         for command in inbox.commands {
             let (Command::Respond(id, ..)
             | Command::Write(id, _)
             | Command::Upgrade(id)
             | Command::More(id)
+            | Command::CheckEarly(id)
             | Command::Close(id)) = command;
             let index = (id & u64::from(u32::MAX)) as usize;
             let Some((_, Some(connection))) = self.slots.get_mut(index) else {
@@ -396,6 +464,7 @@ impl Loop {
                 Command::Write(_, data) => connection.write(&data),
                 Command::Upgrade(_) => connection.upgrade(),
                 Command::More(_) => connection.more(),
+                Command::CheckEarly(_) => connection.checks_early = true,
                 Command::Close(_) => connection.close(),
             }
             self.enqueue(index);
@@ -466,8 +535,17 @@ impl Loop {
         connection.queued = false;
         let before = connection.held();
         let others = self.held - before;
+        let first = self.events.len();
         let turn = connection.turn(&self.limits, now, others, &mut self.events);
         self.held = others + connection.held();
+        if connection.checks_early {
+            for event in &mut self.events[first..] {
+                if let Some(submission) = check(event, &self.checks) {
+                    *event = submission;
+                    self.checked += 1;
+                }
+            }
+        }
         let mut dead = turn == Turn::Dead;
         if !dead && connection.blocked != connection.watched {
             let interest = if connection.blocked {

@@ -19,12 +19,15 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coco._native import WriteSet
+from coco._native import Chain, WriteSet
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError
 from coco.ledger.position import Position
+
+if TYPE_CHECKING:
+    from coco._native import Admitted
 
 
 class RouteKind(Enum):
@@ -279,6 +282,16 @@ class LedgerAdapter(ABC):
         The same bytes of the same caller give the same id at every node: a backup forwards them to the primary.
         What takes long in it is awaited through ``services``.
         """
+
+    def early_checks(self) -> Mapping[str, Chain]:
+        """Methods of kind SUBMIT that hand in one raw transaction, and the chain of the extension that admits it while
+        the request is read: a short way for what is often. None as it stands.
+        """
+        return {}
+
+    def checked(self, found: Admitted) -> tuple[Envelope, bytes] | CocoError:
+        """What ``admit`` would have answered to what the extension has checked early, and the raw transaction."""
+        raise NotImplementedError("an adapter with early checks has an answer to them")
 
     @abstractmethod
     async def execute(

@@ -9,7 +9,7 @@ looked up in the current configuration on every request (G4).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -17,10 +17,11 @@ from urllib.parse import unquote
 
 import msgspec
 
-from coco._native import Front
-from coco.enclave.adapters.base import Caller
+from coco._native import Chain, Front
+from coco.enclave.adapters.base import Caller, CallerKind
 from coco.enclave.core import doors
 from coco.enclave.frontend.freshness import Freshness, Readable
+from coco.enclave.frontend.jsonrpc import EarlyCall
 from coco.enclave.frontend.websocket import WebSocketSession, accept_websocket
 from coco.errors import CocoError, NativeError
 
@@ -31,6 +32,8 @@ _status_lines = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in
 
 #: Serves one JSON-RPC body; the callback gets the reply, at once or later.
 RpcHandler = Callable[[bytes, Caller, Callable[[bytes], None]], None]
+#: Serves one caller's submissions by one method that the door has checked.
+SubmissionHandler = Callable[[str, Caller, list[EarlyCall]], None]
 AsgiApp = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
@@ -59,6 +62,7 @@ class Listener:
         on_error: Callable[[BaseException], None],
         on_failure: Callable[[BaseException], None],
         rpc: RpcHandler | None = None,
+        submitted: SubmissionHandler | None = None,
         position: Callable[[], bytes] = bytes,
         websocket: Callable[[WebSocketSession], Awaitable[None]] | None = None,
         readable: Readable | None = None,
@@ -66,6 +70,7 @@ class Listener:
         self._door, self._caller, self._app = door, caller, app
         self._on_error, self._on_failure = on_error, on_failure
         self._rpc, self._position, self._websocket = rpc, position, websocket
+        self._submitted = submitted
         self._freshness = Freshness(readable)
         self._loop = asyncio.get_running_loop()
         #: DER of each connection's client certificate.
@@ -88,6 +93,11 @@ class Listener:
                 self._door.close(connection)
         self._waker.soon()
 
+    def check_early(self, checks: Mapping[str, Chain]) -> None:
+        """Have the door check what participants hand in by these methods, before it is heard of here."""
+        for method, chain in checks.items():
+            self._door.check(method, chain)
+
     def serve(self, app: Any) -> None:
         """Serve other routes from now on."""
         self._app = app
@@ -106,33 +116,63 @@ class Listener:
     # --- events ---
 
     def _ready(self) -> None:
+        early: list[tuple[Any, ...]] = []
         for event in self._door.take():
             try:
-                if event[0] == doors.JSON_RPC:
-                    _, connection, body, floor, linearizable = event
-                    if floor is None and not linearizable and self._freshness.may_answer(connection):
-                        self._call(connection, body)
+                if event[0] == doors.SUBMISSION:
+                    connection = event[1]
+                    if self._freshness.may_answer(connection):
+                        early.append(event)
                     else:
-                        self._spawn(connection, self._call_when_readable(connection, body, floor, linearizable))
+                        call = partial(self._submit, [event])
+                        self._spawn(connection, self._call_when_readable(connection, call, None, False))
+                elif event[0] == doors.JSON_RPC:
+                    _, connection, body, floor, linearizable = event
+                    call = partial(self._call, connection, body)
+                    if floor is None and not linearizable and self._freshness.may_answer(connection):
+                        call()
+                    else:
+                        self._spawn(connection, self._call_when_readable(connection, call, floor, linearizable))
                 else:
                     self._handle(event)
             except Exception as error:  # noqa: BLE001 - no request may end the process; the text stays inside (H1)
                 self._on_error(error)
                 self._door.close(event[1])
                 self._waker.soon()
+        if early:
+            self._submit(early)
 
     def _call(self, connection: int, body: bytes) -> None:
         assert self._rpc is not None
         caller = self._caller(self._peers[connection])
         self._rpc(body, caller, partial(self._respond_json, connection))
 
-    async def _call_when_readable(self, connection: int, body: bytes, floor: bytes | None, linearizable: bool) -> None:
+    def _submit(self, events: list[tuple[Any, ...]]) -> None:
+        """Serve submissions that the door has checked: what came at the same time together."""
+        assert self._submitted is not None
+        calls: dict[tuple[str, int], tuple[Caller, list[EarlyCall]]] = {}
+        for _, connection, method, call, found, check_us in events:
+            caller = self._caller(self._peers[connection])
+            _, together = calls.setdefault((method, id(caller)), (caller, []))
+            together.append((call, found, check_us, partial(self._respond_json, connection)))
+        for (method, _), (caller, together) in calls.items():
+            try:
+                self._submitted(method, caller, together)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._on_error(error)
+                for _, connection, *_ in events:
+                    self._door.close(connection)
+                self._waker.soon()
+
+    async def _call_when_readable(
+        self, connection: int, call: Callable[[], None], floor: bytes | None, linearizable: bool
+    ) -> None:
         try:
             await self._confirm(connection, floor, linearizable)
         except CocoError as error:
             self._respond(connection, error.http_status, [], _JSON, error_body(error))
             return
-        self._call(connection, body)
+        call()
 
     async def _confirm(self, connection: int, floor: bytes | None, linearizable: bool) -> None:
         await self._freshness.wait(connection, floor, linearizable)
@@ -143,6 +183,10 @@ class Listener:
         kind, connection, *rest = event
         if kind == doors.OPENED:
             self._peers[connection], _ = rest
+            # Signatures are checked for those who may submit: nobody else gets so much of the door's time.
+            if self._submitted is not None and self._caller(rest[0]).kind is CallerKind.PARTICIPANT:
+                self._door.check_early(connection)
+                self._waker.soon()
         elif kind == doors.REQUEST:
             method, target, headers, body, upgrade = rest
             if upgrade:

@@ -1,7 +1,7 @@
 """JSON-RPC 2.0 over one body: parse, route to the adapter that has the method, answer in order.
 
 A call for an unknown method is an error in the reply (−32601), not in HTTP. Single submissions take a short way
-without a task of their own; they are admitted together in one call of the extension.
+without a task of their own; they are admitted together in one call of the extension, or by the door already.
 """
 
 from __future__ import annotations
@@ -9,15 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from coco import limits
-from coco.enclave.adapters.base import AdapterError, Caller, Envelope, Request, RouteKind
+from coco.enclave.adapters.base import AdapterError, Caller, Envelope, LedgerAdapter, Request, RouteKind
 from coco.enclave.frontend.service import Service
 from coco.enclave.sequencer import AdapterRuntime
 from coco.errors import AccessError, BusyError, CocoError, HostLiedError
+
+if TYPE_CHECKING:
+    from coco._native import Admitted
+
+#: A submission that the door has read and checked: its id as JSON, what was found and in which time, and what takes
+#: the reply.
+EarlyCall = tuple[bytes, "Admitted", int, Callable[[bytes], None]]
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601
 INTERNAL_ERROR, SERVER_ERROR = -32603, -32000
@@ -46,6 +53,31 @@ def _failure(identity: Any, code: int, message: str, stable: str) -> dict[str, A
         "id": identity,
         "error": {"code": code, "message": message, "data": {"code": stable}},
     }
+
+
+def _answer_submission(
+    adapter: LedgerAdapter,
+    request: Request,
+    identity: Any,
+    done: Callable[[dict[str, Any]], None],
+    answer: Envelope | CocoError,
+) -> None:
+    reply: dict[str, Any] = {"jsonrpc": "2.0", "id": identity}
+    if isinstance(answer, CocoError):
+        reply["error"] = error_object(answer)
+    else:
+        reply["result"] = adapter.accepted(request, [answer]).value
+    done(reply)
+
+
+def _answer_early(
+    adapter: LedgerAdapter,
+    request: Request,
+    call: bytes,
+    reply: Callable[[bytes], None],
+    answer: Envelope | CocoError,
+) -> None:
+    _answer_submission(adapter, request, msgspec.Raw(call), lambda document: reply(_encode(document)), answer)
 
 
 class JsonRpc:
@@ -105,22 +137,27 @@ class JsonRpc:
         self, runtime: AdapterRuntime, document: dict[str, Any], caller: Caller, done: Callable[[dict[str, Any]], None]
     ) -> None:
         params = document.get("params")
-        request, adapter = Request(document["method"], params if params is not None else []), runtime.adapter
-
-        def settled(answer: Envelope | CocoError) -> None:
-            reply: dict[str, Any] = {"jsonrpc": "2.0", "id": document.get("id")}
-            if isinstance(answer, CocoError):
-                reply["error"] = error_object(answer)
-            else:
-                reply["result"] = adapter.accepted(request, [answer]).value
-            done(reply)
-
+        request = Request(document["method"], params if params is not None else [])
+        settled = partial(_answer_submission, runtime.adapter, request, document.get("id"), done)
         try:
-            (raw,) = adapter.parse_submission(request)
+            (raw,) = runtime.adapter.parse_submission(request)
         except CocoError as error:
             settled(error)
             return
         self._service.submissions.add(runtime, raw, caller, settled)
+
+    def submitted(self, method: str, caller: Caller, calls: list[EarlyCall]) -> None:
+        """Serve one caller's submissions by one method, which the door has read and checked."""
+        route = self._service.rpc_route(method)
+        assert route is not None, "the door checks only what an adapter has asked for"
+        runtime, _ = route
+        adapter, request = runtime.adapter, Request(method, ())
+        checked = [
+            (adapter.checked(found), partial(_answer_early, adapter, request, call, reply))
+            for call, found, _, reply in calls
+        ]
+        check_us = sum(spent for _, _, spent, _ in calls)
+        self._service.submissions.add_checked(runtime, caller, checked, check_us)
 
     async def call(self, document: Any, caller: Caller) -> dict[str, Any]:
         """Serve one call; its answer."""

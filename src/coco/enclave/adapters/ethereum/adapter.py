@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from coco._native import Block, Chain, WriteSet
-from coco._native import Envelope as Transaction
 from coco.enclave.adapters.base import (
     AdapterError,
     BlockContext,
@@ -42,6 +41,9 @@ from coco.enclave.adapters.ethereum.policy import NonceOrder
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, ConfigurationError, LedgerError
 from coco.ledger.position import Position
+
+if TYPE_CHECKING:
+    from coco._native import Admitted
 
 _SINGLETON = bytes(8)
 _BLOCKS_CACHED = 512
@@ -126,13 +128,20 @@ class EthereumAdapter(LedgerAdapter):
 
     async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
         """Decode, check and recover senders, in the extension and without the GIL."""
-        admitted = await self.services.run_background(self.chain.admit, raw)
-        return [
-            Envelope(one.hash, one, one.size, one.sender, one.nonce)
-            if isinstance(one, Transaction)
-            else AdapterError(one[1], code=one[0], rpc_code=-32000)
-            for one in admitted
-        ]
+        admitted = [self.checked(one) for one in await self.services.run_background(self.chain.admit, raw)]
+        return [one if isinstance(one, CocoError) else one[0] for one in admitted]
+
+    def early_checks(self) -> Mapping[str, Chain]:
+        """``eth_sendRawTransaction``: what wallets send one by one."""
+        return {"eth_sendRawTransaction": self.chain}
+
+    def checked(self, found: Admitted) -> tuple[Envelope, bytes] | CocoError:
+        """An envelope whose lane is the sender, or the refusal."""
+        if len(found) == 2:
+            code, text = found
+            return AdapterError(text, code=code, rpc_code=-32000)
+        transaction, identity, sender, nonce, raw = found
+        return Envelope(identity, transaction, len(raw), sender, nonce), raw
 
     async def execute(
         self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
