@@ -1,6 +1,7 @@
 """Types of the extension. Errors are :mod:`coco.errors` with the codes that each entry names; bytes are copies.
 
-Every call that works on a batch releases the GIL; a panic inside becomes ``native.panic``.
+Every call that works on a batch releases the GIL; a panic inside becomes ``native.panic``, too much memory
+``native.out_of_memory``.
 """
 
 from collections.abc import Sequence
@@ -426,4 +427,16 @@ def rlp_decode(data: bytes) -> Any: ...
 def rlp_encode(value: Any) -> bytes: ...
 def check_transaction(raw: bytes, fork_name: str, chain_id: int) -> tuple[bytes, bytes, int]: ...
 def panic_for_test() -> None: ...
+def limit_memory(call: int, spare: int) -> None:
+    """Bytes that a guarded call may take, and bytes kept for what must not fail; the first reserve counts."""
+
+def exhaust_for_test(after: int) -> int:
+    """Have the allocation after so many others fail, of those in guarded calls, on any thread; 0 calls that off.
+
+    Returns how many were still to come: 0 when the one that was asked for has failed.
+    """
+
+#: Whether memory that a call has not got ends that call; otherwise it ends the process (docs/adr/0009).
+CATCHES_EXHAUSTION: bool
+
 def benchmark_store(count: int) -> tuple[float, float]: ...

@@ -31,6 +31,10 @@ SNAPSHOT_PARTS_MAX: Final = 1 << 20
 BATCH_BYTES_SOFT: Final = 128 * KIB
 #: Transactions of one batch.
 BATCH_TRANSACTIONS_MAX: Final = 2000
+#: Memory that one call of the extension may take, whose work clients choose: a block, a query, a check, a request.
+CALL_MEMORY_BYTES_MAX: Final = 256 * MIB
+#: Kept for what must not fail when there is no memory left: several of the largest entries.
+SPARE_MEMORY_BYTES: Final = 64 * MIB
 #: Entries after which a signature is due at once.
 UNSIGNED_ENTRIES_MAX: Final = 100
 

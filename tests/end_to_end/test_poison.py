@@ -1,11 +1,16 @@
-"""G3: a transaction that ends whoever executes it does not take the network with it."""
+"""G3: a transaction that ends whoever executes it does not take the network with it; memory that is not there ends a call
+and no node.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import random
 
-from network import ROOT, Several, run
+from eth_account import Account
+from network import ADAPTERS, ROOT, Several, run
 
 from coco.errors import CocoError
 
@@ -44,6 +49,75 @@ def test_G3_what_ends_its_primaries_is_not_executed_where_that_would_lose_the_ma
             with contextlib.suppress(asyncio.CancelledError, CocoError):
                 await bomb
         finally:
+            await network.stop()
+
+    run(story())
+
+
+async def call(client, method, *params):
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
+    answer = json.loads((await client.request("POST", "/", body)).body)
+    return answer.get("result"), answer.get("error")
+
+
+async def pay(network, node, account, until):
+    """Payments of one account, one after another; how many have a receipt."""
+    client, nonce = network.client(node, "application"), 0
+    fields = {"to": "0x" + "46" * 20, "value": 0, "gas": 21_000, "chainId": 2017}
+    while not until.is_set():
+        fees = {"maxFeePerGas": 0, "maxPriorityFeePerGas": 0}
+        raw = account.sign_transaction({**fields, **fees, "nonce": nonce}).raw_transaction
+        with contextlib.suppress(CocoError, OSError):
+            receipt, error = await call(client, "eth_sendRawTransactionSync", "0x" + raw.hex())
+            if receipt:
+                nonce += 1
+            elif "nonce too low" in error["message"]:
+                nonce += 1  # its answer was lost, it was not
+            else:
+                assert error["data"]["code"], error
+            await call(client, "eth_call", {"to": "0x" + "46" * 20}, "latest")
+    return nonce
+
+
+def test_G3_memory_that_is_not_there_ends_calls_and_no_node(tmp_path):
+    async def story() -> None:
+        adapters = {**ADAPTERS, "kv": "exhaustion:adapter"}
+        chain = {"chain_id": 2017, "fork": "osaka", "fees": {"policy": "free"}}
+        network = Several(tmp_path / "network", adapters={"kv": {}, "ethereum": chain})
+        chance, over = random.Random(7), asyncio.Event()
+        try:
+            for _ in range(3):
+                await network.start(adapters=adapters, extra_path=OPTIONS["extra_path"])
+            await network.voters(network.nodes[0], 3)
+            accounts = [Account.from_key(f"0x{number + 1:064x}") for number in range(3)]
+            payers = [
+                asyncio.ensure_future(pay(network, node, account, over))
+                for node, account in zip(network.nodes, accounts, strict=True)
+            ]
+            refused = 0
+            for turn in range(120):
+                client = network.client(network.nodes[turn % 3], "application")
+                value = b"exhaust %d" % int(10 ** chance.uniform(0, 3.5))
+                with contextlib.suppress(CocoError, OSError):
+                    answer = await client.request("PUT", f"/kv/key{turn}", value)
+                    refused += answer.status != 201
+                await client.close()
+                assert not any(node.ended.done() for node in network.nodes), network.log[-3:]
+            for node in network.nodes:
+                calm = network.client(node, "application")
+                with contextlib.suppress(CocoError):
+                    await calm.request("PUT", "/kv/calm", b"exhaust 0")
+            over.set()
+            paid = await asyncio.gather(*payers)
+            assert refused > 5 and min(paid) > 5, (refused, paid)
+            for node in network.nodes:
+                client = network.client(node, "application")
+                for account, nonce in zip(accounts, paid, strict=True):
+                    known, _ = await call(client, "eth_getTransactionCount", account.address, "latest")
+                    assert int(known, 16) >= nonce, "what had a receipt is there"
+            assert len(await network.voters(network.nodes[0], 3)) == 3
+        finally:
+            over.set()
             await network.stop()
 
     run(story())

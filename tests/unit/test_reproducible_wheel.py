@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-COPIED = ("src", "rust", "scripts", "pyproject.toml", "requirements.lock", "README.md", "LICENSE")
+COPIED = (".cargo", "src", "rust", "scripts", "pyproject.toml", "requirements.lock", "README.md", "LICENSE")
 
 _QUICK = {
     f"CARGO_PROFILE_RELEASE_{name}": value

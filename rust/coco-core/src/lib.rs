@@ -2,9 +2,12 @@
 //!
 //! This crate knows nothing of Python and decides no policy; `coco-native` binds it.
 
+#![cfg_attr(catches_exhaustion, feature(alloc_error_hook))]
+
 pub mod consensus;
 pub mod evm;
 pub mod front;
+pub mod memory;
 pub mod merkle;
 pub mod relay;
 pub mod secret;

@@ -19,6 +19,8 @@ use mio::net::{TcpListener, TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use socket2::{SockAddr, Socket, Type};
 
+use crate::memory;
+
 const BUFFER_BYTES: usize = 64 * 1024;
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
@@ -251,8 +253,10 @@ impl Loop {
             self.take_dialled();
             self.dial_waiting();
             for _ in 0..self.ready.len() {
-                if let Some(number) = self.ready.pop_front() {
-                    self.serve(number);
+                if let Some(number) = self.ready.pop_front()
+                    && memory::within(|| self.serve(number)).is_err()
+                {
+                    self.close(number);
                 }
             }
         }

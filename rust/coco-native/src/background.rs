@@ -7,10 +7,10 @@ use std::io::{Read, Write};
 use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use coco_core::memory;
 use pyo3::prelude::*;
 
 use crate::errors::NativeError;
@@ -52,9 +52,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn work(jobs: &Receiver<(u64, Job)>, done: &Done) {
     while let Ok((ticket, job)) = jobs.recv() {
-        let finish = catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| {
-            Box::new(|_| Err(NativeError::new("native.panic", "a native call failed; nothing was changed").into()))
-        });
+        let finish =
+            memory::within(job).unwrap_or_else(|failure| Box::new(move |_| Err(NativeError::from(failure).into())));
         let mut finished = lock(&done.finished);
         finished.push((ticket, finish));
         if finished.len() == 1 {

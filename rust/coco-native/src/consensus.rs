@@ -1,10 +1,10 @@
 //! The consensus engine for its driver in Python.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
 use coco_core::consensus as core;
 use coco_core::consensus::{Change, ConsensusError, Outgoing, Promise, Settings, Slot, Start};
+use coco_core::memory;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
@@ -40,7 +40,7 @@ impl Engine {
         let broken = || NativeError::new("native.panic", "the consensus engine failed");
         let mut guard = self.engine.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut engine = guard.take().ok_or_else(broken)?;
-        let done = catch_unwind(AssertUnwindSafe(|| work(&mut engine)));
+        let done = memory::unlimited(|| work(&mut engine));
         let result = done.map_err(|_| broken())?;
         *guard = Some(engine);
         Ok(result.map_err(NativeError::from)?)

@@ -1,9 +1,8 @@
 //! One place where Rust errors become Python's.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use coco_core::evm::block::BlockError;
 use coco_core::evm::query::QueryError;
+use coco_core::memory::{self, Failure};
 use coco_core::secret::SecretError;
 use coco_core::store::StoreError;
 use pyo3::prelude::*;
@@ -89,13 +88,40 @@ impl From<NativeError> for PyErr {
     }
 }
 
-/// Run without the GIL; a panic becomes the error `native.panic`, its text stays inside (H1).
-pub fn guarded<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T, NativeError> + Send) -> PyResult<T> {
-    let done = py.detach(|| catch_unwind(AssertUnwindSafe(work)));
-    match done {
-        Ok(result) => result.map_err(PyErr::from),
-        Err(_) => Err(NativeError::new("native.panic", "a native call failed; nothing was changed").into()),
+impl From<Failure> for NativeError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Exhausted => Self::new("native.out_of_memory", "a native call took too much memory"),
+            // What it said stays inside (H1).
+            Failure::Panicked => Self::new("native.panic", "a native call failed; nothing was changed"),
+        }
     }
+}
+
+/// Run without the GIL and with the budget of a call. A panic becomes the error `native.panic`, too much memory
+/// `native.out_of_memory` (G3).
+pub fn guarded<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T, NativeError> + Send) -> PyResult<T> {
+    Ok(py.detach(|| memory::within(work)).map_err(NativeError::from)??)
+}
+
+/// The same without a budget, for what must not end half way: it changes the ledger, the store or the trie, and is
+/// bounded otherwise.
+pub fn whole<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T, NativeError> + Send) -> PyResult<T> {
+    Ok(py.detach(|| memory::unlimited(work)).map_err(NativeError::from)??)
+}
+
+/// How much a call may take, and how much is kept for what must not fail, in bytes.
+#[pyfunction]
+pub fn limit_memory(call: usize, spare: usize) {
+    memory::limit_calls(call);
+    memory::keep_spare(spare);
+}
+
+/// Have the allocation after so many others fail, of those within budgets, on any thread; 0 calls that off. Returns how
+/// many were still to come.
+#[pyfunction]
+pub fn exhaust_for_test(after: u64) -> u64 {
+    memory::exhaust_for_test(after)
 }
 
 /// Panics on purpose, so that a test can show that no panic ends the process.

@@ -17,7 +17,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use revm::context_interface::transaction::{Authorization, SignedAuthorization};
 
 use crate::background::Background;
-use crate::errors::{NativeError, guarded};
+use crate::errors::{NativeError, guarded, whole};
 use crate::store::{Transaction, WriteSet};
 
 fn argument(text: impl ToString) -> NativeError {
@@ -235,7 +235,7 @@ impl Block {
 impl Block {
     #[staticmethod]
     fn decode(py: Python<'_>, record: &[u8]) -> PyResult<Self> {
-        let block = guarded(py, || Ok(core::Block::decode_record(record)?))?;
+        let block = whole(py, || Ok(core::Block::decode_record(record)?))?;
         Ok(Self { block: Arc::new(block) })
     }
 
@@ -623,7 +623,7 @@ impl Chain {
             beneficiary: Address::ZERO,
             extra_data: extra_data.into(),
         };
-        let block = guarded(py, || {
+        let block = whole(py, || {
             let (mut inner, mut derived) = (transaction.lock(), self.lock());
             let trie = &mut derived.trie;
             let (block, former) = core::genesis(&self.config, &all, &context, &mut inner, trie, self.cache.clone())?;
@@ -691,7 +691,7 @@ impl Chain {
         writes: &WriteSet,
         number: u64,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let root = guarded(py, || {
+        let root = whole(py, || {
             let (mut inner, mut derived) = (transaction.lock(), self.whole()?);
             derived.whole = false;
             let mut state = State::new(&mut inner, self.cache.clone())?;
@@ -714,7 +714,7 @@ impl Chain {
 
     /// Undo the trie of every block above `number`.
     fn roll_back(&self, py: Python<'_>, number: u64) -> PyResult<()> {
-        guarded(py, || {
+        whole(py, || {
             let mut derived = self.whole()?;
             while derived.former.back().is_some_and(|(block, _)| *block > number) {
                 if let Some((_, former)) = derived.former.pop_back() {
@@ -727,7 +727,7 @@ impl Chain {
 
     /// Build the trie anew from the tables; returns the state root.
     fn rebuild<'py>(&self, py: Python<'py>, transaction: &Transaction) -> PyResult<Bound<'py, PyBytes>> {
-        let root = guarded(py, || {
+        let root = whole(py, || {
             let mut trie = StateTrie::rebuild(&mut transaction.lock())?;
             let root = trie.root();
             *self.lock() = Derived {

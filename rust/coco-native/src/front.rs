@@ -21,6 +21,7 @@ const PRESSURE: u8 = 4;
 const CLOSED: u8 = 5;
 const FAILED: u8 = 6;
 const SUBMISSION: u8 = 7;
+const NOT_OPENED: u8 = 8;
 
 /// Accepts, decrypts and parses on a thread of its own.
 #[pyclass(frozen, module = "coco._native")]
@@ -64,6 +65,7 @@ fn tuple<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyTuple>> {
         Event::Data { id, bytes: data } => (DATA, id, bytes(&data)).into_pyobject(py),
         Event::Pressure { id, pressed } => (PRESSURE, id, pressed).into_pyobject(py),
         Event::Closed { id } => (CLOSED, id).into_pyobject(py),
+        Event::NotOpened { dial } => (NOT_OPENED, dial).into_pyobject(py),
         Event::Failed => (FAILED, 0).into_pyobject(py),
     }
 }

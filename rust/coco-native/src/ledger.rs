@@ -8,7 +8,7 @@ use coco_core::store::Domain;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::errors::{NativeError, guarded};
+use crate::errors::{NativeError, guarded, whole};
 use crate::store::WriteSet;
 
 fn hash(value: &[u8], what: &str) -> PyResult<[u8; 32]> {
@@ -142,7 +142,7 @@ impl LedgerSecret {
 
     /// The write set of a sealed entry; fails unless this secret sealed it.
     fn open(&self, py: Python<'_>, entry: &[u8]) -> PyResult<WriteSet> {
-        guarded(py, || {
+        whole(py, || {
             let parsed = core::Entry::parse(entry)?;
             let private = self.secret.open(&parsed)?;
             let mut inner = coco_core::store::WriteSet::default();
@@ -168,12 +168,12 @@ impl SnapshotCipher {
 #[pymethods]
 impl SnapshotCipher {
     fn seal<'py>(&self, py: Python<'py>, text: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-        let sealed = guarded(py, || Ok(self.lock().seal(text)?))?;
+        let sealed = whole(py, || Ok(self.lock().seal(text)?))?;
         Ok(PyBytes::new(py, &sealed))
     }
 
     fn open<'py>(&self, py: Python<'py>, sealed: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-        let text = guarded(py, || Ok(self.lock().open(sealed)?))?;
+        let text = whole(py, || Ok(self.lock().open(sealed)?))?;
         Ok(PyBytes::new(py, &text))
     }
 
@@ -284,7 +284,7 @@ impl Sealer {
         writes: &WriteSet,
     ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
         let claims = hash(claims_digest, "a claims digest")?;
-        let sealed = guarded(py, || {
+        let sealed = whole(py, || {
             let public = writes.inner.encode(Domain::Public);
             let private = writes.inner.encode(Domain::Private);
             let mut sealer = self.sealer.lock().unwrap_or_else(|_| std::process::abort());

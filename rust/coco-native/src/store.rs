@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
-use crate::errors::{NativeError, guarded};
+use crate::errors::{NativeError, guarded, whole};
 
 /// Rows of a snapshot, and the table and key to go on after.
 type Piece<'py> = (WriteSet, Option<(String, Bound<'py, PyBytes>)>);
@@ -137,7 +137,7 @@ impl Store {
     }
 
     fn apply(&self, py: Python<'_>, version: u64, writes: &WriteSet) -> PyResult<()> {
-        guarded(py, || Ok(self.write().apply(version, &writes.inner)?))
+        whole(py, || Ok(self.write().apply(version, &writes.inner)?))
     }
 
     fn commit(&self, version: u64) -> PyResult<()> {
@@ -145,11 +145,11 @@ impl Store {
     }
 
     fn roll_back(&self, py: Python<'_>, version: u64) -> PyResult<()> {
-        guarded(py, || Ok(self.write().roll_back(version)?))
+        whole(py, || Ok(self.write().roll_back(version)?))
     }
 
     fn prune(&self, py: Python<'_>, oldest: u64) -> PyResult<()> {
-        guarded(py, || Ok(self.write().prune(oldest)?))
+        whole(py, || Ok(self.write().prune(oldest)?))
     }
 
     /// Log rows of which only the place is in memory.
@@ -158,12 +158,12 @@ impl Store {
     }
 
     fn spill<'py>(&self, py: Python<'py>) -> PyResult<(u64, u32, Vec<Bound<'py, PyBytes>>)> {
-        let blocks = guarded(py, || Ok(self.write().spill()?))?;
+        let blocks = whole(py, || Ok(self.write().spill()?))?;
         Ok(sealed_blocks(py, blocks))
     }
 
     fn forget_spilled(&self, py: Python<'_>) -> PyResult<()> {
-        guarded(py, || {
+        whole(py, || {
             self.write().forget_spilled();
             Ok(())
         })
@@ -194,7 +194,7 @@ impl Store {
     }
 
     fn merge_take<'py>(&self, py: Python<'py>, sealed: &[u8]) -> PyResult<(u64, u32, Vec<Bound<'py, PyBytes>>)> {
-        let blocks = guarded(py, || Ok(self.write().merge_take(sealed)?))?;
+        let blocks = whole(py, || Ok(self.write().merge_take(sealed)?))?;
         Ok(sealed_blocks(py, blocks))
     }
 
@@ -227,7 +227,7 @@ impl Store {
     }
 
     fn load(&self, py: Python<'_>, version: u64, piece: &WriteSet) -> PyResult<()> {
-        guarded(py, || Ok(self.write().load(version, &piece.inner)?))
+        whole(py, || Ok(self.write().load(version, &piece.inner)?))
     }
 
     fn unload(&self) -> PyResult<()> {
@@ -235,7 +235,7 @@ impl Store {
     }
 
     fn note_places(&self, py: Python<'_>, version: u64, writes: &WriteSet) -> PyResult<()> {
-        guarded(py, || Ok(self.write().note_places(version, &writes.inner)?))
+        whole(py, || Ok(self.write().note_places(version, &writes.inner)?))
     }
 
     fn begin_at(&self, version: u64) -> PyResult<()> {

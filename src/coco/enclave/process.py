@@ -15,7 +15,8 @@ import uvloop
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from coco._native import Background, Front, LedgerSecret, WriteSet
+from coco import limits
+from coco._native import Background, Front, LedgerSecret, WriteSet, limit_memory
 from coco.attestation.evidence import VIRTUAL
 from coco.attestation.verified import SGX
 from coco.channel import messages
@@ -97,6 +98,7 @@ def run(sockets: dict[str, int], paths: list[str], *, adapters: str, platform: s
     diagnosis = os.dup(2)
     try:
         factories = _factories(adapters)
+        limit_memory(limits.CALL_MEMORY_BYTES_MAX, limits.SPARE_MEMORY_BYTES)
         if platform not in (VIRTUAL, SGX):
             attester.mix(platform)
         _preload()

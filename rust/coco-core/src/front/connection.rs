@@ -139,6 +139,11 @@ impl Connection {
         !matches!(self.phase, Phase::Preamble | Phase::Handshake)
     }
 
+    /// Number of the dial, of a connection that was dialled.
+    pub(super) fn dial(&self) -> Option<u64> {
+        self.preamble.as_slice().try_into().ok().map(u64::from_be_bytes)
+    }
+
     /// Bytes of requests that it holds.
     pub(super) fn held(&self) -> usize {
         self.reader.held()
@@ -328,7 +333,7 @@ impl Connection {
             events.push(Event::Opened {
                 id: self.id,
                 peer: peer.map(|chain| chain.iter().take(shown).flat_map(|one| one.to_vec()).collect()),
-                dial: self.preamble.as_slice().try_into().ok().map(u64::from_be_bytes),
+                dial: self.dial(),
             });
         }
         if self.busy || self.closing || self.pressed {

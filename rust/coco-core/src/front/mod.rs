@@ -24,6 +24,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rustls::{ClientConfig, ServerConfig};
 use socket2::Socket;
 
+use crate::memory;
 use connection::{Connection, Turn};
 use http::{Head, HttpLimits};
 use submission::{Check, Checked};
@@ -155,6 +156,11 @@ pub enum Event {
     Closed {
         /// Connection.
         id: u64,
+    },
+    /// A connection that was dialled is gone before its handshake was done.
+    NotOpened {
+        /// Number of the dial.
+        dial: u64,
     },
     /// The thread has failed; nothing comes any more.
     Failed,
@@ -338,9 +344,9 @@ fn check(event: &Event, checks: &HashMap<Vec<u8>, Check>) -> Option<Event> {
     if *freshness != Freshness::default() {
         return None;
     }
-    // A check that panics is made again where that becomes an error.
+    // A check that fails is made again where that becomes an error.
     let began = Instant::now();
-    let checked = panic::catch_unwind(panic::AssertUnwindSafe(|| check(&call.raw))).ok()?;
+    let checked = memory::within(|| check(&call.raw)).ok()?;
     Some(Event::Submission {
         id: *id,
         call: call.id.to_vec(),
@@ -399,7 +405,11 @@ impl Loop {
             }
             let mut stop = stop;
             for index in mem::take(&mut self.ready) {
-                self.serve(index, now);
+                if memory::within(|| self.serve(index, now)).is_err() {
+                    // What one connection brings ends that connection at most (G3).
+                    self.count_held();
+                    self.drop_connection(index);
+                }
                 if self.checked >= CHECKS_PER_PUBLISHING {
                     self.publish();
                     stop |= self.obey();
@@ -566,6 +576,11 @@ impl Loop {
         }
     }
 
+    fn count_held(&mut self) {
+        let open = self.slots.iter().filter_map(|(_, slot)| slot.as_ref());
+        self.held = open.map(|connection| connection.held()).sum();
+    }
+
     fn sweep(&mut self, now: Instant) {
         self.accepting = true;
         for index in 0..self.slots.len() {
@@ -584,6 +599,8 @@ impl Loop {
             self.held -= connection.held();
             if connection.is_open() {
                 self.events.push(Event::Closed { id: connection.id });
+            } else if let Some(dial) = connection.dial() {
+                self.events.push(Event::NotOpened { dial });
             }
             // Deregistering first keeps a stale event from whoever gets the index next.
             drop(self.poll.registry().deregister(&mut connection.stream));

@@ -113,7 +113,9 @@ impl<'a> Rest<'a> {
         self.sign(b'[')?;
         let digits = self.text()?.strip_prefix(b"0x")?;
         self.sign(b']')?;
-        alloy_primitives::hex::decode(digits).ok()
+        // The decoder takes another prefix.
+        let plain = digits.iter().all(u8::is_ascii_hexdigit);
+        plain.then(|| alloy_primitives::hex::decode(digits).ok())?
     }
 }
 
