@@ -365,6 +365,41 @@ def test_garbage_is_no_frame(data):
             assert error.code == "peers.malformed"
 
 
+def test_a_dial_that_ends_in_its_handshake_is_known_at_once(network, tmp_path):
+    async def story(hosts: Hosts) -> None:
+        one = hosts.node(1)
+
+        async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.close()
+
+        async with await asyncio.start_unix_server(cut, str(tmp_path / "broken-peers")):
+            hosts.really = {"n2": "broken"}
+            assert one.to(2) is None and one._dialling
+            await hosts.gives_up(lambda: not one._dialling)
+            assert not one._dialling and not one._peers, "long before its time is over"
+        hosts.really = {}
+        hosts.node(2)
+        await hosts.until(lambda: one.to(2))
+
+    network(story)
+
+
+def test_who_lost_a_link_is_told_whose_it_was(network):
+    async def story(hosts: Hosts) -> None:
+        one, two = hosts.node(1), hosts.node(2)
+        lost: list[tuple[int, int]] = []
+        one.on_lost = lambda node: lost.append((1, node))
+        two.on_lost = lambda node: lost.append((2, node))
+        link = await hosts.until(lambda: one.to(2))
+        await link.ask("question", b"", timeout_s=10)
+        link.close()
+        await hosts.until(lambda: len(lost) == 2)
+        assert sorted(lost) == [(1, 2), (2, 1)]
+
+    network(story)
+
+
 def test_a_connection_that_never_becomes_a_link_is_given_up_and_dialled_anew(network, monkeypatch):
     monkeypatch.setattr(limits, "PEER_SECONDS_MAX", 0.3)
 

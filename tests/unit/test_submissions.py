@@ -50,7 +50,7 @@ class Node:
         )
         #: The node that this one takes for the primary.
         self.peer: Node | None = None
-        links: Any = SimpleNamespace(tell=lambda *message: None)
+        links: Any = SimpleNamespace(tell=lambda *message: True)
         self.submissions = Submissions(sequencer, links, lambda certificate: CALLERS[certificate or b""])
         self._sequencer = sequencer
 
@@ -263,6 +263,48 @@ def test_what_the_former_primary_took_is_not_taken_twice(monkeypatch):
         backup.submit(b"a")
         await backup.answered(1)
         assert isinstance(backup.answers[b"a"], Envelope) and primary.pooled == [b"a"]
+
+    network(story)
+
+
+def test_word_of_a_fate_may_overtake_the_answer():
+    async def story(backup: Node, primary: Node) -> None:
+        serve = primary.submissions.serve
+
+        async def serve_and_drop(sender: int, kind: str, body: bytes) -> bytes:
+            answer = await serve(sender, kind, body)
+            backup._resolve(backup.runtime, b"a", "too much")
+            return answer
+
+        primary.submissions.serve = serve_and_drop
+        backup.submit(b"a", b"b")
+        await backup.answered(2)
+        assert backup.answers[b"a"].code == "node.dropped" and "too much" in str(backup.answers[b"a"])
+        assert list(backup.submissions._held) == [b"b"]
+        # Whoever submits it anew gets another chance.
+        primary.submissions.serve, backup.answers = serve, {}
+        backup.submit(b"a")
+        await backup.answered(1)
+        assert isinstance(backup.answers[b"a"], Envelope)
+
+    network(story)
+
+
+def test_what_a_lost_link_may_have_said_is_asked_again():
+    async def story(backup: Node, primary: Node) -> None:
+        backup.submit(b"a", b"b", b"c")
+        await backup.answered(3)
+        # The primary drops one, and its word is lost; another one is not in its pool for some reason.
+        primary._resolve(primary.runtime, b"a", "too much")
+        primary.pooled.remove(b"c")
+        backup.submissions.link_lost(5)
+        await asyncio.sleep(0.01)
+        assert backup.outcomes == {}, "another node's link"
+        backup.submissions.link_lost(backup.replica.primary)
+        await asyncio.sleep(0.1)
+        assert backup.outcomes == {b"a": "too much"}
+        assert primary.pooled == [b"a", b"b", b"c"], "nothing twice"
+        assert {one.outlived for one in backup.submissions._held.values()} == {0}, "no primary has ended"
 
     network(story)
 

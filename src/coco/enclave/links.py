@@ -257,6 +257,8 @@ class Links:
         #: Whose an engine id is, in the configuration of this moment.
         self.node_id: Callable[[int], str | None] = lambda node: None
         self.on_tell: Callable[[int, str, bytes], None] = lambda sender, kind, body: None
+        #: A link from or to a node has ended: what was told over it may not have been heard.
+        self.on_lost: Callable[[int], None] = lambda node: None
         self.serve: Serve | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -352,6 +354,8 @@ class Links:
         if self._peers.get(link.receiver) is link:
             del self._peers[link.receiver]
         link.ended()
+        if link.receiver:
+            self.on_lost(link.receiver)
 
     def _outbound_ready(self) -> None:
         for kind, connection, *rest in self._outbound.take():
@@ -367,6 +371,8 @@ class Links:
                 link = self._open.pop(connection, None)
                 if link is not None:
                     self._forget(link)
+            elif kind == doors.NOT_OPENED:
+                self.dial_failed(connection)  # it has no connection, but the number of its dial
             elif kind == doors.FAILED:
                 self._failed(native_error("front.failed", "the door of the dialled links failed"))
 
@@ -429,7 +435,9 @@ class Links:
                 self._inbound.more(connection)
                 self._wake_inbound.soon()
             elif kind == doors.CLOSED:
-                del self._accepted[connection]
+                sender = self._accepted.pop(connection).sender
+                if sender:
+                    self.on_lost(sender)
             elif kind == doors.FAILED:
                 self._failed(native_error("front.failed", "the door of the peers failed"))
 

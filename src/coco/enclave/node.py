@@ -291,6 +291,7 @@ class EnclaveNode:
         """Be a node among others from now on."""
         self.links.address, self.links.node_id = self.membership.address, self.membership.node_id
         self.links.on_tell = self._told
+        self.links.on_lost = self.submissions.link_lost
         self.links.serve = self._serve_peer
         with private_der(self.identity.key) as key:
             self.links.accept_as(self.replica.node, self.identity.chain(self.service), key)

@@ -31,6 +31,10 @@ from coco.ledger.position import Position
 from coco.ledger.signature import sign_root
 
 _EXPIRY_INTERVAL_S = 60.0
+#: What is wrong with a batch that executed and cannot become an entry; nothing of it was sealed.
+_OF_THE_BATCH = frozenset(
+    ("ledger.entry_too_large", "store.too_large", "store.log_is_append_only", "native.out_of_memory")
+)
 
 
 #: The secret of an epoch whose first entry is given, and the rows that keep it.
@@ -159,7 +163,10 @@ class Sequencer:
     def outcome(self, runtime: AdapterRuntime, identity: bytes) -> asyncio.Future[str]:
         """Resolves when the transaction is committed (to ""), or with the reason why it left the pool."""
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        runtime.waiting.setdefault(identity, []).append(future)
+        if runtime.included.get(identity, self.replica.committed + 1) <= self.replica.committed:
+            future.set_result("")  # of what was sent twice, the first may be committed before the second is answered
+        else:
+            runtime.waiting.setdefault(identity, []).append(future)
         return future
 
     def resolve(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
@@ -237,7 +244,7 @@ class Sequencer:
         except ConsensusError:
             raise
         except CocoError as error:
-            if error.code not in ("ledger.entry_too_large", "store.too_large", "store.log_is_append_only"):
+            if error.code not in _OF_THE_BATCH:
                 raise
             runtime.adapter.rolled_back(self.store.journal.position(self.store.latest))
             await self._bisect(runtime, batch, error)

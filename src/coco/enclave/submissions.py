@@ -6,7 +6,8 @@ Rules:
 * Only the primary has a pool. A backup forwards what it was given, with the certificate that its client showed, and the
   primary looks the caller up in its own configuration and checks everything again (G4).
 * The node that received a transaction holds it until it is committed, refused or expired, and sends it again to every
-  new primary; a primary runs nothing twice, because what every node has applied it knows by its id.
+  new primary, and to the same one when a link between them was lost, and with it perhaps the word of its fate; a primary
+  runs nothing twice, because what every node has applied it knows by its id.
 * What outlived one primary may be why the primary died (G3). From the second on it runs in a batch of its own, and only
   while the network would survive this primary too; after ``limits.PRIMARIES_OUTLIVED_MAX`` it is dropped.
 """
@@ -40,6 +41,10 @@ _AGAIN_S = 0.5
 #: What says that there is no primary now, and how long until it is looked for again.
 _NO_PRIMARY, _NO_PRIMARY_S = ("node.no_primary", "peers.unreachable"), 0.05
 _FORWARD_MAX = 500
+#: How often a node that cannot be reached is told; one that is longer away asks when it is back.
+_TELL_TRIES = 10
+#: Says that a primary will never execute it; the text is the reason.
+_DROPPED = "pool.dropped"
 
 
 class Forwarded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -81,6 +86,8 @@ class _Held:
     #: View whose primary has it, and how many primaries before that had it and are none any more.
     view: int
     outlived: int = 0
+    #: A link to that primary was lost: it may have said something.
+    unsure: bool = False
 
 
 class Submissions:
@@ -96,6 +103,8 @@ class Submissions:
         #: Transactions that were checked, those of them that the door has checked, and what all checks took.
         self.checked, self.checked_early, self.check_us = 0, 0, 0
         self._held: dict[bytes, _Held] = {}
+        #: Links from or to a primary that were lost.
+        self._losses = 0
         #: Nodes that forwarded what is in the pool.
         self._origins: dict[bytes, int] = {}
         self._again: asyncio.Task[None] | None = None
@@ -200,7 +209,10 @@ class Submissions:
     ) -> None:
         if before is not None:
             await before
+        for envelope, _, _ in good:
+            self._reasons.pop((runtime.name, envelope.id), None)  # whoever submits it anew asks anew
         replica, again, deadline = self._sequencer.replica, False, self._loop.time() + limits.PEER_SECONDS_MAX
+        losses = self._losses
         while good:
             if replica.is_primary:
                 self._enter(runtime, caller, good, again=again)
@@ -217,7 +229,7 @@ class Submissions:
             await asyncio.sleep(_NO_PRIMARY_S)
         else:
             return
-        self._entered(runtime, caller, good, refusals)
+        self._entered(runtime, caller, good, refusals, unsure=losses != self._losses)
 
     def _enter(self, runtime: AdapterRuntime, caller: Caller, good: list[_Checked], *, again: bool = False) -> None:
         """Put checked transactions into this primary's pool."""
@@ -228,15 +240,29 @@ class Submissions:
         self._entered(runtime, caller, good, refusals)
 
     def _entered(
-        self, runtime: AdapterRuntime, caller: Caller, good: list[_Checked], refusals: Sequence[CocoError | None]
+        self,
+        runtime: AdapterRuntime,
+        caller: Caller,
+        good: list[_Checked],
+        refusals: Sequence[CocoError | None],
+        *,
+        unsure: bool = False,
     ) -> None:
         """Hold what a pool has taken, and answer."""
         now, view = self._sequencer.clock.now_ms, self._sequencer.replica.view
         self._count -= len(good)
         for (envelope, raw, answer), refusal in zip(good, refusals, strict=True):
+            dropped = self._reasons.get((runtime.name, envelope.id))
+            if refusal is None and dropped is not None:
+                # The primary's word of its fate has overtaken the answer.
+                refusal = _dropped(dropped)
+            if refusal is not None and refusal.code == _DROPPED:
+                refusal = AdapterError(f"the transaction was dropped: {refusal}", code="node.dropped")
             if refusal is None and envelope.id not in runtime.included:
-                self._held[envelope.id] = _Held(runtime, envelope, raw, caller, now, view)
+                self._held[envelope.id] = _Held(runtime, envelope, raw, caller, now, view, unsure=unsure)
             answer(refusal or envelope)
+        if unsure:
+            self.view_changed()
 
     def _accept(
         self, runtime: AdapterRuntime, envelopes: Sequence[Envelope], *, outlived: int
@@ -244,8 +270,11 @@ class Submissions:
         """Put envelopes into the pool; those that were sent before may be known, which is as good."""
         if not outlived:
             return self._sequencer.accept(runtime, envelopes)
-        fresh = [one for one in envelopes if not (outlived and self._knows(runtime, one.id))]
-        refusals = dict(zip((one.id for one in fresh), self._sequencer.accept(runtime, fresh), strict=True))
+        refusals: dict[bytes, CocoError | None] = {
+            one.id: _dropped(reason) for one in envelopes if (reason := self.why_dropped(runtime, one.id))
+        }
+        fresh = [one for one in envelopes if one.id not in refusals and not self._knows(runtime, one.id)]
+        refusals |= zip((one.id for one in fresh), self._sequencer.accept(runtime, fresh), strict=True)
         if outlived > 1:
             runtime.pool.suspect([one.id for one in fresh])
         return [refusals.get(one.id) for one in envelopes]
@@ -312,18 +341,30 @@ class Submissions:
                 del self._reasons[next(iter(self._reasons))]
         origin = self._origins.pop(identity, None)
         if origin is not None and reason:
-            self._links.tell(origin, DROPPED, _encode(Dropped(runtime.name, identity, reason)))
+            self._tell_dropped(origin, _encode(Dropped(runtime.name, identity, reason)))
+
+    def _tell_dropped(self, origin: int, message: bytes, tries: int = _TELL_TRIES) -> None:
+        if not self._links.tell(origin, DROPPED, message) and tries > 1:
+            self._loop.call_later(_AGAIN_S, self._tell_dropped, origin, message, tries - 1)
 
     # --- held ---
 
     def view_changed(self) -> None:
         """There may be another primary, who lacks what is held here."""
         if self._held and (self._again is None or self._again.done()):
-            self._again = asyncio.get_running_loop().create_task(self._send_again())
+            self._again = self._loop.create_task(self._send_again())
+
+    def link_lost(self, node: int) -> None:
+        """A link to a node has ended, or from it."""
+        if node == self._sequencer.replica.primary:
+            self._losses += 1
+            for one in self._held.values():
+                one.unsure = True
+            self.view_changed()
 
     async def _send_again(self) -> None:
         replica = self._sequencer.replica
-        while late := [one for one in self._held.values() if one.view != replica.view]:
+        while late := [one for one in self._held.values() if one.unsure or one.view != replica.view]:
             for one in [one for one in late if one.outlived >= limits.PRIMARIES_OUTLIVED_MAX]:
                 late.remove(one)
                 self._sequencer.resolve(one.runtime, one.envelope.id, "pool.outlived_its_primaries")
@@ -332,11 +373,18 @@ class Submissions:
             elif replica.primary:
                 for part in _parts(late):
                     view = replica.view
+                    for one in part:
+                        one.unsure = False
                     try:
                         refusals = await self._forward(
-                            part[0].runtime, part[0].caller, [one.raw for one in part], outlived=part[0].outlived + 1
+                            part[0].runtime,
+                            part[0].caller,
+                            [one.raw for one in part],
+                            outlived=_outlived(part[0], view),
                         )
                     except CocoError:
+                        for one in part:
+                            one.unsure = True
                         break  # not reachable yet, or deposed; again in a moment
                     self._sent(part, refusals, view)
             await asyncio.sleep(_AGAIN_S)
@@ -345,14 +393,17 @@ class Submissions:
         view = self._sequencer.replica.view
         for part in _parts(late):
             envelopes = [one.envelope for one in part]
-            self._sent(part, self._accept(part[0].runtime, envelopes, outlived=part[0].outlived + 1), view)
+            for one in part:
+                one.unsure = False
+            self._sent(part, self._accept(part[0].runtime, envelopes, outlived=_outlived(part[0], view)), view)
 
     def _sent(self, part: list[_Held], refusals: Sequence[CocoError | None], view: int) -> None:
         for one, refusal in zip(part, refusals, strict=True):
-            one.view = view
-            one.outlived += 1
+            if one.view != view:
+                one.view, one.outlived = view, one.outlived + 1
             if refusal is not None and not isinstance(refusal, BusyError):
-                self._sequencer.resolve(one.runtime, one.envelope.id, refusal.code)
+                reason = str(refusal) if refusal.code == _DROPPED else refusal.code
+                self._sequencer.resolve(one.runtime, one.envelope.id, reason)
 
     def expire(self, before_ms: int) -> None:
         """Give up what arrived before ``before_ms``."""
@@ -397,11 +448,21 @@ def _failed() -> CocoError:
     return AdapterError("the transaction could not be checked", code="adapter.failed")
 
 
+def _dropped(reason: str) -> CocoError:
+    return AdapterError(reason, code=_DROPPED)
+
+
+def _outlived(one: _Held, view: int) -> int:
+    """What the primary of a view must hear: at least 1, for that says that it may know it."""
+    return max(1, one.outlived + (one.view != view))
+
+
 def _parts(held: list[_Held]) -> Iterator[list[_Held]]:
     """In order, as much at once as has one adapter, one caller, and outlived as many primaries."""
     part: list[_Held] = []
     for one in held:
-        same = part and (one.runtime, one.caller, one.outlived) == (part[0].runtime, part[0].caller, part[0].outlived)
+        kind = one.runtime, one.caller, one.outlived, one.view
+        same = part and kind == (part[0].runtime, part[0].caller, part[0].outlived, part[0].view)
         if part and (not same or len(part) >= _FORWARD_MAX):
             yield part
             part = []
