@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kv_ledger import KeyValueLedger
-
 from coco._native import exhaust_for_test
+from kv_ledger import KeyValueLedger
 
 PREFIX = b"exhaust "
 

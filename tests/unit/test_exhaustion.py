@@ -118,7 +118,7 @@ def test_G3_queries_may_fail_at_every_allocation():
     sender = bytes.fromhex(SENDER.address[2:])
     for kind in ("call", "estimate", "access_list"):
         arguments = (node.head, sender, None, 10**7, 0, bytes(32), CREATION, [], [])
-        assert every_failure(lambda: node.chain.query(kind, node.begin(), *arguments)) > 10  # noqa: B023
+        assert every_failure(lambda: node.chain.query(kind, node.begin(), *arguments)) > 10
     assert every_failure(lambda: node.chain.proof(sender, [bytes(32)])) > 3
 
 

@@ -6,8 +6,8 @@ Rules:
 * Only the primary has a pool. A backup forwards what it was given, with the certificate that its client showed, and the
   primary looks the caller up in its own configuration and checks everything again (G4).
 * The node that received a transaction holds it until it is committed, refused or expired, and sends it again to every
-  new primary, and to the same one when a link between them was lost, and with it perhaps the word of its fate; a primary
-  runs nothing twice, because what every node has applied it knows by its id.
+  new primary, and to the same one when a link between them was lost and with it, perhaps, the word of its fate. A
+  primary runs nothing twice, because what every node has applied it knows by its id.
 * What outlived one primary may be why the primary died (G3). From the second on it runs in a batch of its own, and only
   while the network would survive this primary too; after ``limits.PRIMARIES_OUTLIVED_MAX`` it is dropped.
 """
