@@ -117,8 +117,10 @@ ENDORSEMENTS_BYTES_MAX: Final = 256 * 1024
 PENDING_NODES_MAX: Final = 16
 #: Ids of transactions that are remembered, so that what is sent again after a failover runs once.
 INCLUDED_IDS_MAX: Final = 200_000
-#: Primaries that a transaction may outlive without being committed before it is taken for the reason of their end.
+#: Primaries that may end while they execute a transaction before it is taken for the reason of their end.
 PRIMARIES_OUTLIVED_MAX: Final = 4
+#: Time for which what one primary died with waits until the network could lose the next one too.
+SUSPECT_SECONDS_MAX: Final = 10
 #: Ids of transactions that were refused or expired, and whose reason is remembered.
 DROPPED_IDS_MAX: Final = 20_000
 #: Time that a request may wait for commit.

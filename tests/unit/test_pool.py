@@ -158,18 +158,29 @@ def test_every_accepted_envelope_is_taken_or_expires(steps):
 def test_G3_a_suspect_runs_alone_and_only_when_it_may():
     pool = Pool(PoolPolicy())
     pool.add([envelope(1, "a"), envelope(2, "b"), envelope(3, "b"), envelope(4, "c")], VIEW, 0)
-    pool.suspect([bytes([2]), bytes([9])])
-    assert numbers(pool.take(10, 1000, suspects=False)) == [1, 4, 3], "nobody waits behind it"
-    assert pool.ready and numbers(pool.take(10, 1000, suspects=False)) == []
+    pool.suspect(bytes([2]), 2)
+    pool.suspect(bytes([9]), 2)
+    for outlived in (0, 1):
+        assert numbers(pool.take(10, 1000, outlived=outlived)) == [[1, 4, 3], []][outlived], "nobody waits behind it"
+        assert pool.ready
     pool.add([envelope(5, "b")], VIEW, 0)
-    batch = pool.take(10, 1000)
+    batch = pool.take(10, 1000, outlived=2)
     assert numbers(batch) == [2], "nothing beside it"
     pool.done(batch)
-    assert numbers(pool.take(10, 1000, suspects=False)) == [5]
+    assert numbers(pool.take(10, 1000, outlived=0)) == [5]
+
+
+def test_G3_what_one_primary_died_with_waits_and_runs_with_others():
+    pool = Pool(PoolPolicy())
+    pool.add([envelope(1, "a"), envelope(2, "b"), envelope(3, "c")], VIEW, 0)
+    pool.suspect(bytes([1]), 1)
+    pool.suspect(bytes([2]), 1)
+    assert numbers(pool.take(10, 1000, outlived=0)) == [3]
+    assert numbers(pool.take(10, 1000, outlived=1)) == [1, 2]
 
 
 def test_G3_a_suspect_in_the_middle_of_a_lane_keeps_its_place():
     pool = Pool(Nonces())
     pool.add([envelope(number, "a", number) for number in range(3)], VIEW, 0)
-    pool.suspect([bytes([1])])
-    assert [numbers(pool.take(10, 1000)) for _ in range(3)] == [[0], [1], [2]]
+    pool.suspect(bytes([1]), 2)
+    assert [numbers(pool.take(10, 1000, outlived=2)) for _ in range(3)] == [[0], [1], [2]]

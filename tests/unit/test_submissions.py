@@ -9,7 +9,7 @@ from typing import Any
 
 from coco import limits
 from coco.enclave.adapters.base import Caller, CallerKind, Envelope
-from coco.enclave.submissions import SUBMIT, Submissions
+from coco.enclave.submissions import EXECUTING, SUBMIT, Executing, Submissions, _encode
 from coco.errors import BusyError, CocoError, RequestError
 
 PARTICIPANT = Caller(CallerKind.PARTICIPANT, "aa", certificate=b"aa")
@@ -50,8 +50,8 @@ class Node:
         )
         #: The node that this one takes for the primary.
         self.peer: Node | None = None
-        links: Any = SimpleNamespace(tell=lambda *message: True)
-        self.submissions = Submissions(sequencer, links, lambda certificate: CALLERS[certificate or b""])
+        self.links: Any = SimpleNamespace(tell=lambda *message: True)
+        self.submissions = Submissions(sequencer, self.links, lambda certificate: CALLERS[certificate or b""])
         self._sequencer = sequencer
 
     def _accept(self, runtime: Any, envelopes: list[Envelope]) -> list[CocoError | None]:
@@ -304,7 +304,7 @@ def test_what_a_lost_link_may_have_said_is_asked_again():
         await asyncio.sleep(0.1)
         assert backup.outcomes == {b"a": "too much"}
         assert primary.pooled == [b"a", b"b", b"c"], "nothing twice"
-        assert {one.outlived for one in backup.submissions._held.values()} == {0}, "no primary has ended"
+        assert not backup.submissions._outlived, "no primary has ended"
 
     network(story)
 
@@ -352,23 +352,81 @@ def test_what_a_new_primary_refuses_is_told():
     network(story)
 
 
-def test_G3_what_outlives_its_primaries_is_suspected_then_dropped():
+def test_G3_what_primaries_die_with_is_suspected_then_dropped():
     async def story(backup: Node, primary: Node) -> None:
-        backup.submit(b"a")
-        await backup.answered(1)
+        backup.submit(b"a", b"b")
+        await backup.answered(2)
         suspected = []
-        for view in range(4, 10):
+        for number in range(2, 10):
+            # The primary says what it executes, and dies.
+            backup.submissions.executing(backup.replica.primary, _encode(Executing([b"x"])))
+            backup.submissions.executing(backup.replica.primary, _encode(Executing([b"a"])))
             following = Node()
-            following.runtime.pool.suspect = suspected.extend
-            backup.peer, backup.replica.view = following, view
+            following.runtime.pool.suspect = lambda *suspect: suspected.append(suspect)
+            backup.peer, backup.replica.view, backup.replica.primary = following, number + 2, number
             backup.submissions.view_changed()
             async with asyncio.timeout(5):
-                while not following.pooled and not backup.outcomes:
+                while b"b" not in following.pooled:
                     await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert (b"a" in following.pooled) != (b"a" in backup.outcomes)
             if backup.outcomes:
                 break
-        # The first was asked by a client, the second is a failover like any other; from then on it is suspected.
-        assert backup.outcomes == {b"a": "pool.outlived_its_primaries"} and view == 4 + limits.PRIMARIES_OUTLIVED_MAX
-        assert suspected == [b"a"] * (limits.PRIMARIES_OUTLIVED_MAX - 1)
+        assert backup.outcomes == {b"a": "pool.outlived_its_primaries"}
+        assert suspected == [(b"a", outlived) for outlived in range(1, limits.PRIMARIES_OUTLIVED_MAX)]
+        assert b"b" in backup.submissions._held, "of others nobody thinks ill"
 
     network(story)
+
+
+def test_G3_what_a_primary_died_with_is_known_whoever_submits_it():
+    async def story() -> None:
+        node, suspected = Node(), []
+        node.runtime.pool.suspect = lambda *suspect: suspected.append(suspect)
+        for primary in range(2, 2 + limits.PRIMARIES_OUTLIVED_MAX):
+            node.submissions.executing(primary - 1, _encode(Executing([b"a"])))
+            node.replica.primary = primary
+            node.submissions.view_changed()
+            node.submissions.view_changed()
+        node.hand_in(b"a", b"b")
+        assert node.pooled == [b"b"] and node.answers[b"a"].code == "node.dropped" and suspected == []
+        node.submissions._outlived[b"a"] = 1
+        node.hand_in(b"a")
+        assert node.pooled == [b"b", b"a"] and suspected == [(b"a", 1)]
+        # What is committed was not why.
+        node._resolve(node.runtime, b"a", "")
+        node.hand_in(b"c")
+        assert suspected == [(b"a", 1)] and not node.submissions._outlived
+
+    asyncio.run(story())
+
+
+def test_a_primary_that_gets_another_view_has_not_died():
+    async def story() -> None:
+        node = Node()
+        node.submissions.executing(1, _encode(Executing([b"a"])))
+        node.replica.view += 1
+        node.submissions.view_changed()
+        assert not node.submissions._outlived
+
+    asyncio.run(story())
+
+
+def test_a_primary_says_what_it_executes_before_it_does():
+    async def story() -> None:
+        node, told = Node(), []
+        node.replica.node, node.replica.members = 1, SimpleNamespace(all=(1, 2, 3))
+
+        async def written() -> None:
+            told.append("written")
+
+        node.links.tell = lambda *message: told.append(message)
+        node.links.written = written
+        await node._sequencer.before_executing([b"a", b"b"])
+        message = _encode(Executing([b"a", b"b"]))
+        assert told == [(2, EXECUTING, message), (3, EXECUTING, message), "written"]
+        node.replica.members.all = (1,)
+        await node._sequencer.before_executing([b"a"])
+        assert len(told) == 3, "alone it says nothing"
+
+    asyncio.run(story())

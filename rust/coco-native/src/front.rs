@@ -22,6 +22,7 @@ const CLOSED: u8 = 5;
 const FAILED: u8 = 6;
 const SUBMISSION: u8 = 7;
 const NOT_OPENED: u8 = 8;
+const MARKED: u8 = 9;
 
 /// Accepts, decrypts and parses on a thread of its own.
 #[pyclass(frozen, module = "coco._native")]
@@ -66,6 +67,7 @@ fn tuple<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyTuple>> {
         Event::Pressure { id, pressed } => (PRESSURE, id, pressed).into_pyobject(py),
         Event::Closed { id } => (CLOSED, id).into_pyobject(py),
         Event::NotOpened { dial } => (NOT_OPENED, dial).into_pyobject(py),
+        Event::Marked { mark } => (MARKED, mark).into_pyobject(py),
         Event::Failed => (FAILED, 0).into_pyobject(py),
     }
 }
@@ -195,6 +197,11 @@ impl Front {
 
     fn close(&self, id: u64) {
         self.lock().command(Command::Close(id));
+    }
+
+    /// The same, and an event says when it is done.
+    fn mark(&self, mark: u64) {
+        self.lock().mark(mark);
     }
 
     /// Have everything since the last call carried out.

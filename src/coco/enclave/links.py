@@ -261,6 +261,7 @@ class Links:
         self.on_lost: Callable[[int], None] = lambda node: None
         self.serve: Serve | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._marks: dict[int, asyncio.Future[None]] = {}
 
     # --- life ---
 
@@ -371,6 +372,8 @@ class Links:
                 link = self._open.pop(connection, None)
                 if link is not None:
                     self._forget(link)
+            elif kind == doors.MARKED:
+                self._marks.pop(connection).set_result(None)  # it has no connection, but the number of the mark
             elif kind == doors.NOT_OPENED:
                 self.dial_failed(connection)  # it has no connection, but the number of its dial
             elif kind == doors.FAILED:
@@ -413,6 +416,13 @@ class Links:
                     future.set_result(message.body)
         except CocoError:
             link.close()
+
+    async def written(self) -> None:
+        """Wait until all that was told by now has left this process, as far as the other nodes take it."""
+        self.number += 1
+        self._marks[self.number] = self._loop.create_future()
+        self._outbound.mark(self.number)
+        await self._marks[self.number]
 
     def write(self, connection: int, data: bytes) -> None:
         """Write to a dialled link."""

@@ -67,7 +67,7 @@ from coco.enclave.replica import ENGINE, Replica
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
 from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, Snapshots
 from coco.enclave.store import Journal, LogIndex, Store, StoreView
-from coco.enclave.submissions import DROPPED, PENDING, SUBMIT, Submissions
+from coco.enclave.submissions import DROPPED, EXECUTING, PENDING, SUBMIT, Submissions
 from coco.enclave.succession import Succession
 from coco.errors import (
     AccessError,
@@ -321,6 +321,8 @@ class EnclaveNode:
             self.replica.receive(sender, body)
         elif kind == DROPPED and sender == self.replica.primary:
             self.submissions.dropped(body)
+        elif kind == EXECUTING and sender == self.replica.primary:
+            self.submissions.executing(sender, body)
         elif kind == TIME:
             self._agreement.heard(sender, decode(int, body), self._loop.time())
 

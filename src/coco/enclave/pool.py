@@ -38,8 +38,8 @@ class Pool:
         self._taken: dict[bytes, Envelope] = {}
         #: Pushed out by another one since somebody asked.
         self._replaced: list[Envelope] = []
-        #: Those that may be why a primary died: each runs in a batch of its own, and only when that is survived.
-        self._suspects: set[bytes] = set()
+        #: Those that may be why so many primaries died (G3).
+        self._suspects: dict[bytes, int] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -117,17 +117,18 @@ class Pool:
         self._by_id.pop(envelope.id, None)
         self._bytes -= envelope.size
 
-    def suspect(self, identities: Sequence[bytes]) -> None:
-        """These outlived more than one primary: none of them runs beside another."""
-        self._suspects.update(identity for identity in identities if identity in self._by_id)
+    def suspect(self, identity: bytes, outlived: int) -> None:
+        """So many primaries died while they executed this one; from the second on it runs beside no other."""
+        if identity in self._by_id:
+            self._suspects[identity] = outlived
 
-    def take(self, count: int, size: int, *, suspects: bool = True) -> list[Envelope]:
+    def take(self, count: int, size: int, *, outlived: int = 0) -> list[Envelope]:
         """The next batch: at most ``count`` envelopes and about ``size`` bytes, lanes in turn.
 
         Args:
             count: most envelopes.
             size: bytes after which the batch is full.
-            suspects: whether a suspect may run now.
+            outlived: what may have ended more primaries than so many does not run now.
         """
         batch: list[Envelope] = []
         taken_bytes = 0
@@ -137,7 +138,8 @@ class Pool:
             lane = self._lanes[lane_key]
             envelope, _ = lane.waiting[lane.next]
             is_late = any(needed in self._by_id for needed in envelope.depends_on)
-            if is_late or (envelope.id in self._suspects and (batch or not suspects)):
+            deaths = self._suspects.get(envelope.id, 0)
+            if is_late or deaths > outlived or (deaths > 1 and batch):
                 if not lane.numbered and envelope.id not in blocked:
                     # It waits behind what arrived later, which may be what it needs.
                     self._to_the_end(lane)
@@ -153,7 +155,7 @@ class Pool:
             taken_bytes += envelope.size
             if lane.next in lane.waiting:
                 self._ready[lane_key] = None
-            if envelope.id in self._suspects:
+            if deaths > 1:
                 break
         for lane_key in blocked.values():
             lane = self._lanes[lane_key]
@@ -171,7 +173,7 @@ class Pool:
         """These were included or refused: the pool has nothing to do with them any more."""
         for envelope in batch:
             self._taken.pop(envelope.id, None)
-            self._suspects.discard(envelope.id)
+            self._suspects.pop(envelope.id, None)
             lane = self._lanes[envelope.lane]
             lane.running -= 1
             if not lane.running and not lane.waiting:

@@ -44,6 +44,8 @@ TIMING = Timing(election_ticks=20, heartbeat_ticks=2)
 _SNAPSHOT_PATIENCE_S = 0.5
 _HAND_OVER_S = 2.0
 _READ_AGAIN_S = 0.25
+#: Time after which every node that is heard of has applied a change of members.
+_MEMBERS_SETTLE_S = 2.0
 ENGINE = "engine"
 
 
@@ -83,7 +85,7 @@ class Replica:
         #: Work under way to the disk: the number to report, and the seqno that must be durable first.
         self._persisting: deque[tuple[int, int]] = deque()
         self._written = self._durable = start.position.seqno
-        self._heard_at = self._loop.time()
+        self._heard_at = self._members_at = self._loop.time()
         self._reads: dict[bytes, asyncio.Future[None]] = {}
         #: The round of confirmation under way, and the one after it.
         self._round: asyncio.Task[None] | None = None
@@ -127,10 +129,16 @@ class Replica:
 
     @property
     def is_spare(self) -> bool:
-        """As primary: whether the network would go on without this node; also so when there is no other to go on."""
+        """As primary: whether the network would go on without this node; also so when there is no other to go on.
+
+        Not while another configuration is coming into force: the others may still count by the former one.
+        """
+        if len(self.members.all) == 1:
+            return True
+        if self._loop.time() - self._members_at < _MEMBERS_SETTLE_S:
+            return False
         others = {node for node, _, is_active in self.progress() if is_active} - {self.node}
-        voters = self.members.voters
-        return len(voters) == 1 or len(others.intersection(voters)) > len(voters) // 2
+        return all(len(others.intersection(voters)) > len(voters) // 2 for voters in self.members.majorities)
 
     @property
     def founds(self) -> bool:
@@ -360,7 +368,7 @@ class Replica:
             case Committed(position):
                 self._settle(position.seqno)
             case MembersChanged(members):
-                self.members = members
+                self.members, self._members_at = members, self._loop.time()
             case ReadReady(context):
                 future = self._reads.get(context)
                 if future is not None and not future.done():

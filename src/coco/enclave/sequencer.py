@@ -41,6 +41,10 @@ _OF_THE_BATCH = frozenset(
 NewEpoch = Callable[[int], tuple[LedgerSecret | None, Sequence[tuple[str, bytes, bytes | None]]]]
 
 
+async def _at_once(identities: Sequence[bytes]) -> None:
+    pass
+
+
 @dataclass
 class AdapterRuntime:
     """An adapter, its pool, and who waits for its transactions."""
@@ -99,6 +103,8 @@ class Sequencer:
         self.on_followed: Callable[[WriteSet], None] = lambda writes: None
         #: Entries above this one never were; called before the adapters are told.
         self.on_rolled_back: Callable[[int], None] = lambda seqno: None
+        #: Hears of every batch before it is executed, and says when it may be.
+        self.before_executing: Callable[[Sequence[bytes]], Awaitable[None]] = _at_once
         #: More is committed, and whoever waited for it has been told.
         self.on_committed: Callable[[], None] = lambda: None
         self._node, self._service = node, service
@@ -114,6 +120,8 @@ class Sequencer:
         self._history: deque[tuple[int, int]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
+        #: When this node began to execute as primary.
+        self._opened_at_s = 0.0
         self.counters = {"transactions": 0, "batches": 0, "signatures": 0, "refused": 0, "crashed": 0, "commits": 0}
         #: Microseconds that batches (signatures, commits) have spent in each stage, all together.
         self.stages = {"execute_us": 0, "seal_us": 0, "sign_us": 0, "commit_us": 0}
@@ -196,16 +204,28 @@ class Sequencer:
             for runtime in self.runtimes:
                 if runtime.pool.ready and not self._draining:
                     batch = runtime.pool.take(
-                        limits.BATCH_TRANSACTIONS_MAX, limits.BATCH_BYTES_SOFT, suspects=self.replica.is_spare
+                        limits.BATCH_TRANSACTIONS_MAX, limits.BATCH_BYTES_SOFT, outlived=self._may_have_outlived()
                     )
                     if batch:
                         async with self._writer:
                             try:
+                                await self.before_executing([envelope.id for envelope in batch])
                                 await self._execute(runtime, batch)
                             except ConsensusError:
                                 runtime.pool.forget(batch)  # deposed; whoever received them sends them again
                 if runtime.pool.ready:
                     self._work.set()
+
+    def _may_have_outlived(self) -> int:
+        """How many primaries a transaction may have ended that runs now.
+
+        Any number, while the network would go on without this primary. What one died with waits for that, but not for
+        ever: most primaries die of something else, and it may be that nobody replaces them.
+        """
+        if self.replica.is_spare:
+            return limits.PRIMARIES_OUTLIVED_MAX
+        waited_s = asyncio.get_running_loop().time() - self._opened_at_s
+        return 1 if waited_s > limits.SUSPECT_SECONDS_MAX else 0
 
     def _full(self) -> bool:
         return any(len(runtime.pool) >= limits.BATCH_TRANSACTIONS_MAX for runtime in self.runtimes)
@@ -308,6 +328,7 @@ class Sequencer:
 
     async def _open_view(self) -> None:
         """Begin a view with a signature over whatever is there."""
+        self._opened_at_s = asyncio.get_running_loop().time()
         try:
             await self.committed(await self.sign())
         except ConsensusError:

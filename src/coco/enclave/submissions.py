@@ -8,8 +8,10 @@ Rules:
 * The node that received a transaction holds it until it is committed, refused or expired, and sends it again to every
   new primary, and to the same one when a link between them was lost and with it, perhaps, the word of its fate. A
   primary runs nothing twice, because what every node has applied it knows by its id.
-* What outlived one primary may be why the primary died (G3). From the second on it runs in a batch of its own, and only
-  while the network would survive this primary too; after ``limits.PRIMARIES_OUTLIVED_MAX`` it is dropped.
+* What a primary was executing when it died may be why it died (G3); so it says what it executes, before it does. Its
+  successor executes that once the network would survive this primary too, or after ``limits.SUSPECT_SECONDS_MAX``; from
+  the second death on in a batch of its own, and never where the majority would be lost; after
+  ``limits.PRIMARIES_OUTLIVED_MAX`` it is dropped.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _Checked = tuple[Envelope, bytes, Answer]
 #: the first be answered, and its client go on, while the others are checked.
 _PARTS, _PART_MIN = 4, 8
 #: Questions and messages between nodes.
-SUBMIT, PENDING, DROPPED = "submit", "pending", "dropped"
+SUBMIT, PENDING, DROPPED, EXECUTING = "submit", "pending", "dropped", "executing"
 _AGAIN_S = 0.5
 #: What says that there is no primary now, and how long until it is looked for again.
 _NO_PRIMARY, _NO_PRIMARY_S = ("node.no_primary", "peers.unreachable"), 0.05
@@ -45,6 +47,7 @@ _FORWARD_MAX = 500
 _TELL_TRIES = 10
 #: Says that a primary will never execute it; the text is the reason.
 _DROPPED = "pool.dropped"
+_OUTLIVED = "pool.outlived_its_primaries"
 
 
 class Forwarded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -53,7 +56,9 @@ class Forwarded(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     adapter: str
     #: DER of what the client showed to the node that forwards.
     certificate: bytes
-    #: Primaries to whom they were sent before, and by whom they may have been executed.
+    #: Whether a primary may know them.
+    again: bool
+    #: Primaries that died while they executed them.
     outlived: int
     raw: list[bytes]
 
@@ -63,6 +68,12 @@ class PendingLane(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
     adapter: str
     lane: bytes
+
+
+class Executing(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a primary begins to execute."""
+
+    ids: list[bytes]
 
 
 class Dropped(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -83,9 +94,8 @@ class _Held:
     raw: bytes
     caller: Caller
     arrived_ms: int
-    #: View whose primary has it, and how many primaries before that had it and are none any more.
+    #: View whose primary has it.
     view: int
-    outlived: int = 0
     #: A link to that primary was lost: it may have said something.
     unsure: bool = False
 
@@ -103,6 +113,10 @@ class Submissions:
         #: Transactions that were checked, those of them that the door has checked, and what all checks took.
         self.checked, self.checked_early, self.check_us = 0, 0, 0
         self._held: dict[bytes, _Held] = {}
+        #: A primary, and what it said last that it would execute.
+        self._executing: tuple[int, list[bytes]] = 0, []
+        #: What primaries were executing when they died, and how many.
+        self._outlived: dict[bytes, int] = {}
         #: Links from or to a primary that were lost.
         self._losses = 0
         #: Nodes that forwarded what is in the pool.
@@ -112,6 +126,7 @@ class Submissions:
         self._reasons: dict[tuple[str, bytes], str] = {}
         sequencer.on_outcome = self._settled
         sequencer.on_expire = self.expire
+        sequencer.before_executing = self.before_executing
 
     @property
     def held(self) -> int:
@@ -218,7 +233,7 @@ class Submissions:
                 self._enter(runtime, caller, good, again=again)
                 return
             try:
-                refusals = await self._forward(runtime, caller, [raw for _, raw, _ in good], outlived=int(again))
+                refusals = await self._forward(runtime, caller, [raw for _, raw, _ in good], again=again)
                 break
             except CocoError as error:
                 if error.code not in _NO_PRIMARY or self._loop.time() > deadline:
@@ -234,7 +249,7 @@ class Submissions:
     def _enter(self, runtime: AdapterRuntime, caller: Caller, good: list[_Checked], *, again: bool = False) -> None:
         """Put checked transactions into this primary's pool."""
         try:
-            refusals = self._accept(runtime, [envelope for envelope, _, _ in good], outlived=int(again))
+            refusals = self._accept(runtime, [envelope for envelope, _, _ in good], again=again)
         except Exception:  # noqa: BLE001 - an adapter's failure is this batch's refusal, not the node's end (G3)
             refusals = [_failed()] * len(good)
         self._entered(runtime, caller, good, refusals)
@@ -264,27 +279,31 @@ class Submissions:
         if unsure:
             self.view_changed()
 
-    def _accept(
-        self, runtime: AdapterRuntime, envelopes: Sequence[Envelope], *, outlived: int
-    ) -> list[CocoError | None]:
+    def _accept(self, runtime: AdapterRuntime, envelopes: Sequence[Envelope], *, again: bool) -> list[CocoError | None]:
         """Put envelopes into the pool; those that were sent before may be known, which is as good."""
-        if not outlived:
+        if not again and not self._outlived:
             return self._sequencer.accept(runtime, envelopes)
         refusals: dict[bytes, CocoError | None] = {
-            one.id: _dropped(reason) for one in envelopes if (reason := self.why_dropped(runtime, one.id))
+            one.id: _dropped(reason) for one in envelopes if (reason := self._why_not(runtime, one.id, again))
         }
-        fresh = [one for one in envelopes if one.id not in refusals and not self._knows(runtime, one.id)]
+        fresh = [one for one in envelopes if one.id not in refusals and not (again and self._knows(runtime, one.id))]
         refusals |= zip((one.id for one in fresh), self._sequencer.accept(runtime, fresh), strict=True)
-        if outlived > 1:
-            runtime.pool.suspect([one.id for one in fresh])
+        for one in fresh:
+            if one.id in self._outlived:
+                runtime.pool.suspect(one.id, self._outlived[one.id])
         return [refusals.get(one.id) for one in envelopes]
+
+    def _why_not(self, runtime: AdapterRuntime, identity: bytes, again: bool) -> str:
+        if self._outlived.get(identity, 0) >= limits.PRIMARIES_OUTLIVED_MAX:
+            return _OUTLIVED
+        return self.why_dropped(runtime, identity) if again else ""
 
     # --- to and from other nodes ---
 
     async def _forward(
-        self, runtime: AdapterRuntime, caller: Caller, raw: list[bytes], *, outlived: int
+        self, runtime: AdapterRuntime, caller: Caller, raw: list[bytes], *, again: bool, outlived: int = 0
     ) -> list[CocoError | None]:
-        body = _encode(Forwarded(runtime.name, caller.certificate, outlived, raw))
+        body = _encode(Forwarded(runtime.name, caller.certificate, again, outlived, raw))
         verdicts = decode(list[tuple[str, str]], await self._sequencer.replica.ask_primary(SUBMIT, body))
         if len(verdicts) != len(raw):
             raise BusyError("the primary answered something else", code="peers.malformed")
@@ -309,7 +328,9 @@ class Submissions:
             raise AccessError("only participants may submit transactions", code="access.not_a_participant")
         admitted = await _admitted(runtime, forwarded.raw, caller)
         envelopes = [one for one in admitted if isinstance(one, Envelope)]
-        refusals = iter(self._accept(runtime, envelopes, outlived=forwarded.outlived))
+        if forwarded.outlived:
+            self._outlived.update((one.id, max(forwarded.outlived, self._outlived.get(one.id, 0))) for one in envelopes)
+        refusals = iter(self._accept(runtime, envelopes, again=forwarded.again))
         verdicts: list[tuple[str, str]] = []
         for one in admitted:
             refusal = one if isinstance(one, CocoError) else next(refusals)
@@ -335,6 +356,8 @@ class Submissions:
     def _settled(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
         self._held.pop(identity, None)
         self._reasons.pop((runtime.name, identity), None)
+        if not reason:
+            self._outlived.pop(identity, None)
         if reason:
             self._reasons[runtime.name, identity] = reason
             if len(self._reasons) > limits.DROPPED_IDS_MAX:
@@ -349,8 +372,28 @@ class Submissions:
 
     # --- held ---
 
+    async def before_executing(self, identities: Sequence[bytes]) -> None:
+        """Tell the others what this primary executes next; returns once it has left this process."""
+        others = [node for node in self._sequencer.replica.members.all if node != self._sequencer.replica.node]
+        if others:
+            message = _encode(Executing(list(identities)))
+            for node in others:
+                self._links.tell(node, EXECUTING, message)
+            await self._links.written()
+
+    def executing(self, sender: int, body: bytes) -> None:
+        """The primary says what it executes."""
+        self._executing = sender, decode(Executing, body).ids
+
     def view_changed(self) -> None:
         """There may be another primary, who lacks what is held here."""
+        executor, identities = self._executing
+        if executor != self._sequencer.replica.primary:
+            for identity in identities:
+                self._outlived[identity] = self._outlived.get(identity, 0) + 1
+                if len(self._outlived) > limits.DROPPED_IDS_MAX:
+                    del self._outlived[next(iter(self._outlived))]
+            self._executing = self._sequencer.replica.primary, []
         if self._held and (self._again is None or self._again.done()):
             self._again = self._loop.create_task(self._send_again())
 
@@ -365,13 +408,13 @@ class Submissions:
     async def _send_again(self) -> None:
         replica = self._sequencer.replica
         while late := [one for one in self._held.values() if one.unsure or one.view != replica.view]:
-            for one in [one for one in late if one.outlived >= limits.PRIMARIES_OUTLIVED_MAX]:
+            for one in [one for one in late if self._died_with(one) >= limits.PRIMARIES_OUTLIVED_MAX]:
                 late.remove(one)
-                self._sequencer.resolve(one.runtime, one.envelope.id, "pool.outlived_its_primaries")
+                self._sequencer.resolve(one.runtime, one.envelope.id, _OUTLIVED)
             if replica.is_primary:
                 self._take_again(late)
             elif replica.primary:
-                for part in _parts(late):
+                for part in self._parts(late):
                     view = replica.view
                     for one in part:
                         one.unsure = False
@@ -380,7 +423,8 @@ class Submissions:
                             part[0].runtime,
                             part[0].caller,
                             [one.raw for one in part],
-                            outlived=_outlived(part[0], view),
+                            again=True,
+                            outlived=self._died_with(part[0]),
                         )
                     except CocoError:
                         for one in part:
@@ -391,16 +435,31 @@ class Submissions:
 
     def _take_again(self, late: list[_Held]) -> None:
         view = self._sequencer.replica.view
-        for part in _parts(late):
-            envelopes = [one.envelope for one in part]
+        for part in self._parts(late):
             for one in part:
                 one.unsure = False
-            self._sent(part, self._accept(part[0].runtime, envelopes, outlived=_outlived(part[0], view)), view)
+            self._sent(part, self._accept(part[0].runtime, [one.envelope for one in part], again=True), view)
+
+    def _died_with(self, one: _Held) -> int:
+        return self._outlived.get(one.envelope.id, 0)
+
+    def _parts(self, held: list[_Held]) -> Iterator[list[_Held]]:
+        """In order, as much at once as has one adapter, one caller, and outlived as many primaries."""
+        part: list[_Held] = []
+        kind: tuple[AdapterRuntime, Caller, int] | None = None
+        for one in held:
+            own = one.runtime, one.caller, self._died_with(one)
+            if part and (own != kind or len(part) >= _FORWARD_MAX):
+                yield part
+                part = []
+            part.append(one)
+            kind = own
+        if part:
+            yield part
 
     def _sent(self, part: list[_Held], refusals: Sequence[CocoError | None], view: int) -> None:
         for one, refusal in zip(part, refusals, strict=True):
-            if one.view != view:
-                one.view, one.outlived = view, one.outlived + 1
+            one.view = view
             if refusal is not None and not isinstance(refusal, BusyError):
                 reason = str(refusal) if refusal.code == _DROPPED else refusal.code
                 self._sequencer.resolve(one.runtime, one.envelope.id, reason)
@@ -450,25 +509,6 @@ def _failed() -> CocoError:
 
 def _dropped(reason: str) -> CocoError:
     return AdapterError(reason, code=_DROPPED)
-
-
-def _outlived(one: _Held, view: int) -> int:
-    """What the primary of a view must hear: at least 1, for that says that it may know it."""
-    return max(1, one.outlived + (one.view != view))
-
-
-def _parts(held: list[_Held]) -> Iterator[list[_Held]]:
-    """In order, as much at once as has one adapter, one caller, and outlived as many primaries."""
-    part: list[_Held] = []
-    for one in held:
-        kind = one.runtime, one.caller, one.outlived, one.view
-        same = part and kind == (part[0].runtime, part[0].caller, part[0].outlived, part[0].view)
-        if part and (not same or len(part) >= _FORWARD_MAX):
-            yield part
-            part = []
-        part.append(one)
-    if part:
-        yield part
 
 
 def _refusal(code: str, text: str) -> CocoError:

@@ -162,6 +162,11 @@ pub enum Event {
         /// Number of the dial.
         dial: u64,
     },
+    /// What was commanded before [`Front::mark`] is done, and written as far as the other sides take it.
+    Marked {
+        /// The owner's number.
+        mark: u64,
+    },
     /// The thread has failed; nothing comes any more.
     Failed,
 }
@@ -188,6 +193,7 @@ struct Inbox {
     commands: Vec<Command>,
     identity: Option<Identity>,
     checks: Vec<(Vec<u8>, Check)>,
+    marks: Vec<u64>,
     stop: bool,
 }
 
@@ -259,6 +265,7 @@ impl Front {
             ready: Vec::new(),
             events: Vec::new(),
             checks: HashMap::new(),
+            marks: Vec::new(),
             checked: 0,
             accepting: true,
             open: 0,
@@ -294,6 +301,12 @@ impl Front {
     /// Check early what is handed in by `method`, from now on.
     pub fn check(&self, method: Vec<u8>, check: Check) {
         lock(&self.shared.inbox).checks.push((method, check));
+        self.flush();
+    }
+
+    /// Have the queued commands carried out, and [`Event::Marked`] say when that is done.
+    pub fn mark(&self, mark: u64) {
+        lock(&self.shared.inbox).marks.push(mark);
         self.flush();
     }
 
@@ -370,6 +383,8 @@ struct Loop {
     events: Vec<Event>,
     /// What submissions are checked by, for each method.
     checks: HashMap<Vec<u8>, Check>,
+    /// The owner's marks whose commands were obeyed, until what these led to is written.
+    marks: Vec<u64>,
     /// Checks since events were published.
     checked: usize,
     accepting: bool,
@@ -422,6 +437,10 @@ impl Loop {
                 self.sweep(now);
                 next_sweep = now + SWEEP;
             }
+            if self.ready.is_empty() {
+                self.events
+                    .extend(self.marks.drain(..).map(|mark| Event::Marked { mark }));
+            }
             self.publish();
         }
     }
@@ -455,6 +474,7 @@ impl Loop {
             self.identity = identity;
         }
         self.checks.extend(inbox.checks);
+        self.marks.extend(inbox.marks);
         for command in inbox.commands {
             let (Command::Respond(id, ..)
             | Command::Write(id, _)

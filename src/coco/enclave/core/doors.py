@@ -13,7 +13,7 @@ from coco import limits
 from coco._native import Front
 
 #: Events of a door, as ``(kind, connection, ...)``.
-OPENED, JSON_RPC, REQUEST, DATA, PRESSURE, CLOSED, FAILED, SUBMISSION, NOT_OPENED = range(9)
+OPENED, JSON_RPC, REQUEST, DATA, PRESSURE, CLOSED, FAILED, SUBMISSION, NOT_OPENED, MARKED = range(10)
 
 
 def open_door(listener: socket.socket, *, protocol: str) -> Front:
