@@ -6,6 +6,7 @@ import asyncio
 import json
 
 from coco.enclave.adapters.base import Caller, CallerKind
+from coco.enclave.core import doors
 from coco.enclave.frontend.http import Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
 from coco.errors import HostLiedError, NotFoundError
@@ -130,5 +131,72 @@ def test_a_front_door_that_failed_ends_the_enclave():
         door.events = [(6, 0)]
         listener._ready()
         assert [error.code for error in failures] == ["front.failed"]
+
+    asyncio.run(story())
+
+
+def listening(submitted, failed):
+    """A listener whose submissions go to ``submitted``, and the function that makes events happen at its door."""
+    door = Door()
+    door.checked_early, door.check_early = [], lambda connection: door.checked_early.append(connection)
+    callers = {b"participant": CALLER, None: Caller()}
+    listener = Listener(
+        door,  # type: ignore[arg-type]
+        caller=callers.__getitem__,
+        app=None,  # type: ignore[arg-type]
+        on_error=failed.append,
+        on_failure=failed.append,
+        submitted=submitted,
+    )
+
+    def happen(*events):
+        door.events = list(events)
+        listener._ready()
+
+    return door, happen
+
+
+def handed_in(connection, found, method="eth_sendRawTransaction"):
+    return doors.SUBMISSION, connection, method, b"%d" % connection, found, 7
+
+
+def test_what_came_together_is_served_together_by_caller_and_method():
+    async def story():
+        served, failed = [], []
+        door, happen = listening(lambda *call: served.append(call), failed)
+        happen(
+            (doors.OPENED, 1, b"participant", None),
+            (doors.OPENED, 2, None, None),
+            (doors.OPENED, 3, b"participant", None),
+        )
+        assert door.checked_early == [1, 3], "a stranger's signatures are not looked at"
+        # One of them is gone before its submission is served: it counts all the same.
+        happen(handed_in(1, "a"), handed_in(3, "b"), handed_in(1, "c", "other"), (doors.CLOSED, 3))
+        assert [(method, caller) for method, caller, _ in served] == [
+            ("eth_sendRawTransaction", CALLER),
+            ("other", CALLER),
+        ]
+        assert [[call[:3] for call in calls] for _, _, calls in served] == [
+            [(b"1", "a", 7), (b"3", "b", 7)],
+            [(b"1", "c", 7)],
+        ]
+        assert not failed and not door.closed
+
+    asyncio.run(story())
+
+
+def test_G3_submissions_that_cannot_be_served_end_their_connections_and_no_more():
+    async def story():
+        failed = []
+
+        def fail(method, caller, calls):
+            raise RuntimeError("a secret")
+
+        door, happen = listening(fail, failed)
+        happen((doors.OPENED, 1, b"participant", None), (doors.OPENED, 2, b"participant", None))
+        happen(handed_in(1, "a"))
+        assert door.closed == [1] and len(failed) == 1
+        happen(handed_in(2, "a"))
+        assert door.closed == [1, 2] and len(failed) == 2
 
     asyncio.run(story())

@@ -190,6 +190,19 @@ def test_G3_a_pool_that_fails_refuses_and_goes_on():
     asyncio.run(story())
 
 
+def test_what_was_dropped_once_may_be_handed_in_again():
+    async def story() -> None:
+        node = Node()
+        node.hand_in(b"a")
+        node._resolve(node.runtime, b"a", "replaced")
+        node.pooled.clear()
+        node.hand_in(b"a")
+        assert node.pooled == [b"a"] and node.answers[b"a"].id == b"a"
+        assert node.submissions.why_dropped(node.runtime, b"a") == ""
+
+    asyncio.run(story())
+
+
 # --- several nodes ----------------------------------------------------------------------------------------------------
 
 

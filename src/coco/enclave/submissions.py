@@ -223,9 +223,8 @@ class Submissions:
         self, runtime: AdapterRuntime, caller: Caller, good: list[_Checked], before: asyncio.Task[None] | None
     ) -> None:
         if before is not None:
-            await before
-        for envelope, _, _ in good:
-            self._reasons.pop((runtime.name, envelope.id), None)  # whoever submits it anew asks anew
+            await asyncio.wait({before})
+        self._forget_reasons(runtime, good)
         replica, again, deadline = self._sequencer.replica, False, self._loop.time() + limits.PEER_SECONDS_MAX
         losses = self._losses
         while good:
@@ -248,11 +247,19 @@ class Submissions:
 
     def _enter(self, runtime: AdapterRuntime, caller: Caller, good: list[_Checked], *, again: bool = False) -> None:
         """Put checked transactions into this primary's pool."""
+        if not again:
+            self._forget_reasons(runtime, good)
         try:
             refusals = self._accept(runtime, [envelope for envelope, _, _ in good], again=again)
         except Exception:  # noqa: BLE001 - an adapter's failure is this batch's refusal, not the node's end (G3)
             refusals = [_failed()] * len(good)
         self._entered(runtime, caller, good, refusals)
+
+    def _forget_reasons(self, runtime: AdapterRuntime, good: list[_Checked]) -> None:
+        """Whoever submits anew what was dropped once asks anew."""
+        if self._reasons:
+            for envelope, _, _ in good:
+                self._reasons.pop((runtime.name, envelope.id), None)
 
     def _entered(
         self,
@@ -277,7 +284,7 @@ class Submissions:
                 self._held[envelope.id] = _Held(runtime, envelope, raw, caller, now, view, unsure=unsure)
             answer(refusal or envelope)
         if unsure:
-            self.view_changed()
+            self._begin_again()
 
     def _accept(self, runtime: AdapterRuntime, envelopes: Sequence[Envelope], *, again: bool) -> list[CocoError | None]:
         """Put envelopes into the pool; those that were sent before may be known, which is as good."""
@@ -394,6 +401,9 @@ class Submissions:
                 if len(self._outlived) > limits.DROPPED_IDS_MAX:
                     del self._outlived[next(iter(self._outlived))]
             self._executing = self._sequencer.replica.primary, []
+        self._begin_again()
+
+    def _begin_again(self) -> None:
         if self._held and (self._again is None or self._again.done()):
             self._again = self._loop.create_task(self._send_again())
 
@@ -403,7 +413,7 @@ class Submissions:
             self._losses += 1
             for one in self._held.values():
                 one.unsure = True
-            self.view_changed()
+            self._begin_again()
 
     async def _send_again(self) -> None:
         replica = self._sequencer.replica

@@ -116,15 +116,15 @@ class Listener:
     # --- events ---
 
     def _ready(self) -> None:
-        early: list[tuple[Any, ...]] = []
+        early: list[tuple[Caller, tuple[Any, ...]]] = []
         for event in self._door.take():
             try:
                 if event[0] == doors.SUBMISSION:
                     connection = event[1]
                     if self._freshness.may_answer(connection):
-                        early.append(event)
+                        early.append((self._caller(self._peers[connection]), event))
                     else:
-                        call = partial(self._submit, [event])
+                        call = partial(self._submit_one, event)
                         self._spawn(connection, self._call_when_readable(connection, call, None, False))
                 elif event[0] == doors.JSON_RPC:
                     _, connection, body, floor, linearizable = event
@@ -147,12 +147,14 @@ class Listener:
         caller = self._caller(self._peers[connection])
         self._rpc(body, caller, partial(self._respond_json, connection))
 
-    def _submit(self, events: list[tuple[Any, ...]]) -> None:
+    def _submit_one(self, event: tuple[Any, ...]) -> None:
+        self._submit([(self._caller(self._peers[event[1]]), event)])
+
+    def _submit(self, events: list[tuple[Caller, tuple[Any, ...]]]) -> None:
         """Serve submissions that the door has checked: what came at the same time together."""
         assert self._submitted is not None
         calls: dict[tuple[str, int], tuple[Caller, list[EarlyCall]]] = {}
-        for _, connection, method, call, found, check_us in events:
-            caller = self._caller(self._peers[connection])
+        for caller, (_, connection, method, call, found, check_us) in events:
             _, together = calls.setdefault((method, id(caller)), (caller, []))
             together.append((call, found, check_us, partial(self._respond_json, connection)))
         for (method, _), (caller, together) in calls.items():
@@ -160,8 +162,8 @@ class Listener:
                 self._submitted(method, caller, together)
             except Exception as error:  # noqa: BLE001 - as above
                 self._on_error(error)
-                for _, connection, *_ in events:
-                    self._door.close(connection)
+                for _, event in events:
+                    self._door.close(event[1])
                 self._waker.soon()
 
     async def _call_when_readable(
