@@ -9,6 +9,7 @@ from typing import Any
 
 from coco import limits
 from coco.enclave.adapters.base import Caller, CallerKind, Envelope
+from coco.enclave.sequencer import AdapterRuntime, Sequencer
 from coco.enclave.submissions import EXECUTING, SUBMIT, Executing, Submissions, _encode
 from coco.errors import BusyError, CocoError, RequestError
 
@@ -421,6 +422,19 @@ def test_a_primary_that_gets_another_view_has_not_died():
         node.replica.view += 1
         node.submissions.view_changed()
         assert not node.submissions._outlived
+
+    asyncio.run(story())
+
+
+def test_whoever_asks_late_hears_what_is_committed():
+    async def story() -> None:
+        sequencer: Any = SimpleNamespace(replica=SimpleNamespace(committed=5))
+        runtime = AdapterRuntime(adapter=None, pool=None)  # type: ignore[arg-type]
+        runtime.included.update({b"committed": 5, b"executed": 6})
+        assert await Sequencer.outcome(sequencer, runtime, b"committed") == ""
+        assert not Sequencer.outcome(sequencer, runtime, b"executed").done()
+        assert not Sequencer.outcome(sequencer, runtime, b"unknown").done()
+        assert set(runtime.waiting) == {b"executed", b"unknown"}
 
     asyncio.run(story())
 
