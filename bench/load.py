@@ -54,7 +54,7 @@ class Connection:
                 break
             except ssl.SSLWantReadError:
                 self._socket.sendall(self._out.read())
-                self._in.write(self._socket.recv(_READ_BYTES))
+                self._in.write(self._received_bytes())
         self._socket.sendall(self._out.read())
 
     def fileno(self) -> int:
@@ -71,9 +71,7 @@ class Connection:
 
     def receive(self) -> bytes | None:
         """Read what is there; the body of the reply when it is whole."""
-        data = self._socket.recv(_READ_BYTES)
-        if not data:
-            raise ConnectionError("the connection was closed")
+        data = self._received_bytes()
         if self._tls is not None:
             self._in.write(data)
             data = self._read(self._tls)
@@ -86,6 +84,12 @@ class Connection:
             return None
         self._received = b""
         return body
+
+    def _received_bytes(self) -> bytes:
+        data = self._socket.recv(_READ_BYTES)
+        if not data:
+            raise ConnectionError("the connection was closed")
+        return data
 
     def _read(self, tls: ssl.SSLObject) -> bytes:
         found = b""
