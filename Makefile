@@ -19,7 +19,7 @@ $(VENV)/.packages: requirements.lock
 
 $(VENV)/.built: $(VENV)/.packages $(RUST_SOURCES) pyproject.toml
 	@command -v cargo >/dev/null || { echo "Rust is needed: https://rustup.rs" >&2; exit 3; }
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --target-dir $(CARGO_TARGET)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --profile develop --locked --target-dir $(CARGO_TARGET)
 	touch $@
 
 # The independent ledger reader needs an older cbor2 than Coco: an environment of its own.
@@ -43,7 +43,7 @@ sandbox: build ## Start a network on this machine (development only)
 	$(BIN)/coco sandbox $(ARGS)
 
 test: build .venv-ccf/.built tests/clients/node_modules/.built ## All tests
-	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo test --release --locked --target-dir target -p coco-core --quiet
+	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo test --profile develop --locked --target-dir target -p coco-core --quiet
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m pytest -n 2 tests/unit tests/simulation tests/conformance
 	$(BIN)/python -m pytest -n 2 -m "slow and not clients" tests/end_to_end
@@ -79,7 +79,7 @@ check: build ## Format, lint, types, import rules, clippy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd rust && cargo fmt --check
-	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --release --locked --target-dir target --all-targets -- -D warnings
+	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --profile develop --locked --target-dir target --all-targets -- -D warnings
 
 format: build
 	$(BIN)/ruff format src tests bench examples scripts deploy
@@ -87,6 +87,7 @@ format: build
 	cd rust && cargo fmt
 
 bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built bench/peers/bin/geth ## Beside anvil and geth
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --target-dir $(CARGO_TARGET)
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/workload.py
 	$(BIN)/python bench/idle.py

@@ -50,7 +50,7 @@ SENDER = Account.from_key(KEY)
 CANARY = bytes.fromhex("c0ffee15c0ffee15c0ffee15c0ffee15")
 #: Lives of a liar at one address: a network admits no more in ten minutes.
 LIVES_MAX = 25
-_LIFE_S, _PATIENCE_S = 0.8, 9.0
+_LIFE_S, _PATIENCE_S, _SLOW_START_S = 0.8, 9.0, 20.0
 #: Longer than an election takes.
 _SLOW_S = 1.5
 #: Events that say what keeps an enclave waiting.
@@ -404,6 +404,11 @@ async def _until(check: Callable[[], Any], seconds: float) -> bool:
     return False
 
 
+def _names(line: dict[str, Any]) -> bool:
+    """Whether a line of the log says what keeps an enclave waiting."""
+    return str(line.get("event", "")).startswith(_NAMED)
+
+
 class Campaign:
     """One network of two honest hosts, and a liar in one life after another at the same address."""
 
@@ -456,6 +461,12 @@ class Campaign:
         later = asyncio.create_task(lie.later()) if hasattr(lie, "later") else None
         try:
             await asyncio.wait({starting}, timeout=_PATIENCE_S)
+
+            async def over() -> bool:
+                return starting.done() or any(_names(line) for line in lines)
+
+            # A machine that is slow starts slowly; what is owed for so long is said all the same.
+            await _until(over, _SLOW_START_S)
             if starting.done() and starting.exception() is None:
                 if self._lead and rng.random() < 0.5:
                     await self._unseat(starting.result().node_id)
@@ -466,7 +477,7 @@ class Campaign:
                 outcome, reason = "ended", node.ended.result()
             elif not starting.done():
                 # What it lacks, or whom it met in the place of whom it had asked for.
-                named = [line for line in lines if line.get("event", "").startswith(_NAMED)]
+                named = [line for line in lines if _names(line)]
                 reason = " ".join(str(value) for value in named[-1].values()) if named else ""
         finally:
             if "peers" in node.relays:
