@@ -18,6 +18,21 @@ OPTIONS = {"adapters": {"kv": "bomb:adapter"}, "extra_path": [str(ROOT / "exampl
 NODES = 5
 
 
+async def put_everywhere(network, name):
+    """Every node that lives has a change committed."""
+    for number, node in enumerate(network.nodes):
+        if node.ended.done():
+            continue
+        client = network.client(node, "application")
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(CocoError, OSError):
+                    if (await client.request("PUT", f"/kv/{name}-{number}", b"good")).status == 201:
+                        break
+                await asyncio.sleep(0.1)
+        await client.close()
+
+
 def test_G3_what_ends_its_primaries_is_not_executed_where_that_would_lose_the_majority(tmp_path):
     async def story() -> None:
         network = Several(tmp_path / "network", adapters={"kv": {}})
@@ -37,14 +52,7 @@ def test_G3_what_ends_its_primaries_is_not_executed_where_that_would_lose_the_ma
             await asyncio.sleep(8)
             alive = [node for node in network.nodes if not node.ended.done()]
             assert len(alive) >= 3, "two have ended at most"
-            for number, node in enumerate(alive):
-                other = network.client(node, "application")
-                async with asyncio.timeout(30):
-                    while True:
-                        with contextlib.suppress(CocoError):
-                            if (await other.request("PUT", f"/kv/after{number}", b"good")).status == 201:
-                                break
-                        await asyncio.sleep(0.2)
+            await put_everywhere(network, "after")
             bomb.cancel()
             with contextlib.suppress(asyncio.CancelledError, CocoError):
                 await bomb
@@ -52,21 +60,6 @@ def test_G3_what_ends_its_primaries_is_not_executed_where_that_would_lose_the_ma
             await network.stop()
 
     run(story())
-
-
-async def put_everywhere(network, name):
-    """Every node that lives has a change committed."""
-    for number, node in enumerate(network.nodes):
-        if node.ended.done():
-            continue
-        client = network.client(node, "application")
-        async with asyncio.timeout(30):
-            while True:
-                with contextlib.suppress(CocoError, OSError):
-                    if (await client.request("PUT", f"/kv/{name}-{number}", b"good")).status == 201:
-                        break
-                await asyncio.sleep(0.1)
-        await client.close()
 
 
 def test_G3_in_a_network_of_three_what_ended_one_primary_waits_until_the_next_may_end(tmp_path):
