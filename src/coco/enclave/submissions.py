@@ -224,10 +224,12 @@ class Submissions:
     ) -> None:
         if before is not None:
             await asyncio.wait({before})
+        if not good:
+            return
         self._forget_reasons(runtime, good)
         replica, again, deadline = self._sequencer.replica, False, self._loop.time() + limits.PEER_SECONDS_MAX
         losses = self._losses
-        while good:
+        while True:
             if replica.is_primary:
                 self._enter(runtime, caller, good, again=again)
                 return
@@ -241,8 +243,6 @@ class Submissions:
             # Whoever was asked may have taken them and died: from now on they may be known.
             again = True
             await asyncio.sleep(_NO_PRIMARY_S)
-        else:
-            return
         self._entered(runtime, caller, good, refusals, unsure=losses != self._losses)
 
     def _enter(self, runtime: AdapterRuntime, caller: Caller, good: list[_Checked], *, again: bool = False) -> None:
