@@ -47,7 +47,7 @@ test: build .venv-ccf/.built tests/clients/node_modules/.built ## All tests
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m pytest -n 2 tests/unit tests/simulation tests/conformance
 	$(BIN)/python -m pytest -n 2 -m "slow and not clients" tests/end_to_end
-	$(BIN)/python -m pytest -m "not slow and not clients" tests/end_to_end
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not clients" tests/end_to_end
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
