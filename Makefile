@@ -79,6 +79,8 @@ check: build ## Format, lint, types, import rules, clippy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd rust && cargo fmt --check
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
+	cargo update --quiet --workspace --locked --manifest-path rust/fuzz/Cargo.toml # is its lock that of what it fuzzes?
 	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo clippy --profile develop --locked --target-dir target --all-targets -- -D warnings
 
 format: build

@@ -252,12 +252,13 @@ impl Reader {
     }
 }
 
-/// The line before the next CRLF, or None while it is not whole.
+/// The line before the next CRLF, or None while it is not whole. Whether a line is too long must not depend on how
+/// much of it has come: it is when its CRLF is not within what the longest line takes.
 fn line(bytes: &[u8], bytes_max: usize) -> Result<Option<&[u8]>, Refusal> {
     match bytes.iter().take(bytes_max + 2).position(|byte| *byte == b'\n') {
         Some(end) if end > 0 && bytes[end - 1] == b'\r' => Ok(Some(&bytes[..end - 1])),
         Some(_) => Err(Refusal::Malformed),
-        None if bytes.len() > bytes_max => Err(Refusal::HeadTooLarge),
+        None if bytes.len() >= bytes_max + 2 => Err(Refusal::HeadTooLarge),
         None => Ok(None),
     }
 }
@@ -462,6 +463,24 @@ mod tests {
             read(trailers.as_bytes(), 33).expect_err("trailers"),
             Refusal::HeadTooLarge
         );
+    }
+
+    #[test]
+    fn the_longest_chunk_line_is_read_whatever_the_cut() {
+        let wire = |bytes: usize| {
+            let line = format!("0;{}", "x".repeat(bytes - 2));
+            format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{line}\r\n\r\n").into_bytes()
+        };
+        let (longest, longer) = (wire(CHUNK_LINE_BYTES_MAX), wire(CHUNK_LINE_BYTES_MAX + 1));
+        for size in 1..=longer.len() {
+            assert_eq!(
+                read(&longest, size).expect("at the limit").len(),
+                1,
+                "in pieces of {size}"
+            );
+            let refusal = read(&longer, size).expect_err("beyond it");
+            assert_eq!(refusal, Refusal::HeadTooLarge, "in pieces of {size}");
+        }
     }
 
     #[test]
