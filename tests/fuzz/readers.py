@@ -9,54 +9,92 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import atheris
 
 with atheris.instrument_imports(include=["coco", "wsproto"]):
     from coco.channel import messages
-    from coco.enclave.adapters.base import Caller, CallerKind
+    from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, Services
     from coco.enclave.adapters.ethereum.adapter import adapter
+    from coco.enclave.core.background import Background
     from coco.enclave.core.control import Control
     from coco.enclave.frontend.jsonrpc import JsonRpc
     from coco.enclave.frontend.service import Service
     from coco.enclave.frontend.websocket import accept_websocket
     from coco.enclave.pool import Pool
     from coco.enclave.sequencer import AdapterRuntime
+    from coco.enclave.submissions import Submissions
 
-from coco import limits
+from seeds import SENDER
+
+from coco import _native, limits
+from coco._native import LedgerSecret
 from coco.channel.framing import FrameWriter
-from coco.enclave.store import Store
+from coco.enclave.store import Journal, Store
 from coco.errors import CocoError
+from coco.ledger import tables
 
 _LOOP = asyncio.new_event_loop()
 _HANDSHAKE = [(b"host", b"x"), (b"upgrade", b"websocket"), (b"connection", b"upgrade")]
 _HANDSHAKE += [(b"sec-websocket-version", b"13"), (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==")]
 
 
-class _Journal:
-    last_seqno = 0
-
-
-class _Replica:
-    committed = 0
-
-
 class _Sequencer:
-    """The parts of a sequencer that JSON-RPC touches, over an empty chain."""
+    """The parts of a primary's sequencer that JSON-RPC and submissions touch, over a chain of one block."""
 
     def __init__(self) -> None:
-        chain = adapter({"chain_id": 1})
-        self.store, self.replica = Store(_Journal()), _Replica()  # type: ignore[arg-type]
+        #: What is said of those that are never executed here: nothing.
+        self.on_outcome = self.on_expire = self.before_executing = None
+
+        async def nothing(*arguments: Any) -> Any:
+            raise CocoError("there is nothing to be had", code="test.nothing")
+
+        settings = {"chain_id": 1, "alloc": {SENDER: {"balance": hex(10**18)}}}
+        chain, background = adapter(settings), Background(_native.Background())
+        journal = Journal(append=lambda *entry: None, read=nothing)
+        journal.begin(view=2, secret=LedgerSecret.generate())
+        self.store = Store(journal)
+        self.store.declare(tables.PREDECESSOR)
         for table in chain.manifest().tables:
             self.store.declare(table.name, log=table.log)
+        self.replica = SimpleNamespace(committed=1, is_primary=True, view=2)
+        self.clock = SimpleNamespace(now_ms=1)
         self.runtimes = [AdapterRuntime(chain, Pool(chain.pool_policy()))]
 
+        async def pending_position(lane: Any) -> int | None:
+            return self.runtimes[0].pool.pending_position(lane)
+
+        services = Services(
+            pooled=self.runtimes[0].pool.get,
+            pending_position=pending_position,
+            newest=lambda: self.store.view(),
+            call_external=nothing,
+            run=asyncio.to_thread,
+            run_background=background.run,
+            run_query=asyncio.to_thread,
+        )
+        chain.start(services)
+        transaction = self.store.begin()
+        chain.genesis(settings, transaction, BlockContext(1000, bytes(32), 1))
+        writes = transaction.native.write_set()
+        chain.applied(journal.position(self.store.write(writes)), writes)
+        chain.committed(journal.position(1))
+
     def accept(self, runtime, envelopes):
-        return runtime.pool.add(envelopes, self.store.view(), 1)
+        return runtime.pool.add(envelopes, self.store.view(), self.clock.now_ms)
 
 
-_SERVICE = Service(_Sequencer())  # type: ignore[arg-type]
+async def _service() -> Service:
+    sequencer: Any = _Sequencer()
+    links: Any = SimpleNamespace(tell=lambda *message: True)
+    return Service(sequencer, Submissions(sequencer, links, lambda certificate: _CALLER), sequencer.runtimes)
+
+
 _CALLER = Caller(kind=CallerKind.PARTICIPANT, actor="aa" * 32, any_account=True)
+_REPLY_S = 1
+_SERVICE = _LOOP.run_until_complete(_service())
 
 
 def _channel(data: bytes) -> None:
@@ -84,12 +122,14 @@ def _json_rpc(data: bytes) -> None:
 
     async def story() -> None:
         JsonRpc(_SERVICE, failures.append).handle(data, _CALLER, replies.append)
-        for _ in range(5):
+        ends = asyncio.get_running_loop().time() + _REPLY_S
+        while not replies and asyncio.get_running_loop().time() < ends:
             await asyncio.sleep(0)
 
     _LOOP.run_until_complete(story())
     for task in asyncio.all_tasks(_LOOP):
-        task.cancel()  # a query went to another thread: whatever it says, it was parsed
+        task.cancel()  # what waits for a commit waits for ever: nothing runs here
+    assert not failures, failures
     assert len(replies) <= 1
 
 

@@ -15,6 +15,8 @@ from coco.enclave.consensus import Driver, LedgerEntry, Members, Send, Start
 from coco.ledger.position import Position
 
 _KEY = "0x" + "11" * 32
+#: Whose transactions they are.
+SENDER = Account.from_key(_KEY).address
 _TO = "0x" + "22" * 20
 
 
@@ -63,6 +65,15 @@ def main(rust: Path, python: Path) -> None:
         {"jsonrpc": "2.0", "id": 1, "method": "eth_sendRawTransaction", "params": ["0x" + transactions()[2].hex()]},
         {"id": None, "method": "eth_call", "params": [{"to": _TO, "data": "0x"}, "latest"]},
         [{"id": "a", "method": "eth_chainId"}, {"id": 2, "method": "eth_getLogs", "params": [{"topics": [None]}]}],
+    ]
+    raw, block = "0x" + transactions()[0].hex(), {"blockNumber": "0x0"}
+    calls += [
+        {"id": 1, "method": "eth_sendRawTransactionSync", "params": [raw, "0x1"]},
+        {"id": 2, "method": "eth_getProof", "params": [SENDER, ["0x0"], block]},
+        {"id": 3, "method": "eth_feeHistory", "params": ["0x2", "latest", [1.5, 50]]},
+        {"id": 4, "method": "eth_getBlockByNumber", "params": ["0x0", True]},
+        {"id": 5, "method": "eth_estimateGas", "params": [{"from": SENDER, "to": _TO, "value": "0x1"}]},
+        {"id": 6, "method": "eth_newFilter", "params": [{"fromBlock": "0x0", "address": [_TO]}]},
     ]
     start = messages.Start("create", 0, 1, b"{}", b"", "", ["localhost"], "127.0.0.1:1", ["127.0.0.1:2"])
     spoken = [start, messages.Entries(1, [b"x"]), messages.OwnerStatement(b"x"), messages.DialFailed(1)]
