@@ -41,13 +41,20 @@ class Load:
         self.refusals: set[str] = set()
 
     def call(self, method: str, *params: Any, node: str | None = None) -> Any:
-        """A result; or None after a refusal that may be tried again."""
+        """A result; or None after a refusal that may be tried again. A node that is named gives the newest."""
         running = list(self.operator.running.values())
         said = self.operator.running[node][1] if node else self.chance.choice(running)[1]
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        # Any other read may miss what a client of another node was told a moment ago.
+        headers = {"coco-read": "linearizable"} if node else {}
         try:
             reply = self.session.post(
-                said["application_url"], json=body, verify=self.operator.service, cert=self.pair, timeout=20
+                said["application_url"],
+                json=body,
+                headers=headers,
+                verify=self.operator.service,
+                cert=self.pair,
+                timeout=20,
             ).json()
         except (requests.RequestException, ValueError):
             return None

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
-from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from test_consortium import action
 
 from coco import constitutions
 from coco.cli.keys import make_actor
+from coco.client.signer import Token, TokenKey
 from coco.enclave.core.identity import pem
 from coco.ledger.statements import fingerprint
 from conftest import ROOT
@@ -119,6 +120,22 @@ def token(directory: Path, **keys: Path) -> dict[str, str]:
     for number, (label, key) in enumerate(keys.items(), 1):
         softhsm("--import", str(key), "--token", "coco", "--label", label, "--id", f"{number:02}")
     return env
+
+
+@pytest.mark.skipif(not SOFTHSM.exists(), reason="needs softhsm2")
+def test_a_token_says_of_every_message_that_is_not_its_keys_that_it_is_not(tmp_path, monkeypatch):
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    held = tmp_path / "key.pem"
+    held.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    monkeypatch.setenv("SOFTHSM2_CONF", token(tmp_path, share=held)["SOFTHSM2_CONF"])
+    found = TokenKey(Token(SOFTHSM, "coco", "share", "1234"))
+    oaep = padding.OAEP(padding.MGF1(SHA256()), SHA256(), None)
+    assert found.decrypt(key.public_key().encrypt(b"share", oaep), oaep) == b"share"
+    modulus = key.public_key().public_numbers().n
+    # Numbers below the modulus and not, as the message of another key may be; and another key's size.
+    for number, size in ((modulus - 2, 256), (modulus, 256), (2**2048 - 1, 256), (5, 256), (5, 384), (5, 128)):
+        with pytest.raises(ValueError, match="not encrypted to this key"):
+            found.decrypt(number.to_bytes(size, "big"), oaep)
 
 
 @pytest.mark.skipif(not SOFTHSM.exists(), reason="needs softhsm2")

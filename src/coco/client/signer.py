@@ -64,10 +64,16 @@ class TokenKey:
         oaep = (found.Mechanism.SHA256, found.MGF.SHA256, None)
 
         def work(key: Any) -> tuple[bool, bytes]:
+            # Some tokens call it a general error of theirs when a message is no number below the key's modulus.
+            modulus = key[found.Attribute.MODULUS].lstrip(b"\0")
+            if len(ciphertext) != len(modulus) or ciphertext >= modulus:
+                raise ValueError("not encrypted to this key")
             try:
                 return True, key.decrypt(ciphertext, mechanism=found.Mechanism.RSA_PKCS_OAEP, mechanism_param=oaep)
             except (found.exceptions.MechanismParamInvalid, found.exceptions.ArgumentsBad):
                 return False, key.decrypt(ciphertext, mechanism=found.Mechanism.RSA_X_509)
+            except found.exceptions.EncryptedDataInvalid as error:
+                raise ValueError("not encrypted to this key") from error
 
         whole, plain = self._use(work)
         return plain if whole else _without_oaep(plain)
