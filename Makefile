@@ -87,6 +87,7 @@ format: build
 	$(BIN)/ruff format src tests bench examples scripts deploy
 	$(BIN)/ruff check --fix src tests bench examples scripts deploy
 	cd rust && cargo fmt
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml
 
 bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built bench/peers/bin/geth ## Beside anvil and geth
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --target-dir $(CARGO_TARGET)

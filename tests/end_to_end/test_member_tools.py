@@ -122,11 +122,17 @@ def token(directory: Path, **keys: Path) -> dict[str, str]:
     return env
 
 
+def rsa_key(file: Path) -> rsa.RSAPrivateKey:
+    """A new key, and its file."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return key
+
+
 @pytest.mark.skipif(not SOFTHSM.exists(), reason="needs softhsm2")
 def test_a_token_says_of_every_message_that_is_not_its_keys_that_it_is_not(tmp_path, monkeypatch):
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     held = tmp_path / "key.pem"
-    held.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    key = rsa_key(held)
     monkeypatch.setenv("SOFTHSM2_CONF", token(tmp_path, share=held)["SOFTHSM2_CONF"])
     found = TokenKey(Token(SOFTHSM, "coco", "share", "1234"))
     oaep = padding.OAEP(padding.MGF1(SHA256()), SHA256(), None)
@@ -212,11 +218,7 @@ def test_J8_a_share_is_given_to_a_node_that_proves_itself_and_to_one_service_onl
     env: dict[str, str] = {}
     if SOFTHSM.exists():
         # The key of the share may lie in a token; another key there opens nothing.
-        (tmp_path / "other.rsa.pem").write_bytes(
-            rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-                Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-            )
-        )
+        rsa_key(tmp_path / "other.rsa.pem")
         env = token(tmp_path, share=keys, other=tmp_path / "other.rsa.pem")
         share += ["--encryption-pkcs11", f"{SOFTHSM}:coco:other"]
         refused = coco(*share, "--service", str(known), *virtual, "--again", code=1, env=env)

@@ -45,9 +45,6 @@ class _Sequencer:
     """The parts of a primary's sequencer that JSON-RPC and submissions touch, over a chain of one block."""
 
     def __init__(self) -> None:
-        #: What is said of those that are never executed here: nothing.
-        self.on_outcome = self.on_expire = self.before_executing = None
-
         async def nothing(*arguments: Any) -> Any:
             raise CocoError("there is nothing to be had", code="test.nothing")
 
@@ -137,7 +134,7 @@ def _json_rpc(data: bytes) -> None:
 
     _LOOP.run_until_complete(story())
     for task in asyncio.all_tasks(_LOOP):
-        task.cancel()  # what waits for a commit waits for ever: nothing runs here
+        task.cancel()  # what has not answered by now is not waited for
     assert not failures and not _UNHANDLED, (failures, _UNHANDLED)
     assert len(replies) <= 1
 
