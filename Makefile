@@ -46,8 +46,8 @@ test: build .venv-ccf/.built tests/clients/node_modules/.built ## All tests
 	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo test --profile develop --locked --target-dir target -p coco-core --quiet
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m pytest -n 2 tests/unit tests/simulation tests/conformance
-	$(BIN)/python -m pytest -n 2 -m "slow and not clients" tests/end_to_end
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not clients" tests/end_to_end
+	$(BIN)/python -m pytest -n 2 -m "slow and not clients" tests/end_to_end tests/adversary
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not clients" tests/end_to_end tests/adversary
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -78,6 +78,7 @@ check: build ## Format, lint, types, import rules, clippy
 	$(BIN)/ruff check src tests bench examples scripts deploy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/security_tests.py --check
 	cd rust && cargo fmt --check
 	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
 	cargo update --quiet --workspace --locked --manifest-path rust/fuzz/Cargo.toml # is its lock that of what it fuzzes?

@@ -181,7 +181,7 @@ def test_everything_forbidden_fails_for_an_ordinary_users_enclave_too(bundle, ho
     shutil.copytree(bundle, copy)
     (copy / code_identity.LIST).unlink()  # an adapter of the tests is in no bundle
     tests.mkdir()
-    for name in ("end_to_end/network.py", "adapters/probe.py"):
+    for name in ("network.py", "adapters/probe.py"):
         shutil.copy(ROOT / "tests" / name, tests)
     (copy / "run.py").write_text((copy / "run.py").read_text().replace("from coco.cli.main import main", DRIVER))
     done = subprocess.run(**command(copy, home, str(tests), str(home / "net")), capture_output=True, timeout=120)

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent.parent / "end_to_end"), str(Path(__file__).parent.parent)]
+sys.path[:0] = [str(Path(__file__).parent.parent)]
 
 from cryptography import x509
 from eth_account import Account

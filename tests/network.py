@@ -17,7 +17,7 @@ from coco.client.members import recover
 from coco.client.verify import service_context, unverified_context
 from coco.host.node import Node, NodeOptions
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 ADAPTERS = {
     "ethereum": "coco.enclave.adapters.ethereum.adapter:adapter",
     "kv": "kv_ledger:adapter",
