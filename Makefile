@@ -7,7 +7,7 @@ CARGO_TARGET := rust/target
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path 'rust/target/*') rust/Cargo.toml rust/Cargo.lock rust/coco-core/Cargo.toml rust/coco-native/Cargo.toml .cargo/config.toml
 DIR ?= tests/vectors/ethereum-tests
 
-.PHONY: build sandbox test fuzz test-clients test-net test-vectors check format bench wheel bundle verify-release lock soak clean
+.PHONY: build sandbox test fuzz test-clients test-net test-vectors check format bench bench-attack wheel bundle verify-release lock soak clean
 
 build: $(VENV)/.built ## Environment, extension, independent ledger reader
 
@@ -97,6 +97,10 @@ bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built b
 	$(BIN)/python bench/idle.py
 	$(BIN)/python bench/nodes.py
 	$(BIN)/python bench/ethereum.py $(ARGS)
+
+bench-attack: build ## Writes and memory, quiet and under each attack, in one run
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --target-dir $(CARGO_TARGET)
+	$(BIN)/python bench/attack.py $(ARGS)
 
 wheel: build ## Byte-identical wheel in dist/
 	PATH=$(CURDIR)/$(BIN):$$PATH sh scripts/build_wheel.sh dist
