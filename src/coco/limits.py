@@ -126,6 +126,11 @@ DROPPED_IDS_MAX: Final = 20_000
 #: Time that a request may wait for commit.
 COMMIT_SECONDS_MAX: Final = 30
 
+#: Bytes to or from an external processor in one call.
+EXTERNAL_BYTES_MAX: Final = MIB
+
+#: Latest time that a host can say, in milliseconds since the Unix epoch: the year 2200. No certificate's end overflows.
+TIME_MS_MAX: Final = 7_258_118_400_000
 #: Furthest that the enclave's time follows the host's in one tick of a second.
 TIME_STEP_MS_MAX: Final = 60_000
 #: Time for which what another node's host said of the time counts.

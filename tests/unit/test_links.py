@@ -20,12 +20,16 @@ from coco import limits
 from coco.enclave.core.doors import open_door
 from coco.enclave.core.identity import ServiceIdentity, self_signed
 from coco.enclave.links import Answer, Ask, Frames, Hello, Links, Tell, endorsed_engine_id, frame, named_engine_id
-from coco.errors import AttestationError, CocoError, RequestError
+from coco.errors import AttestationError, CocoError, HostLiedError, RequestError
 from coco.ledger import cose
 
 TIME_MS = 1_800_000_000_000
 SERVICE, OTHER = ServiceIdentity.generate(TIME_MS), ServiceIdentity.generate(TIME_MS)
 Story = Callable[["Hosts"], Awaitable[None]]
+
+
+#: ecdsa-with-SHA384, and an algorithm that nobody knows.
+_ECDSA_SHA384, _UNKNOWN = bytes.fromhex("06082a8648ce3d040303"), bytes.fromhex("06082a8648ce3d040363")
 
 
 def identity(engine: int, service: ServiceIdentity | None = SERVICE) -> tuple[list[bytes], bytes]:
@@ -47,6 +51,9 @@ class Hosts:
         self.made: list[Links] = []
         self.heard: list[tuple[int, int, str, bytes]] = []
         self.logged: list[str] = []
+        #: What ended a node, and what nobody expected.
+        self.failed: list[BaseException] = []
+        self.unexpected: list[BaseException] = []
         #: Where an address really leads; for hosts that cross connections.
         self.really: dict[str, str] = {}
         self.tasks: set[asyncio.Task[None]] = set()
@@ -73,7 +80,8 @@ class Hosts:
             doors["peers"],
             doors["dialled"],
             dial=lambda dial, address: self._dial(links, name, dial, address),
-            failed=lambda error: None,
+            failed=self.failed.append,
+            unexpected=self.unexpected.append,
             log=lambda code, *rest: self.logged.append(code),
         )
         chain, key = identity(certified or engine, service)
@@ -254,6 +262,62 @@ def test_a_stranger_may_ask_and_nothing_else(network):
         link.send(Tell("engine", b"vote"))
         await hosts.until(lambda: link.connection is None)
         assert not hosts.heard
+
+    network(story)
+
+
+def test_a_certificate_that_cannot_be_read_is_a_strangers(network):
+    chain, _ = identity(9, None)
+    odd = chain[0].replace(_ECDSA_SHA384, _UNKNOWN)
+    assert odd != chain[0]
+    assert endorsed_engine_id(odd, SERVICE.key.public_key()) == 0
+    assert named_engine_id(odd, lambda engine: None) == 0
+
+    async def story(hosts: Hosts) -> None:
+        one, two = hosts.node(1), hosts.node(2)
+        stranger = hosts.node(9, service=None)
+        chain, key = identity(9, None)
+        stranger.dial_as([chain[0].replace(_ECDSA_SHA384, _UNKNOWN)], key, SERVICE.key.public_key())
+        link = await stranger.open("n1", timeout_s=10)
+        assert await link.ask("join", b"x", timeout_s=10) == b"1:0:x"
+        assert not hosts.unexpected
+        await hosts.until(lambda: two.to(1))
+        assert one.serve is not None
+
+    network(story)
+
+
+def test_a_question_that_nobody_expected_is_answered_all_the_same(network):
+    async def story(hosts: Hosts) -> None:
+        one = hosts.node(1)
+        joiner = hosts.node(9, service=None)
+        link = await joiner.open("n1", timeout_s=10)
+
+        async def fails(*asked: Any) -> bytes:
+            raise KeyError("nobody expected this")
+
+        one.serve = fails
+        with pytest.raises(CocoError) as refused:
+            await link.ask("join", b"x", timeout_s=10)
+        assert refused.value.code == "peers.failed"
+        assert len(hosts.unexpected) == 1 and not hosts.failed
+
+    network(story)
+
+
+def test_L2_a_lie_of_the_host_that_a_peer_meets_ends_this_node_and_not_the_peer(network):
+    async def story(hosts: Hosts) -> None:
+        one, two = hosts.node(1), hosts.node(2)
+
+        async def lied_to(*asked: Any) -> bytes:
+            raise HostLiedError("another part", code="channel.wrong_snapshot")
+
+        one.serve = lied_to
+        link = await hosts.until(lambda: two.to(1))
+        with pytest.raises(CocoError) as refused:
+            await link.ask("snapshot_part", b"x", timeout_s=10)
+        assert refused.value.code == "node.ended", "what the other one's host did is no word about one's own"
+        assert [error.code for error in hosts.failed] == ["channel.wrong_snapshot"]
 
     network(story)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from coco import limits
-from coco.errors import HostLiedError
+from coco.errors import HostLiedError, RequestError
 
 _HEADER: Final = struct.Struct(">IQ")
 
@@ -23,8 +23,13 @@ class FrameWriter:
         self._number = 0
 
     def frame(self, message: bytes) -> bytes:
-        """Return the frame of the next message."""
-        assert len(message) <= limits.MESSAGE_BYTES_MAX
+        """Return the frame of the next message.
+
+        Raises:
+            RequestError: it is longer than the other side takes (``channel.too_large``).
+        """
+        if len(message) > limits.MESSAGE_BYTES_MAX:
+            raise RequestError(f"a message of {len(message)} bytes", code="channel.too_large")
         self._number += 1
         return _HEADER.pack(len(message), self._number) + message
 

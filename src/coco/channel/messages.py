@@ -15,7 +15,7 @@ from coco import limits
 from coco.errors import HostLiedError
 
 Seqno = Annotated[int, Meta(ge=0, lt=1 << 62)]
-Milliseconds = Annotated[int, Meta(ge=0, lt=1 << 53)]
+Milliseconds = Annotated[int, Meta(ge=0, lt=limits.TIME_MS_MAX)]
 EntryBytes = Annotated[bytes, Meta(max_length=limits.ENTRY_BYTES_MAX)]
 IndexBlockBytes = Annotated[bytes, Meta(max_length=limits.INDEX_BLOCK_BYTES_MAX)]
 SnapshotPartBytes = Annotated[bytes, Meta(max_length=limits.SNAPSHOT_PART_BYTES_MAX)]
@@ -107,7 +107,7 @@ class ExternalReply(_Message, frozen=True, tag="external_reply"):
 
     request: Request
     ok: bool
-    body: Annotated[bytes, Meta(max_length=limits.MIB)]
+    body: Annotated[bytes, Meta(max_length=limits.EXTERNAL_BYTES_MAX)]
 
 
 class OwnerStatement(_Message, frozen=True, tag="owner_statement"):
@@ -239,7 +239,7 @@ class ExternalCall(_Message, frozen=True, tag="external_call"):
 
     request: Request
     name: Name
-    body: Annotated[bytes, Meta(max_length=limits.MIB)]
+    body: Annotated[bytes, Meta(max_length=limits.EXTERNAL_BYTES_MAX)]
 
 
 class Log(_Message, frozen=True, tag="log"):

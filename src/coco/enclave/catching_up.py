@@ -22,7 +22,7 @@ from coco.enclave.links import decode
 from coco.enclave.recovery import PAGE
 from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, Offer, Reader, WantedPart, parse_evidence
 from coco.enclave.store import Store
-from coco.errors import CocoError, LedgerError
+from coco.errors import BusyError, CocoError, LedgerError
 from coco.ledger import signature, tables
 from coco.ledger.position import Position
 
@@ -97,6 +97,8 @@ class CatchUp:
                 if not offers or not 0 < offers[0].seqno < offers[0].evidence <= end:
                     return None
                 return await self._load(offers[0])
+            except BusyError:
+                pass  # it refused, or its host did: that says nothing about what other nodes have
             except CocoError as error:
                 if not error.code.startswith(("snapshot.", "peers.", "node.")):
                     raise
@@ -164,7 +166,7 @@ class CatchUp:
         Raises:
             LedgerError: it is not the one there.
         """
-        assert self._snapshot is not None
+        assert self._snapshot is not None, "the caller has looked: only what a snapshot covers is noted"
         seqno = self._journal.last_seqno + 1
         entry = _native.Entry.parse(data)
         if entry.seqno != seqno or entry.leaf != self._snapshot.leaf(seqno):

@@ -60,7 +60,7 @@ class Certificates:
             current = self._current(view, node_id)
             if current is not None:
                 key = current.public_key()
-                assert isinstance(key, ec.EllipticCurvePublicKey)
+                assert isinstance(key, ec.EllipticCurvePublicKey), "no other is ever issued"
                 names = endorsed_names(current)
                 rows.append(
                     self._issued(

@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from msgspec import Meta
@@ -29,7 +29,7 @@ from coco import limits
 from coco._native import Front
 from coco.enclave.core import doors
 from coco.enclave.core.identity import NODE_NAME
-from coco.errors import AttestationError, BusyError, CocoError, RequestError, native_error
+from coco.errors import AttestationError, BusyError, CocoError, HostLiedError, RequestError, native_error
 from coco.ledger import cose
 
 _LENGTH_BYTES = 4
@@ -72,6 +72,9 @@ class Answer(_Message, frozen=True, tag="answer"):
     code: Annotated[str, Meta(max_length=64)]
     body: Annotated[bytes, Meta(max_length=limits.MESSAGE_BYTES_MAX)]
 
+
+#: What the library says of a certificate that it cannot read: a stranger may show any.
+_NO_CERTIFICATE = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Hello | Tell | Ask | Answer] = msgspec.msgpack.Decoder(Hello | Tell | Ask | Answer)
@@ -133,7 +136,7 @@ def named_engine_id(certificate: bytes | None, node_id: Callable[[int], str | No
     try:
         parsed = x509.load_der_x509_certificate(certificate or b"")
         key, number = parsed.public_key(), _engine_id(parsed)
-    except ValueError:
+    except _NO_CERTIFICATE:
         return 0
     if not isinstance(key, ec.EllipticCurvePublicKey) or node_id(number) != cose.key_id(key):
         return 0
@@ -149,7 +152,7 @@ def endorsed_engine_id(certificate: bytes | None, service: ec.EllipticCurvePubli
             return 0
         service.verify(parsed.signature, parsed.tbs_certificate_bytes, ec.ECDSA(algorithm))
         return _engine_id(parsed)
-    except (ValueError, InvalidSignature):
+    except (*_NO_CERTIFICATE, InvalidSignature):
         return 0
 
 
@@ -226,7 +229,8 @@ class Links:
     Args:
         inbound, outbound: the doors of the listeners ``peers`` and ``dialled``.
         dial: has the host connect: number of the dial, address.
-        failed: a door has failed.
+        failed: a door has failed, or the host lied in what a peer asked for; ends the process.
+        unexpected: hears of an exception that nobody expected; the link that it came from is cut.
         log: of links that open and close.
     """
 
@@ -237,10 +241,11 @@ class Links:
         *,
         dial: Callable[[int, str], None],
         failed: Callable[[BaseException], None],
+        unexpected: Callable[[BaseException], None],
         log: Callable[..., None],
     ) -> None:
         self._inbound, self._outbound = inbound, outbound
-        self._dial, self._failed, self._log = dial, failed, log
+        self._dial, self._failed, self._unexpected, self._log = dial, failed, unexpected, log
         self._loop = asyncio.get_running_loop()
         self._service: ec.EllipticCurvePublicKey | None = None
         self._service_name = ""
@@ -381,7 +386,7 @@ class Links:
 
     def _dialled(self, connection: int, certificate: bytes | None, dial: int) -> None:
         link = self._dialling.pop(dial, None)
-        assert self._service is not None
+        assert self._service is not None, "nothing is dialled before `dial_as`"
         found = named_engine_id(certificate, self.node_id) or endorsed_engine_id(certificate, self._service)
         if link is None or found == 0 or found == self._node or link.receiver not in (0, found):
             self._log("link.refused", {"node": found, "wanted": link.receiver if link is not None else 0})
@@ -439,8 +444,11 @@ class Links:
             elif kind == doors.DATA:
                 try:
                     self._hear(connection, self._accepted[connection], rest[0])
-                except CocoError as error:
-                    self._log("link.cut", {"node": self._accepted[connection].sender or 0}, {"code": error.code})
+                except Exception as error:  # noqa: BLE001 - no peer may keep another one from being heard
+                    if not isinstance(error, CocoError):
+                        self._unexpected(error)
+                    code = error.code if isinstance(error, CocoError) else "peers.failed"
+                    self._log("link.cut", {"node": self._accepted[connection].sender or 0}, {"code": code})
                     self._inbound.close(connection)
                 self._inbound.more(connection)
                 self._wake_inbound.soon()
@@ -476,7 +484,7 @@ class Links:
                 raise AttestationError("who dials only asks", code="peers.malformed")
 
     def _greeted(self, inbound: _Inbound, message: _Message) -> int:
-        assert self._service is not None
+        assert self._service is not None, "nobody is accepted before `accept_as`, which comes after `dial_as`"
         # A process is a node of one service only; which key that has now, one of the two may not have heard yet.
         sender = named_engine_id(inbound.certificate, self.node_id)
         if not isinstance(message, Hello) or (message.service != self._service_name and not sender):
@@ -487,12 +495,20 @@ class Links:
         return sender
 
     async def _answer(self, connection: int, inbound: _Inbound, message: Ask) -> None:
-        assert self.serve is not None and inbound.sender is not None
         try:
+            if self.serve is None or inbound.sender is None:
+                raise BusyError("this node answers nobody yet", code="node.not_open")
             body = await self.serve(inbound.sender, inbound.certificate or b"", message.kind, message.body)
             answer = Answer(message.number, "", body)
+        except HostLiedError as error:
+            # It is this node that ends for it, not whoever asked.
+            answer = Answer(message.number, "node.ended", b"the host of this node lied")
+            self._failed(error)
         except CocoError as error:
             answer = Answer(message.number, error.code, str(error).encode())
+        except Exception as error:  # noqa: BLE001 - no question of a peer stays without an answer
+            self._unexpected(error)
+            answer = Answer(message.number, "peers.failed", b"this node could not answer")
         inbound.questions -= 1
         if connection in self._accepted:
             self._inbound.write(connection, frame(answer))

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco import limits
-from coco._native import Entry
 from coco.attestation.verified import Verified
 from coco.enclave.attesting import EVIDENCE
 from coco.enclave.certificates import Certificates
@@ -191,9 +191,7 @@ class Membership:
         if kind == FETCH:
             return await self._fetch(decode(FetchRange, body))
         if kind == EVIDENCE:
-            key = x509.load_der_x509_certificate(certificate).public_key()
-            assert isinstance(key, ec.EllipticCurvePublicKey)
-            await self.renew_evidence(key, decode(dict[str, str], body))
+            await self.renew_evidence(_key_of(certificate), decode(dict[str, str], body))
             return b""
         raise RequestError("no node answers this", code="peers.malformed")
 
@@ -205,7 +203,7 @@ class Membership:
         found = await self._control.read_some(asked.first, last)
         for seqno, entry in enumerate(found, asked.first):
             # L2: nothing that comes back from the host goes on unverified.
-            if Entry.parse(entry).leaf != journal.tree.leaf(seqno):
+            if not journal.holds(seqno, entry):
                 raise HostLiedError(f"the host gave another entry than {seqno}", code="channel.wrong_entry")
         return msgspec.msgpack.encode(found)
 
@@ -213,9 +211,7 @@ class Membership:
         if not self._replica.may_execute:
             primary = self.address(self._replica.primary) or ""
             return self._answer(Waiting("no_primary" if not primary else "redirected", primary))
-        key = x509.load_der_x509_certificate(certificate).public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise AccessError("a node has a key on P-384", code="join.bad_key")
+        key = _key_of(certificate)
         node_id = cose.key_id(key)
         if request.constitution and request.constitution != self._constitution_hash():
             raise AccessError("the network has other rules than this node's owner has seen", code=OTHER_RULES)
@@ -242,7 +238,10 @@ class Membership:
         if known[node_id].status != nodes.TRUSTED or self._row_of(node_id) != known[node_id]:
             raise AccessError("this node was retired", code="join.retired")
         self._check(key, request)
-        return self._answer(self._welcome(row, request, self._replica.anchor))
+        issued = self._sequencer.store.view().get(tables.NODE_CERTIFICATES, node_id.encode())
+        if issued is None:
+            return self._answer(Waiting("admitted"))  # it was rolled back meanwhile: the next question issues it anew
+        return self._answer(self._welcome(row, request, self._replica.anchor, issued))
 
     def _answer(self, answer: JoinAnswer) -> bytes:
         payload = msgspec.msgpack.encode(answer)
@@ -397,10 +396,8 @@ class Membership:
         await self._sequencer.committed(seqno)
         return node_id
 
-    def _welcome(self, row: NodeRow, request: JoinRequest, anchor: Start) -> Welcome:
+    def _welcome(self, row: NodeRow, request: JoinRequest, anchor: Start, certificate: bytes) -> Welcome:
         view = self._sequencer.store.view()
-        certificate = view.get(tables.NODE_CERTIFICATES, row.node_id.encode())
-        assert certificate is not None, "a trusted node has a certificate"
         secrets = [
             (first, wrapping.seal_for_node(secret, first, row.node_id, request.encryption_key, self._service.spki))
             for first, secret in self._sequencer.store.journal.secrets
@@ -484,3 +481,18 @@ class Membership:
         seqno = await self._sequencer.write_rows([(tables.NODES_INFO, key, retired)])
         self._log("node.retired", {"engine": row.engine}, {"node": row.node_id})
         return seqno
+
+
+def _key_of(certificate: bytes) -> ec.EllipticCurvePublicKey:
+    """The key of whoever asks; a stranger may show any certificate that TLS takes, or none.
+
+    Raises:
+        AccessError: it is none that a node has (``join.bad_key``).
+    """
+    try:
+        key = x509.load_der_x509_certificate(certificate).public_key()
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise AccessError("a node shows a certificate with a key on P-384", code="join.bad_key") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise AccessError("a node has a key on P-384", code="join.bad_key")
+    return key

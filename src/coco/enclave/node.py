@@ -168,6 +168,7 @@ class EnclaveNode:
             self._doors.pop("dialled"),
             dial=lambda dial, address: self._control.send(messages.Dial(dial, address)),
             failed=self._ended,
+            unexpected=self.unexpected,
             log=self._control.log,
         )
         self._control.on_dial_failed = self.links.dial_failed
@@ -484,7 +485,7 @@ class EnclaveNode:
             "recovery_count": recovery_count,
         }
         if previous:
-            assert self._recovery is not None
+            assert self._recovery is not None, "only a recovery has a previous identity"
             info |= {"previous_service_identity": previous, "since": self._recovery.former.end.seqno + 1}
         return tables.row(info)
 
@@ -663,7 +664,7 @@ class EnclaveNode:
         self._announce()
 
     def _recovering_info(self, status: str) -> bytes:
-        assert self._recovery is not None
+        assert self._recovery is not None, "made a few lines before the first call"
         previous = pem(self._recovery.former.service)
         return self._service_info(status, self._recovery_count, previous)
 
@@ -765,7 +766,7 @@ class EnclaveNode:
             store.native.commit(upto)
             kept = kept[-HISTORY_AFTER_JOIN:]
             store.native.prune(kept[0] if kept else upto)
-            assert store.index is not None
+            assert store.index is not None, "`_make_store` gives it one"
             await store.index.relieve_now()
         for adapter in self.protocols.by_name.values():
             await adapter.rebuild(store.view())
@@ -868,7 +869,9 @@ class EnclaveNode:
             view = self.store.view(self.replica.committed)
             found = Actors(view, self.clock.now_ms).caller(certificate)
             if len(self._callers) > limits.CONNECTIONS_MAX:
-                self._callers.clear()
+                # Whoever is connected stays known: only so is it noticed that somebody is nobody any more.
+                connected = {der for listener in self._listeners for der in listener.certificates}
+                self._callers = {der: one for der, one in self._callers.items() if der in connected}
             self._callers[certificate] = found
         return found.caller
 
@@ -1135,7 +1138,6 @@ class EnclaveNode:
         row = tables.row({"nonce": nonce, "signature": signature.hex()})
         seqno = await self.sequencer.write_rows([(tables.ACCOUNTS, account_row(caller.actor, account), row)])
         await self.sequencer.committed(seqno)
-        self._callers.clear()
         return {
             "account": "0x" + account.hex(),
             "actor": caller.actor,
@@ -1149,7 +1151,7 @@ def _service_status(view: StoreView) -> str:
 
 def _public(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     key = certificate.public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert isinstance(key, ec.EllipticCurvePublicKey), "this enclave, or the service, has issued it for such a key"
     return key
 
 

@@ -85,7 +85,8 @@ class Pool:
             return RequestError("already known", code="pool.already_known")
         lane_key, position = envelope.lane, envelope.position
         lane = self._lanes[lane_key]
-        assert (position is not None) == lane.numbered, "the envelopes of a lane all carry positions, or none does"
+        if (position is not None) != lane.numbered:
+            return RequestError("the envelopes of a lane all carry positions, or none does", code="pool.mixed_lane")
         if position is None:
             position = lane.next + len(lane.waiting)
         if position < lane.next:

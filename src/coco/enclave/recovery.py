@@ -52,7 +52,7 @@ class FormerLife:
     def service_key(self) -> bytes:
         """DER SubjectPublicKeyInfo of the former service."""
         key = self.service.public_key()
-        assert isinstance(key, ec.EllipticCurvePublicKey)
+        assert isinstance(key, ec.EllipticCurvePublicKey), "it has verified the last signature of its life"
         return cose.spki(key)
 
 

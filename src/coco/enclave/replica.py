@@ -378,11 +378,11 @@ class Replica:
             case ViewChanged():
                 pass  # `on_view` follows
             case _:
-                raise AssertionError(f"{type(action).__name__} does not touch the store")
+                raise ConsensusError(f"{type(action).__name__} does not touch the store", code="consensus.bad_action")
         return False
 
     async def _install(self, wanted: Position) -> None:
-        assert self.on_install is not None
+        assert self.on_install is not None, "wired before the first message of a peer is heard"
         self._persisting.clear()
         position, signed = await self.on_install(wanted.seqno)
         self._written = position.seqno

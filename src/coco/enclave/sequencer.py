@@ -242,7 +242,7 @@ class Sequencer:
         began = asyncio.get_running_loop().time()
         try:
             outcomes, claim = await runtime.adapter.execute(batch, transaction, context)
-            assert len(outcomes) == len(batch), "one outcome for each envelope"
+            assert len(outcomes) == len(batch), "one outcome for each envelope; else the adapter has failed, as below"
             self._spent("execute_us", began)
         except Exception as error:  # noqa: BLE001 - whatever an adapter raises, the node goes on (G3)
             await self._bisect(runtime, batch, error)
@@ -468,7 +468,7 @@ class Sequencer:
             self._unsigned = 0
             journal.adopt_signature(seqno)
             written = self.store.write(WriteSet(rows), is_signature=True)
-            assert written == seqno
+            assert written == seqno, "`order` is held: nothing was written since the root was taken"
             self.counters["signatures"] += 1
         return seqno
 

@@ -117,7 +117,7 @@ class Succession:
 
     async def _succeed(self, view: Reads, now_ms: int) -> None:
         draft, found = Draft(view), succession.current(view)
-        assert found is not None
+        assert found is not None, "`attend` has found it in the same view"
         following = self._service.following(_certificate(found))
         if following is None:
             raise LedgerError("this node lacks the announced key", code="ledger.secret_unavailable")

@@ -90,7 +90,7 @@ class Replay:
             self.signatures.append(seqno)
 
     def _behind_break(self, data: bytes) -> None:
-        assert self.broken is not None
+        assert self.broken is not None, "the caller has just looked"
         try:
             entry = Entry.parse(data)
             writes = entry.public_writes()

@@ -133,7 +133,8 @@ class Actors:
 
 def account_row(actor: str, account: bytes) -> bytes:
     """Key of the row that proves ``account`` for ``actor``."""
-    assert len(account) == _ACCOUNT_BYTES
+    if len(account) != _ACCOUNT_BYTES:
+        raise RequestError("an account has 20 bytes", code="account.malformed")
     return bytes.fromhex(actor) + account
 
 

@@ -372,7 +372,8 @@ class Driver:
 
     def installed(self, position: Position, signed: Position) -> list[Action]:
         """The state that the last ``Install`` asked for is in the store, durably; ``position`` is its last entry."""
-        assert self._installing is not None
+        if self._installing is None:
+            raise ConsensusError("no state was asked for", code="consensus.not_installing")
         install, self._installing = self._installing, None
         self._log.clear()
         self._assembler, self._beginnings = Assembler(), []
@@ -404,7 +405,8 @@ class Driver:
             actions += [Send(*message) for message in messages]
             self._after.append((number, [Send(*message) for message in after]))
             if snapshot is not None:
-                assert not slots and not committed
+                if slots or committed:
+                    raise ConsensusError("a snapshot came with entries", code="consensus.bad_snapshot")
                 self._installing = Install(number, *snapshot)
                 actions.append(self._installing)
                 break

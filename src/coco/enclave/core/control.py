@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 from coco import limits
 from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
-from coco.errors import BusyError, CocoError, HostLiedError
+from coco.errors import BusyError, HostLiedError, RequestError
 
 #: A host that owes an answer for so long is named in the log; it is looked after as often.
 _SILENT_S, _LOOK_S = 5.0, 1.0
@@ -26,8 +26,8 @@ _T = TypeVar("_T")
 class Control(asyncio.Protocol):
     """The channel as an asyncio protocol."""
 
-    def __init__(self, ended: Callable[[CocoError | None], None]) -> None:
-        """``ended`` is called once: with the host's lie, or None when the host closed the channel."""
+    def __init__(self, ended: Callable[[Exception | None], None]) -> None:
+        """``ended`` is called once: with the host's lie, another failure, or None when the host closed the channel."""
         self.started: asyncio.Future[messages.Start] = asyncio.get_running_loop().create_future()
         self.on_appended: Callable[[int], None] | None = None
         self.on_tick: Callable[[int], None] | None = None
@@ -75,7 +75,7 @@ class Control(asyncio.Protocol):
         try:
             for frame in self._reader.feed(data):
                 self._receive(messages.decode_to_enclave(frame))
-        except CocoError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a message does, the end of it has a reason
             self._end(error)
 
     def _look(self) -> None:
@@ -108,7 +108,7 @@ class Control(asyncio.Protocol):
         """The host is gone."""
         self._end(None)
 
-    def _end(self, error: CocoError | None) -> None:
+    def _end(self, error: Exception | None) -> None:
         if not self._over:
             self._over = True
             self._ended(error)
@@ -145,7 +145,7 @@ class Control(asyncio.Protocol):
 
     async def read(self, first: int, last: int) -> list[bytes]:
         """Entries ``first`` to ``last`` as the host gives them: unverified, and fewer if it has no more."""
-        assert 0 < first <= last < first + limits.READ_ENTRIES_MAX
+        assert 0 < first <= last < first + limits.READ_ENTRIES_MAX, "callers read in pages"
         entries: list[bytes] = []
         # One answer holds as many as fit into a message.
         while first <= last and (more := await self.read_some(first, last)):
@@ -219,7 +219,10 @@ class Control(asyncio.Protocol):
 
         Raises:
             BusyError: it could not be reached in time (``external.unreachable``).
+            RequestError: ``body`` is longer than the channel takes (``external.too_large``).
         """
+        if len(body) > limits.EXTERNAL_BYTES_MAX:
+            raise RequestError("that is too much for an external processor", code="external.too_large")
         self._number += 1
         number = self._number
         future: asyncio.Future[messages.ExternalReply] = asyncio.get_running_loop().create_future()

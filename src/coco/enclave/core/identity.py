@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from coco._native import wipe
 from coco.attestation import wrapper
-from coco.errors import LedgerError
+from coco.errors import ConfigurationError, LedgerError
 from coco.ledger import cose
 
 #: The service's own certificate and a joiner's live so long, unless members vote for something else.
@@ -72,7 +72,15 @@ def _alternative(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
+        pass
+    try:
         return x509.DNSName(name)
+    except ValueError as error:
+        raise ConfigurationError(
+            "a node has a host name that no certificate can hold",
+            code="join.bad_host_name",
+            hint="write it in ASCII, as DNS does (xn--…)",
+        ) from error
 
 
 def pem(certificate: x509.Certificate) -> str:

@@ -53,7 +53,7 @@ class Freshness:
             self._round = None
 
     async def _confirm(self, floor: bytes | None) -> None:
-        assert self._readable is not None
+        assert self._readable is not None, "who has nobody to ask never needs a round"
         begun_at = self._answers
         await self._readable(floor, True)
         self._confirmed_at = max(self._confirmed_at, begun_at)

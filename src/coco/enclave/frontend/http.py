@@ -86,6 +86,11 @@ class Listener:
         self._door.start(chain, key, ask_client)
         self._loop.add_reader(self._door.fileno(), self._ready)
 
+    @property
+    def certificates(self) -> frozenset[bytes | None]:
+        """What whoever is connected shows."""
+        return frozenset(self._peers.values())
+
     def close_those(self, certificates: Collection[bytes | None]) -> None:
         """Close the connections of whoever shows one of these certificates."""
         for connection, certificate in list(self._peers.items()):
@@ -143,7 +148,7 @@ class Listener:
             self._submit(early)
 
     def _call(self, connection: int, body: bytes) -> None:
-        assert self._rpc is not None
+        assert self._rpc is not None, "the door names JSON-RPC only where it is served"
         caller = self._caller(self._peers[connection])
         self._rpc(body, caller, partial(self._respond_json, connection))
 
@@ -152,7 +157,7 @@ class Listener:
 
     def _submit(self, events: list[tuple[Caller, tuple[Any, ...]]]) -> None:
         """Serve submissions that the door has checked: what came at the same time together."""
-        assert self._submitted is not None
+        assert self._submitted is not None, "the door checks only what this listener asked it to"
         calls: dict[tuple[str, int], tuple[Caller, list[EarlyCall]]] = {}
         for caller, (_, connection, method, call, found, check_us) in events:
             _, together = calls.setdefault((method, id(caller)), (caller, []))
@@ -207,8 +212,7 @@ class Listener:
                 (drained.clear if pressed else drained.set)()
         elif kind == doors.CLOSED:
             self._forget(connection)
-        else:
-            assert kind == doors.FAILED
+        elif kind == doors.FAILED:
             self._on_failure(NativeError("the front door failed", code="front.failed"))
 
     def _forget(self, connection: int) -> None:
@@ -320,7 +324,7 @@ class Listener:
         self._spawn(connection, self._run_websocket(connection, session))
 
     async def _run_websocket(self, connection: int, session: WebSocketSession) -> None:
-        assert self._websocket is not None
+        assert self._websocket is not None, "only a listener with WebSocket upgrades"
         try:
             await self._confirm(connection, None, False)
             await self._websocket(session)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, WriteSet
-from coco.errors import HostLiedError, LedgerError, NotFoundError
+from coco.errors import ConsensusError, HostLiedError, LedgerError, NotFoundError
 from coco.ledger import receipts, signature, tables
 from coco.ledger.position import Position
 
@@ -174,7 +174,7 @@ class Journal:
         """Each secret rests in the ledger under its successor, so the nearest later one that is held leads to it."""
         later = next(i for i in range(index, len(self._epochs)) if self._epochs[i].secret is not None)
         secret = self._epochs[later].secret
-        assert secret is not None
+        assert secret is not None, "the epoch was chosen because it has one"
         for epoch in reversed(self._epochs[index:later]):
             secret = self.open_former(epoch.first, secret)
         wanted = self._epochs[index]
@@ -202,12 +202,13 @@ class Journal:
     def complete(self, writes: WriteSet) -> WriteSet:
         """``writes`` with the row that ties the entry to its predecessor."""
         leaf = self.tree.leaf(self.last_seqno)
-        assert leaf is not None
+        assert leaf is not None, "the tree has its last leaf"
         return writes.with_row(tables.PREDECESSOR, tables.SINGLETON, leaf)
 
     def seal(self, writes: WriteSet, *, claim: bytes | None = None) -> SealedEntry:
         """Seal a completed write set as the next entry."""
-        assert self._sealer is not None
+        if self._sealer is None:
+            raise ConsensusError("this node does not write now", code="consensus.not_primary")
         view, seqno = self._views[-1][1], self.last_seqno + 1
         _, secret = self.current_secret
         digest = receipts.NO_CLAIMS
@@ -218,12 +219,19 @@ class Journal:
 
     def append(self, sealed: SealedEntry, *, is_signature: bool = False) -> int:
         """Give the next entry to consensus and to the disk; return its seqno."""
-        assert sealed.seqno == self.last_seqno + 1
+        assert sealed.seqno == self.last_seqno + 1, "whoever seals holds `order` until it is appended"
         self.tree.append(sealed.leaf)
         self._append(Position(self.view, sealed.seqno), sealed.entry, is_signature)
         return sealed.seqno
 
     # --- reading back ---
+
+    def holds(self, seqno: int, data: bytes) -> bool:
+        """Whether ``data`` is the entry ``seqno`` of this ledger (L2)."""
+        try:
+            return Entry.parse(data).leaf == self.tree.leaf(seqno)
+        except LedgerError:
+            return False
 
     async def entry(self, seqno: int) -> bytes:
         """The bytes of an entry, as this enclave knows them to be.
@@ -234,12 +242,8 @@ class Journal:
         if not 0 < seqno <= self.last_seqno:
             raise NotFoundError(f"there is no entry {seqno}", code="ledger.no_entry")
         found = await self._read(seqno, seqno)
-        if len(found) == 1:
-            try:
-                if Entry.parse(found[0]).leaf == self.tree.leaf(seqno):
-                    return found[0]
-            except LedgerError:
-                pass
+        if len(found) == 1 and self.holds(seqno, found[0]):
+            return found[0]
         raise HostLiedError(f"the host gave another entry than {seqno}", code="channel.wrong_entry")
 
     async def fetch(self, seqno: int) -> WriteSet:

@@ -76,12 +76,16 @@ class EthereumAdapter(LedgerAdapter):
         base_fee = fees.initial_base_fee if fees.policy == "eip1559" else None
         self.chain = Chain(self.settings.chain_id, self.settings.fork, self.settings.gas_limit, base_fee)
         self.events = EventHub(self)
+        #: The newest block, and the newest committed one: what readers do to the cache must never push one of them out.
         self._head: Block | None = None
+        self._committed_head: Block | None = None
         #: Blocks executed and not committed yet, oldest first, with the seqno of their entry.
         self._speculative: list[tuple[int, Block]] = []
         self._unapplied: Block | None = None
         self._cache: OrderedDict[int, Block] = OrderedDict()
         self._committed_number = 0
+        #: The trie was built anew with blocks in it that were not committed: it cannot undo those up to this one.
+        self._rebuilt_with = 0
 
     # --- declarations ---
 
@@ -147,7 +151,8 @@ class EthereumAdapter(LedgerAdapter):
         self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
     ) -> tuple[Sequence[Outcome], bytes | None]:
         """One block of the batch."""
-        assert self._head is not None
+        if self._head is None:
+            raise LedgerError("this chain has no block to go on from", code="ethereum.no_head")
         made, verdicts = await self.services.run(
             self.chain.execute,
             tx.native,
@@ -191,7 +196,7 @@ class EthereumAdapter(LedgerAdapter):
         del self._speculative[: len(done)]
         for block in done:
             self._remember(block)
-        self._committed_number = done[-1].number
+        self._committed_head, self._committed_number = done[-1], done[-1].number
         self.chain.committed(done[-1].number)
         self.events.publish(done)
 
@@ -201,8 +206,10 @@ class EthereumAdapter(LedgerAdapter):
         self._speculative, self._unapplied = kept, None
         number = kept[-1][1].number if kept else self._committed_number
         self.chain.roll_back(number)
-        self._head = kept[-1][1] if kept else self._cache.get(number)
-        assert self._head is not None, "the last committed block is always kept"
+        self._head = kept[-1][1] if kept else self._committed_head
+        if self._head is not None and number < self._rebuilt_with:
+            self._rebuilt_with = 0
+            self._check_root(self.chain.rebuild(self.services.newest().native), self._head)
 
     async def rebuild(self, view: StoreView) -> None:
         """Build the trie from the tables, and compare its root with the newest block's.
@@ -217,12 +224,17 @@ class EthereumAdapter(LedgerAdapter):
         speculative = {block.number: block for _, block in self._speculative}
         block = speculative.get(number) or await self.block(number, view)
         root = await self.services.run(self.chain.rebuild, view.native)
+        self._check_root(root, block)
+        self._head, self._unapplied = block, None
+        self._rebuilt_with = number if self._speculative else 0
+        if not self._speculative and block is not None:
+            self._committed_head, self._committed_number = block, number
+            self._remember(block)
+
+    @staticmethod
+    def _check_root(root: bytes, block: Block | None) -> None:
         if block is None or root != block.state_root:
             raise LedgerError("the state does not have the root that its block names", code="ethereum.state_root")
-        self._head, self._unapplied = block, None
-        if not self._speculative:
-            self._committed_number = number
-            self._remember(block)
 
     def _remember(self, block: Block) -> None:
         self._cache[block.number] = block
@@ -238,15 +250,30 @@ class EthereumAdapter(LedgerAdapter):
         return self._committed_number
 
     async def block(self, number: int, view: StoreView) -> Block | None:
-        """A block by its number, if it is in ``view``."""
+        """A block by its number: any committed one, and any other that is in ``view``."""
+        if number == self._committed_number and self._committed_head is not None:
+            return self._committed_head
         cached = self._cache.get(number)
         if cached is not None:
             return cached
+        if number <= self._committed_number:
+            view = view.newest()  # more may have been committed since the caller's view was taken
         record = await view.fetch("ethereum.blocks", _number_key(number))
         if record is None:
             return None
         block: Block = await self.services.run_query(Block.decode, record)
         self._remember(block)
+        return block
+
+    async def block_there(self, number: int, view: StoreView) -> Block:
+        """The same, of a block that must be there.
+
+        Raises:
+            AdapterError: it is not (``ethereum.block_not_found``).
+        """
+        block = await self.block(number, view)
+        if block is None:
+            raise AdapterError("header not found", code="ethereum.block_not_found")
         return block
 
     async def block_by_hash(self, identity: bytes, view: StoreView) -> Block | None:
@@ -259,8 +286,7 @@ class EthereumAdapter(LedgerAdapter):
         place = await view.fetch("ethereum.transactions", identity)
         if place is None:
             return None
-        block = await self.block(int.from_bytes(place[:8], "big"), view)
-        assert block is not None, "a transaction row points to its block"
+        block = await self.block_there(int.from_bytes(place[:8], "big"), view)
         return block, int.from_bytes(place[8:], "big")
 
     async def version_of(self, number: int, view: StoreView) -> int:
@@ -283,7 +309,8 @@ class EthereumAdapter(LedgerAdapter):
     ) -> Reply:
         """The receipt, for ``eth_sendRawTransactionSync``."""
         found = await self.locate(envelopes[0].id, view)
-        assert found is not None
+        if found is None:
+            raise AdapterError("the transaction is in no block", code="ethereum.transaction_not_found")
         return Reply(found[0].receipt(found[1]))
 
     def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:

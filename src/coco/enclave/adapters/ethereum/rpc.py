@@ -326,8 +326,7 @@ async def eth_accounts(adapter: EthereumAdapter, request: Request, caller: Calle
 @_method
 async def eth_gasPrice(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
     """Base fee, plus one gwei of priority when fees are charged."""
-    block = await _block(adapter, "latest", view)
-    assert block is not None
+    block = await adapter.block_there(adapter.committed_number, view)
     return hex(block.base_fee + _priority(adapter))
 
 
@@ -368,9 +367,7 @@ async def eth_feeHistory(adapter: EthereumAdapter, request: Request, caller: Cal
     fees, ratios, rewards = [], [], []
     block = newest
     for number in range(first, newest.number + 1):
-        found = await adapter.block(number, view)
-        assert found is not None
-        block = found
+        block = await adapter.block_there(number, view)
         fees.append(hex(block.base_fee))
         ratios.append(block.gas_used / block.gas_limit)
         rewards.append(_rewards(block, percentiles))
@@ -633,8 +630,7 @@ async def _logs(
         )
     found: list[Any] = []
     for number in range(first, last + 1):
-        block = await adapter.block(number, view)
-        assert block is not None
+        block = await adapter.block_there(number, view)
         for index, position in wanted.matches(block):
             if adapter.redact([(block, index)], caller, view):
                 found.append(block.log(index, position))
@@ -704,8 +700,7 @@ async def eth_getFilterChanges(adapter: EthereumAdapter, request: Request, calle
     if installed.kind == "blocks":
         hashes = []
         for number in range(first, last + 1):
-            block = await adapter.block(number, view)
-            assert block is not None
+            block = await adapter.block_there(number, view)
             hashes.append("0x" + block.hash.hex())
         return hashes
     return await _logs(adapter, installed.logs, first, last, caller, view)

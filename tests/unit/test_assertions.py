@@ -1,0 +1,37 @@
+"""E1: no assertion in an enclave may be reachable by what a client, a peer, a host or a cache does.
+
+An assertion that stays says why it cannot fail; whatever could is an error with a code.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parent.parent.parent / "src" / "coco"
+FOLDERS = ("enclave", "ledger", "channel")
+
+
+def without_reason(source: str) -> list[int]:
+    """Lines of assertions that do not say why they hold, and of ones raised by hand."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assert) and not (isinstance(node.msg, ast.Constant) and node.msg.value):
+            found.append(node.lineno)
+        if isinstance(node, ast.Raise) and node.exc is not None and "AssertionError" in ast.dump(node.exc):
+            found.append(node.lineno)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_assertion_says_why_it_cannot_fail(folder):
+    files = sorted((SOURCES / folder).rglob("*.py"))
+    assert files
+    wrong = [f"{path}:{line}" for path in files for line in without_reason(path.read_text())]
+    assert wrong == []
+
+
+def test_the_check_sees_what_it_looks_for():
+    assert without_reason("assert x\nassert y, ''\nassert z, 'because'\nraise AssertionError('no')\n") == [1, 2, 4]
