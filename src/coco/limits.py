@@ -135,3 +135,11 @@ TIME_MS_MAX: Final = 7_258_118_400_000
 TIME_STEP_MS_MAX: Final = 60_000
 #: Time for which what another node's host said of the time counts.
 TIME_SAID_SECONDS_MAX: Final = 10
+
+#: Actions of one proposal.
+PROPOSAL_ACTIONS_MAX: Final = 100
+#: Proposals of one member that may be open at once.
+OPEN_PROPOSALS_MAX: Final = 20
+#: How far a member's message may be behind the time of the node that takes it, for what is signed offline; and ahead.
+MESSAGE_AGE_SECONDS_MAX: Final = 7 * 24 * 3600
+MESSAGE_AHEAD_SECONDS_MAX: Final = 3600

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -203,7 +204,8 @@ def test_the_open_formats_own_tool_signs_what_is_accepted(tmp_path):
             def sign(name: str, kind: str, content: Any, proposal: str = "") -> bytes:
                 path = tmp_path / "content.json"
                 path.write_text(json.dumps(content))
-                command = [str(tool), "--ccf-gov-msg-type", kind, "--ccf-gov-msg-created_at", "2026-11-22T00:00:00Z"]
+                now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+                command = [str(tool), "--ccf-gov-msg-type", kind, "--ccf-gov-msg-created_at", now]
                 command += [
                     "--signing-key",
                     str(folder / f"{name}.key.pem"),

@@ -88,7 +88,7 @@ def test_the_open_formats_tools_prepare_and_finish_what_an_external_signer_signs
     content = proposal(tmp_path, NOTHING)
     tools = ROOT / ".venv-ccf" / "bin"
     common = ["--content", content, "--signing-cert", str(folder / "alice.pem"), "--ccf-gov-msg-type", "proposal"]
-    common += ["--ccf-gov-msg-created_at", "2026-11-22T00:00:00Z"]
+    common += ["--ccf-gov-msg-created_at", datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")]
     prepared = subprocess.run([str(tools / "ccf_cose_sign1_prepare"), *common], capture_output=True, text=True)
     wanted = json.loads(prepared.stdout)
     assert wanted["alg"] == "ES384"

@@ -111,6 +111,9 @@ def network_init(
     operator: Annotated[list[str] | None, typer.Option(help="CERTIFICATE=ADDRESS,...; repeatable.")] = None,
     constitution: Annotated[str, typer.Option(help=f"One of {', '.join(NAMES)}, or a file.")] = "majority",
     recovery_threshold: Annotated[int, typer.Option(help="Shares that recover the service.", min=1)] = 1,
+    rules_supermajority: Annotated[
+        str, typer.Option(help="Share of the members that replaces rules whatever they say; 2/3, or 1/1 for unanimous.")
+    ] = "",
     chain_id: Annotated[int, typer.Option(help="Chain id of the Ethereum adapter.")] = 2017,
     fees: Annotated[str, typer.Option(help="free or eip1559.")] = "free",
     out: Annotated[Path, typer.Option(help="File for the genesis.")] = Path("genesis.json"),
@@ -130,6 +133,7 @@ def network_init(
         chain_id,
         fees,
         insecure_virtual,
+        rules_supermajority,
     )
     try:
         written = networks.write(founding, out)

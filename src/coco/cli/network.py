@@ -16,6 +16,7 @@ from cryptography import x509
 
 from coco import constitutions
 from coco.cli.keys import make_actor, make_encryption_key
+from coco.enclave.configuration import supermajority
 from coco.errors import ConfigurationError
 
 
@@ -56,6 +57,8 @@ class Founding:
     chain_id: int
     fees: str
     insecure_virtual: bool
+    #: How many of the members replace the rules whatever these say; empty: all under ``unanimous``, else two thirds.
+    rules_supermajority: str = ""
 
 
 def _certificate(path: Path) -> str:
@@ -92,6 +95,12 @@ def _rules(text: str) -> str:
         raise ConfigurationError(f"{text} is neither a file nor one of {names}", code="network.bad_rules") from error
 
 
+def _supermajority(founding: Founding) -> str:
+    chosen = founding.rules_supermajority or ("1/1" if founding.rules == "unanimous" else supermajority.DEFAULT)
+    supermajority.fraction(chosen)
+    return chosen
+
+
 def genesis(founding: Founding) -> dict[str, Any]:
     """The document.
 
@@ -115,6 +124,7 @@ def genesis(founding: Founding) -> dict[str, Any]:
         "operators": [_operator(text) for text in founding.operators],
         "recovery_threshold": founding.recovery_threshold,
         "constitution": _rules(founding.rules),
+        "rules_supermajority": _supermajority(founding),
         "insecure_virtual": founding.insecure_virtual,
         "production": not founding.insecure_virtual,
         "adapters": {"ethereum": {"chain_id": founding.chain_id, "fees": {"policy": founding.fees}}},

@@ -19,7 +19,7 @@ from coco.enclave.configuration import nodes, succession
 from coco.enclave.configuration.actions import action_of
 from coco.enclave.configuration.draft import Draft, state
 from coco.enclave.configuration.keepers import PARTICIPANT
-from coco.enclave.configuration.proposals import Change, Proposals
+from coco.enclave.configuration.proposals import Change, Proposals, check_time, created_at
 from coco.enclave.epochs import Epochs, Row
 from coco.enclave.links import decode
 from coco.enclave.sequencer import Sequencer
@@ -163,6 +163,7 @@ class Governing:
             case "ack":
                 return self._proposals.acknowledge(asked.member, asked.body, view)
             case "state":
+                check_time(created_at(asked.body), self._sequencer.clock.now_ms // 1000)
                 return Change({}, [succession.statement_row(view, asked.body)])
         raise RequestError("there is no such request", code="gov.malformed")
 

@@ -103,9 +103,14 @@ class Draft:
         return self.document(tables.SERVICE_INFO, tables.SINGLETON) or {}
 
     @property
+    def genesis(self) -> dict[str, Any]:
+        """The document that the network was founded with."""
+        return self.document(tables.GENESIS, tables.SINGLETON) or {}
+
+    @property
     def production(self) -> bool:
         """Whether the genesis refuses what only a sandbox may have."""
-        return bool((self.document(tables.GENESIS, tables.SINGLETON) or {}).get("production", True))
+        return bool(self.genesis.get("production", True))
 
 
 class _Whole:

@@ -13,7 +13,7 @@ from cryptography import x509
 from msgspec import Meta
 
 from coco.attestation.policy import parse_rules
-from coco.enclave.configuration import chains, settings
+from coco.enclave.configuration import chains, settings, supermajority
 from coco.enclave.configuration.keepers import OWNER
 from coco.errors import ConfigurationError, GovernanceError
 from coco.ledger import tables
@@ -78,6 +78,8 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
     insecure_virtual: bool = False
     #: Refuses everything that only a sandbox may have.
     production: bool = True
+    #: How many of the active members replace the rules whatever these say; fixed here for ever (``supermajority.py``).
+    rules_supermajority: str = supermajority.DEFAULT
     #: Participants may come only once members have voted for it (``transition_service_to_open``).
     opens_by_vote: bool = False
 
@@ -110,6 +112,7 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
             )
         if self.opens_by_vote and not self.constitution:
             raise ConfigurationError("nobody could open a network without rules", code="configuration.genesis")
+        supermajority.fraction(self.rules_supermajority)
         try:
             settings.check(self.settings.voted)
         except GovernanceError as error:

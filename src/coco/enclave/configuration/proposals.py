@@ -8,20 +8,25 @@ Rules:
 * The rules in force decide; a change of the rules is decided by the old ones. What the rules gave is recorded, so that
   whoever reads the ledger later can follow, and no other node ever runs them for this.
 * A proposal whose effects fail is ``Failed``, with the reason, and changes nothing else.
+* Times are those that messages name, which a node takes only near its own: whoever judges again later judges alike.
+  Proposals expire, and each member has so many open ones (``open_proposals.py``).
+* Whatever the rules say, so many members as the genesis fixed replace them (``supermajority.py``).
+* Who leaves takes its ballots along, and what is open then is decided anew.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coco.enclave.configuration import actions
+from coco import limits
+from coco.enclave.configuration import actions, open_proposals, supermajority
 from coco.enclave.configuration.actors import Actors
 from coco.enclave.configuration.draft import ACTIVE, Draft, Validity, state
 from coco.enclave.configuration.keepers import Keepers
@@ -30,11 +35,12 @@ from coco.errors import AccessError, CocoError, GovernanceError, NotFoundError, 
 from coco.ledger import cose, tables
 from coco.ledger.statements import CREATED_AT, MESSAGE_TYPE, PROPOSAL_ID, parse_json
 
-OPEN, CLOSED = "Open", ("Accepted", "Rejected", "Withdrawn", "Dropped", "Failed")
+OPEN, CLOSED = open_proposals.OPEN, ("Accepted", "Rejected", "Withdrawn", "Dropped", "Failed")
 PROPOSAL, BALLOT, WITHDRAWAL, STATE_DIGEST, ACK = "proposal", "ballot", "withdrawal", "state_digest", "ack"
 #: Names the service that a proposal is for; it is refused where that is another one (G1).
-ASSERT_SERVICE = "assert_service_identity"
-_ACTIONS_MAX = 100
+ASSERT_SERVICE = supermajority.ASSERT_SERVICE
+#: How rules fail by themselves; whatever else fails is no word of theirs.
+_RULES_FAILED = frozenset({"gov.rules_failed", "gov.rules_too_long", "gov.rules_out_of_memory"})
 #: How far the time of a message may be from this one if its signer's certificate is to count: it may have ended.
 _LEAF_SKEW_S = 3600
 _WINDOW_MAX = 10_000
@@ -138,6 +144,30 @@ def _created_at(message: cose.Sign1) -> int:
     return created
 
 
+def check_time(created_at_s: int, now_s: int) -> None:
+    """Whether a message is of about this time: one that is kept for years decides nothing then.
+
+    Raises:
+        GovernanceError: it is not (``gov.wrong_time``).
+    """
+    least, most = now_s - limits.MESSAGE_AGE_SECONDS_MAX, now_s + limits.MESSAGE_AHEAD_SECONDS_MAX
+    if not least <= created_at_s <= most:
+        raise GovernanceError(
+            f"the message says that it was made at {created_at_s}; this network takes those of {least} to {most}",
+            code="gov.wrong_time",
+            hint="set the clock of the machine that signs, and sign again",
+        )
+
+
+def created_at(body: bytes) -> int:
+    """When a message says that it was made, in seconds since the Unix epoch.
+
+    Raises:
+        RequestError: it is no message, or does not say it.
+    """
+    return _created_at(cose.parse(body))
+
+
 def _active(view: Reads, signed: Signed) -> None:
     info = json.loads(view.get(tables.MEMBERS_INFO, signed.member.encode()) or b"{}")
     if info.get("status") != ACTIVE:
@@ -166,6 +196,11 @@ class Proposals:
         now_s = self._now_s() if self._now_s is not None else None
         return signed_by_member(body, view, kind, proposal=proposal, member=member, now_s=now_s)
 
+    def _in_time(self, signed: Signed) -> None:
+        """Asked after what was seen before: a request that is sent again is answered, however late."""
+        if self._now_s is not None:
+            check_time(signed.created_at_s, self._now_s())
+
     # --- requests ---
 
     async def create(self, body: bytes, view: Reads, root: bytes) -> Change:
@@ -179,23 +214,31 @@ class Proposals:
         draft = Draft(view)
         if (known := self._recent(draft, signed)) is not None:
             return Change(self.show(view, known))
+        self._in_time(signed)
         content = _document(signed.payload)
-        listed = content.get("actions") if isinstance(content, dict) else None
-        if not isinstance(listed, list) or not 0 < len(listed) <= _ACTIONS_MAX:
-            raise RequestError("a proposal is an object with actions", code="gov.malformed")
+        listed = _listed(content.get("actions") if isinstance(content, dict) else None)
         for action in listed:
             name, args = actions.action_of(action)
             if name == ASSERT_SERVICE:
                 actions.ACTIONS[name](draft, args)
-        proposal = {"proposer": signed.member, "actions": listed}
-        reason = await self._call(self._rules(draft), "validate", proposal, state(draft))
-        if reason is not None:
-            raise GovernanceError(str(reason)[:500], code="gov.proposal_invalid")
+        open_proposals.expire(draft, signed.created_at_s)
+        open_proposals.check_room(draft, signed.member)
+        info: dict[str, Any] = {
+            "proposer_id": signed.member,
+            "state": OPEN,
+            "ballots": {},
+            "created_at": signed.created_at_s,
+        }
+        try:
+            await self._validate(draft, {"proposer": signed.member, "actions": listed})
+        except GovernanceError as error:
+            if error.code not in _RULES_FAILED | {"gov.proposal_invalid"} or not supermajority.is_way(draft, listed):
+                raise
+            info[supermajority.ONLY] = True
         identity = sha256(tables.row(listed) + root + signed.digest.encode()).hexdigest()
         draft.put(tables.PROPOSALS, identity.encode(), tables.row({"actions": listed}))
-        info = {"proposer_id": signed.member, "state": OPEN, "ballots": {}, "created_at": signed.created_at_s}
         self._remember(draft, signed, identity)
-        return await self._decide(draft, identity, info)
+        return await self._decide(draft, identity, info, signed.created_at_s)
 
     async def vote(self, identity: str, member: str, body: bytes, view: Reads) -> Change:
         """A member casts its ballot: ``{"vote": true | false}``."""
@@ -211,21 +254,29 @@ class Proposals:
                 return Change(self.show(view, identity))
             raise GovernanceError("this member has voted already", code="gov.vote_exists")
         self._is_open(info)
+        self._in_time(signed)
         draft = Draft(view)
+        open_proposals.check_ballot(draft, info, signed.member, signed.created_at_s)
         draft.put(tables.COSE_HISTORY, signed.member.encode(), body)
         info["ballots"][signed.member] = ballot
-        return await self._decide(draft, identity, info)
+        return await self._decide(draft, identity, info, signed.created_at_s)
 
     def withdraw(self, identity: str, body: bytes, view: Reads) -> Change:
-        """Its proposer takes a proposal back."""
+        """Its proposer takes a proposal back; one whose proposer has left, any active member does.
+
+        Not one that only a supermajority may decide: rules that remove members would close that way with it.
+        """
         signed = self._signed(body, view, WITHDRAWAL, proposal=identity)
-        info = self._info(view, identity)
+        info, draft = self._info(view, identity), Draft(view)
         if signed.member != info["proposer_id"]:
-            raise AccessError("only its proposer withdraws a proposal", code="gov.not_the_proposer")
+            listed = (draft.document(tables.PROPOSALS, identity.encode()) or {})["actions"]
+            if info["proposer_id"] in draft.members() or supermajority.is_way(draft, listed):
+                raise AccessError("only its proposer withdraws a proposal", code="gov.not_the_proposer")
+            _active(view, signed)
         if info["state"] == "Withdrawn":
             return Change(self.show(view, identity))
         self._is_open(info)
-        draft = Draft(view)
+        self._in_time(signed)
         draft.put(tables.COSE_HISTORY, signed.member.encode(), body)
         info["state"] = "Withdrawn"
         self._save(draft, identity, info)
@@ -234,6 +285,7 @@ class Proposals:
     def state_digest(self, member: str, body: bytes, view: Reads, root: bytes) -> Change:
         """A member asks for the state that it will acknowledge."""
         signed = self._signed(body, view, STATE_DIGEST, member=member)
+        self._in_time(signed)
         draft = Draft(view)
         draft.put(tables.MEMBERS_ACKS, signed.member.encode(), tables.row({"state_digest": root.hex()}))
         draft.put(tables.COSE_HISTORY, signed.member.encode(), body)
@@ -242,6 +294,7 @@ class Proposals:
     def acknowledge(self, member: str, body: bytes, view: Reads) -> Change:
         """A member says that it knows the state: from now on it governs."""
         signed = self._signed(body, view, ACK, member=member)
+        self._in_time(signed)
         content = _document(signed.payload)
         expected = json.loads(view.get(tables.MEMBERS_ACKS, signed.member.encode()) or b"{}").get("state_digest")
         given = content.get("state_digest", content.get("stateDigest")) if isinstance(content, dict) else None
@@ -271,16 +324,21 @@ class Proposals:
             "ballotCount": len(info["ballots"]),
             "ballotSubmitters": sorted(info["ballots"]),
         }
-        if info["state"] != OPEN:
+        if info["state"] == OPEN:
+            found["expiresAtSeconds"] = open_proposals.ends_s(view, info)
+        else:
             found["finalVotes"] = info.get("final_votes", info["ballots"])
+        if supermajority.ONLY in info:
+            found["onlyBySupermajority"] = True
         if "failure" in info:
             found["failure"] = info["failure"]
         return found
 
     def listed(self, view: Reads) -> list[dict[str, Any]]:
-        """Every open proposal."""
+        """Every open proposal; one that has expired is none, even if nothing has closed it yet."""
+        now_s = self._now_s() if self._now_s is not None else 0
         shown = [self.show(view, key.decode()) for key, _ in view.scan(tables.PROPOSALS_INFO)]
-        return [one for one in shown if one["proposalState"] == OPEN]
+        return [one for one in shown if one["proposalState"] == OPEN and one["expiresAtSeconds"] >= now_s]
 
     async def rehearse(self, listed: list[Any], view: Reads) -> dict[str, Any]:
         """What an accepted proposal with these actions would change, without proposing anything.
@@ -289,10 +347,8 @@ class Proposals:
             CocoError: it would fail, with the reason.
         """
         draft = Draft(view)
-        proposal = {"proposer": "", "actions": listed}
-        reason = await self._call(self._rules(draft), "validate", proposal, state(draft))
-        if reason is not None:
-            raise GovernanceError(str(reason)[:500], code="gov.proposal_invalid")
+        proposal = {"proposer": "", "actions": _listed(listed)}
+        await self._validate(draft, proposal)
         before = state(draft)
         effects = await self._call(self._rules(draft), "apply", proposal, before)
         await self._perform(draft, effects)
@@ -312,18 +368,48 @@ class Proposals:
 
     # --- deciding ---
 
-    async def _decide(self, draft: Draft, identity: str, info: dict[str, Any]) -> Change:
-        rules, before = self._rules(draft), state(draft)
+    async def _validate(self, draft: Draft, proposal: dict[str, Any]) -> None:
+        reason = await self._call(self._rules(draft), "validate", proposal, state(draft))
+        if reason is not None:
+            raise GovernanceError(str(reason)[:500], code="gov.proposal_invalid")
+
+    async def _decide(self, draft: Draft, identity: str, info: dict[str, Any], at_s: int) -> Change:
+        """Decide a proposal, and whatever else is open if members have left by it; ``at_s`` is the request's time."""
+        draft, gone = await self._settle(draft, identity, info, state(draft))
+        again = bool(gone)
+        while again:  # each time one more is accepted, and so closed
+            open_proposals.void(draft, gone, at_s)
+            open_proposals.expire(draft, at_s)
+            again, seen = False, state(draft)
+            for other in open_proposals.opened(draft):
+                info = self._info(draft, other)
+                try:
+                    draft, gone = await self._settle(draft, other, info, seen)
+                except GovernanceError as error:
+                    if error.code not in _RULES_FAILED:
+                        raise
+                    continue  # it stays open, as after a ballot that the rules could not count
+                if info["state"] == "Accepted":
+                    again = True
+                    break
+        return self._change(self.show(draft, identity), draft, reshare=draft.reshare)
+
+    async def _settle(
+        self, draft: Draft, identity: str, info: dict[str, Any], before: dict[str, Any]
+    ) -> tuple[Draft, set[str]]:
+        """Decide one proposal; the draft with what that does, and the active members who left by it."""
         listed = (draft.document(tables.PROPOSALS, identity.encode()) or {})["actions"]
-        proposal = {"proposer": info["proposer_id"], "actions": listed}
-        verdict = await self._call(rules, "resolve", proposal, info["ballots"], before)
-        effects = Draft(draft.view, dict(draft.writes))
+        verdict, given = await self._verdict(draft, {"proposer": info["proposer_id"], "actions": listed}, info, before)
+        active = {name for name, one in before["members"].items() if one["status"] == ACTIVE}
+        gone: set[str] = set()
         if verdict == "Accepted":
             info["final_votes"] = dict(info["ballots"])
+            effects = replace(draft, writes=dict(draft.writes), renew=dict(draft.renew), drops_others=False)
             try:
-                await self._perform(effects, await self._call(rules, "apply", proposal, before))
+                await self._perform(effects, given)
                 info["state"] = "Accepted"
                 draft = effects
+                gone = {name for name in active if draft.members().get(name, {}).get("status") != ACTIVE}
             except CocoError as error:
                 info["state"] = "Failed"
                 info["failure"] = {"reason": str(error)[:1000], "code": error.code}
@@ -331,13 +417,49 @@ class Proposals:
             info["state"], info["final_votes"] = "Rejected", dict(info["ballots"])
         elif verdict != OPEN:
             raise GovernanceError("the rules decided nothing that there is", code="gov.rules_failed")
-        self._save(draft, identity, info)
-        if draft.drops_others:
-            self._drop_others(draft, identity)
-        return self._change(self.show(draft, identity), draft, reshare=draft.reshare)
+        if draft.document(tables.PROPOSALS_INFO, identity.encode()) != info:
+            self._save(draft, identity, info)
+        if info["state"] == "Accepted" and draft.drops_others:
+            final = supermajority.is_reached(draft.genesis, active, info["ballots"])
+            self._drop_others(draft, identity, all_of_them=final and supermajority.is_way(draft, listed))
+        return draft, gone
+
+    async def _verdict(
+        self, draft: Draft, proposal: dict[str, Any], info: dict[str, Any], seen: dict[str, Any]
+    ) -> tuple[str, Any]:
+        """What becomes of a proposal, and the actions to do; the way that no rules close comes first."""
+        rules, listed, ballots = self._rules(draft), proposal["actions"], info["ballots"]
+        active = {name for name, one in seen["members"].items() if one["status"] == ACTIVE}
+        if not supermajority.is_way(draft, listed):
+            verdict = await self._call(rules, "resolve", proposal, ballots, seen)
+            return verdict, await self._apply(rules, proposal, seen) if verdict == "Accepted" else None
+        if supermajority.is_reached(draft.genesis, active, ballots):
+            return "Accepted", listed
+        reachable = supermajority.is_reachable(draft.genesis, active, ballots)
+        if supermajority.ONLY in info:
+            return OPEN if reachable else "Rejected", None
+        try:
+            verdict = await self._call(rules, "resolve", proposal, ballots, seen)
+            # Rules that accept it and do something else have decided nothing about it.
+            if verdict == "Accepted" and await self._call(rules, "apply", proposal, seen) == listed:
+                return verdict, listed
+        except GovernanceError as error:
+            if error.code not in _RULES_FAILED:
+                raise
+            verdict = OPEN
+        return ("Rejected" if verdict == "Rejected" and not reachable else OPEN), None
+
+    async def _apply(self, rules: str, proposal: dict[str, Any], seen: dict[str, Any]) -> Any:
+        """What accepted rules make of a proposal; or why not, which fails it."""
+        try:
+            return await self._call(rules, "apply", proposal, seen)
+        except GovernanceError as error:
+            return error
 
     async def _perform(self, draft: Draft, effects: Any) -> None:
-        if not isinstance(effects, list) or len(effects) > _ACTIONS_MAX:
+        if isinstance(effects, GovernanceError):
+            raise effects
+        if not isinstance(effects, list) or len(effects) > limits.PROPOSAL_ACTIONS_MAX:
             raise GovernanceError("the rules gave no list of actions", code="gov.rules_failed")
         actions.perform(draft, effects)
         if (tables.CONSTITUTION, tables.SINGLETON) in draft.writes:
@@ -356,11 +478,21 @@ class Proposals:
         if refused is not None or verdict != "Accepted" or effects != proposal["actions"]:
             raise GovernanceError("nobody could ever replace these rules", code="gov.rules_for_ever")
 
-    def _drop_others(self, draft: Draft, identity: str) -> None:
-        for key, value in draft.scan(tables.PROPOSALS_INFO).items():
-            info = json.loads(value)
-            if info["state"] == OPEN and key.decode() != identity:
-                self._save(draft, key.decode(), {**info, "state": "Dropped"})
+    def _drop_others(self, draft: Draft, identity: str, *, all_of_them: bool) -> None:
+        """Drop what was voted on under other rules or for other code.
+
+        What would replace the rules is dropped by a supermajority alone: else rules that let one member drop it again
+        and again close that way, too. Until then nothing but a supermajority decides about it.
+        """
+        for other in open_proposals.opened(draft):
+            if other == identity:
+                continue
+            info = self._info(draft, other)
+            listed = (draft.document(tables.PROPOSALS, other.encode()) or {})["actions"]
+            if not all_of_them and supermajority.is_way(draft, listed):
+                self._save(draft, other, {**info, supermajority.ONLY: True})
+            else:
+                self._save(draft, other, {**info, "state": "Dropped"})
 
     # --- rows ---
 
@@ -420,6 +552,20 @@ class Proposals:
         name = f"{signed.member}:{signed.created_at_s:013d}:{signed.digest}"
         draft.put(tables.COSE_RECENT, name.encode(), identity.encode())
         draft.put(tables.COSE_HISTORY, signed.member.encode(), signed.body)
+
+
+def _listed(listed: Any) -> list[Any]:
+    """The actions of a proposal.
+
+    Raises:
+        RequestError: they are none, or too many (``gov.malformed``).
+    """
+    most = limits.PROPOSAL_ACTIONS_MAX
+    if not isinstance(listed, list):
+        raise RequestError("a proposal is an object with a list of actions", code="gov.malformed")
+    if not 0 < len(listed) <= most:
+        raise RequestError(f"a proposal has 1 to {most} actions, and this one {len(listed)}", code="gov.malformed")
+    return listed
 
 
 def _name(key: bytes) -> str:

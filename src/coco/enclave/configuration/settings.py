@@ -46,6 +46,8 @@ SETTINGS: Mapping[str, _Number | _OneOf] = {
     "recovery_threshold": _Number(1, 254, 1),
     #: Requests of each member that are remembered so that none counts twice.
     "recent_cose_proposals_window_size": _Number(1, 10_000, 100),
+    #: Seconds for which a proposal may be decided.
+    "proposal_lifetime_s": _Number(_DAY_S, 365 * _DAY_S, 30 * _DAY_S),
     #: Certificates of nodes count at most so long; the primary renews them before they end.
     "maximum_node_certificate_validity_days": _Number(1, 3650, 7),
     #: Seconds after which another ledger secret is used.
