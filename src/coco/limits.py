@@ -133,6 +133,8 @@ EXTERNAL_BYTES_MAX: Final = MIB
 TIME_MS_MAX: Final = 7_258_118_400_000
 #: Furthest that the enclave's time follows the host's in one tick of a second.
 TIME_STEP_MS_MAX: Final = 60_000
+#: How much faster than it passes the time of a node goes, for each tick, while a majority has not been heard of.
+TIME_STEP_ALONE_MS: Final = 1_000
 #: Time for which what another node's host said of the time counts.
 TIME_SAID_SECONDS_MAX: Final = 10
 

@@ -134,21 +134,29 @@ def _read_and_roll_back(read: Callable[[Chained], Awaitable[None]]) -> None:
     asyncio.run(story())
 
 
-_PUSHED_OUT = "the head leaves a cache; a primary that is cut off then meets an assertion when it rolls back, and ends"
-_HELD = "the head is held apart from the cache: it rolls back, and goes on"
-
-
-@attack("E1", was=_PUSHED_OUT, now=_HELD)
+@attack(
+    "E1",
+    was="the head leaves a cache; a primary that is cut off then meets an assertion when it rolls back, and ends",
+    now="the head is held apart from the cache: it rolls back, and goes on",
+)
 def test_fee_history_of_old_blocks_ends_no_primary_that_rolls_back():
     _read_and_roll_back(_everything_old)
 
 
-@attack("E1", was=_PUSHED_OUT, now=_HELD)
+@attack(
+    "E1",
+    was="the head leaves a cache; a primary that is cut off then meets an assertion when it rolls back, and ends",
+    now="the head is held apart from the cache: it rolls back, and goes on",
+)
 def test_reading_every_old_block_ends_no_primary_that_rolls_back():
     _read_and_roll_back(_each_old_block)
 
 
-@attack("E1", was=_PUSHED_OUT, now=_HELD)
+@attack(
+    "E1",
+    was="the head leaves a cache; a primary that is cut off then meets an assertion when it rolls back, and ends",
+    now="the head is held apart from the cache: it rolls back, and goes on",
+)
 def test_logs_of_old_blocks_end_no_primary_that_rolls_back():
     _read_and_roll_back(_every_log)
 

@@ -34,7 +34,6 @@ sys.path[:0] = [str(Path(__file__).parent.parent)]
 
 from cryptography import x509
 from eth_account import Account
-from network import Several
 
 from coco.channel import messages
 from coco.cli.sandbox import make_owner
@@ -44,6 +43,7 @@ from coco.errors import CocoError, HostError
 from coco.host.node import Node, NodeOptions
 from coco.ledger import receipts
 from coco.ledger.position import Position
+from network import Several
 
 KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 SENDER = Account.from_key(KEY)

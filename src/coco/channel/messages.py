@@ -55,6 +55,8 @@ class Start(_Message, frozen=True, tag="start"):
     peers: Annotated[list[Name], Meta(max_length=limits.NODES_MAX)]
     #: SHA-256 of the rules that a joiner's owner has approved; empty: any.
     expected_constitution: Annotated[bytes, Meta(max_length=32)] = b""
+    #: The operator says that the clock is right, whatever the end of the ledger says; only for ``recover``.
+    accept_clock: bool = False
 
 
 class Appended(_Message, frozen=True, tag="appended"):

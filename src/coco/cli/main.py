@@ -53,6 +53,14 @@ app.command("verify-node")(policies.verify_node_command)
 
 Directory = Annotated[Path, typer.Option("--dir", help="Folder of the sandbox.")]
 
+AcceptClock = Annotated[
+    bool,
+    typer.Option(
+        "--accept-clock",
+        help="The clock is right, though it is far from the end of the ledger. Give it once, never in a unit.",
+    ),
+]
+
 
 @app.command()
 def sandbox(
@@ -67,6 +75,7 @@ def sandbox(
     fork: Annotated[str, typer.Option(help="Ethereum fork; only for a new sandbox.")] = "osaka",
     chain_id: Annotated[int, typer.Option(help="Chain id; only for a new sandbox.")] = 2017,
     allow_origin: Annotated[list[str] | None, typer.Option(help="Web origin that may call; repeatable.")] = None,
+    accept_clock: AcceptClock = False,
     show_accounts: Annotated[bool, typer.Option("--accounts", help="Print the accounts and end.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -98,6 +107,7 @@ def sandbox(
         fork=fork,
         chain_id=chain_id,
         origins=tuple(allow_origin or ()),
+        accept_clock=accept_clock,
     )
     run(work, as_json)
 
@@ -402,10 +412,19 @@ def node_start(
     platform: PlatformName = "virtual",
     endorsements: EndorsementsOf = "",
     enclave: EnclaveAt = "",
+    accept_clock: AcceptClock = False,
     as_json: Json = False,
 ) -> None:
     """Found a network with its first node; or recover it from this node's ledger, when all nodes are lost."""
-    files = nodes.NodeFiles(directory, genesis, service, platform=platform, endorsements=endorsements, enclave=enclave)
+    files = nodes.NodeFiles(
+        directory,
+        genesis,
+        service,
+        platform=platform,
+        endorsements=endorsements,
+        enclave=enclave,
+        accept_clock=accept_clock,
+    )
     ports = (application_port, administration_port, peer_port)
     _serve(files, [], listen, ports, metrics_port, as_json)
 

@@ -43,6 +43,8 @@ class NodeFiles:
     enclave: str = ""
     #: The rules in force, where they are others than the genesis has.
     constitution: Path | None = None
+    #: The clock is right, whatever the end of the ledger says.
+    accept_clock: bool = False
 
 
 def _read(path: Path, what: str) -> str:
@@ -106,6 +108,7 @@ def options(
         enclave=files.enclave,
         endorse=source(files.endorsements),
         join=join,
+        accept_clock=files.accept_clock,
         owner=sign,
         expected_service=service.encode(),
         expected_constitution=sha256(rules).digest() if join else b"",

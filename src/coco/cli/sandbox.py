@@ -313,6 +313,7 @@ async def start(
     chain_id: int = 2017,
     origins: tuple[str, ...] = (),
     connect: bool = True,
+    accept_clock: bool = False,
     log: Any = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Sandbox:
@@ -334,6 +335,7 @@ async def start(
         administration=(_HOST, admin_port),
         expected_service=pin.service.encode() if pin is not None else b"",
         expected_position=expect,
+        accept_clock=accept_clock,
         replaying=lambda entry, last: say(f"replaying the ledger: {entry} of {last} entries"),
     )
     node, ready = await _launch(files, options, log, first_start=pin is None)

@@ -93,6 +93,7 @@ class Joiner:
             raise ConfigurationError("a joiner must know a node to ask", code="join.no_peers")
         self._control, self._links, self._start = control, links, start
         self._addresses = list(start.peers)
+        self._started_at = asyncio.get_running_loop().time()
         self._source: Link | None = None
         self._service, self._attesting, self._configuration = service, attesting, configuration
         self._key = ec.generate_private_key(ec.SECP384R1())
@@ -126,13 +127,14 @@ class Joiner:
             owner_statement=statement,
             constitution=self._start.expected_constitution,
         )
-        body = msgspec.msgpack.encode(request)
         loop = asyncio.get_running_loop()
         said, heard_at, unheard = "", loop.time(), dict.fromkeys(self._addresses, loop.time())
         began, waits_s = heard_at, _WAITING_S
         while True:
             for address in list(self._addresses):
-                answer = await self._ask(address, body)
+                passed_ms = int(1000 * (loop.time() - self._started_at))
+                request = msgspec.structs.replace(request, time_ms=self._start.time_ms + passed_ms)
+                answer = await self._ask(address, msgspec.msgpack.encode(request))
                 if answer is not None:
                     heard_at = unheard[address] = loop.time()
                 elif loop.time() - unheard.setdefault(address, loop.time()) > _UNHEARD_S:
@@ -165,7 +167,9 @@ class Joiner:
             signed = cose.parse(await link.ask(JOIN, body, timeout_s=2 * limits.PEER_SECONDS_MAX))
         except CocoError as error:
             if error.code.startswith(_FINAL) and error.code not in _NOT_YET:
-                raise AttestationError(f"the network refused this node: {error}", code=error.code) from error
+                raise AttestationError(
+                    f"the network refused this node: {error}", code=error.code, numbers=error.numbers
+                ) from error
             return None
         finally:
             link.close()

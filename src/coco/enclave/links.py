@@ -71,6 +71,8 @@ class Answer(_Message, frozen=True, tag="answer"):
     number: Annotated[int, Meta(ge=0, lt=1 << 62)]
     code: Annotated[str, Meta(max_length=64)]
     body: Annotated[bytes, Meta(max_length=limits.MESSAGE_BYTES_MAX)]
+    #: Of a refusal: its numbers.
+    numbers: Annotated[dict[str, int], Meta(max_length=16)] = {}
 
 
 #: What the library says of a certificate that it cannot read: a stranger may show any.
@@ -416,7 +418,7 @@ class Links:
                 if future is None or future.done():
                     continue  # too late
                 if message.code:
-                    future.set_exception(_refusal(message.code, message.body.decode("utf-8", "replace")))
+                    future.set_exception(_refusal(message))
                 else:
                     future.set_result(message.body)
         except CocoError:
@@ -505,7 +507,7 @@ class Links:
             answer = Answer(message.number, "node.ended", b"the host of this node lied")
             self._failed(error)
         except CocoError as error:
-            answer = Answer(message.number, error.code, str(error).encode())
+            answer = Answer(message.number, error.code, str(error).encode(), error.numbers)
         except Exception as error:  # noqa: BLE001 - no question of a peer stays without an answer
             self._unexpected(error)
             answer = Answer(message.number, "peers.failed", b"this node could not answer")
@@ -515,5 +517,5 @@ class Links:
             self._wake_inbound.soon()
 
 
-def _refusal(code: str, text: str) -> CocoError:
-    return BusyError(text, code=code)
+def _refusal(said: Answer) -> CocoError:
+    return BusyError(said.body.decode("utf-8", "replace"), code=said.code, numbers=said.numbers)

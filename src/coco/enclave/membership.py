@@ -22,12 +22,13 @@ from coco import limits
 from coco.attestation.verified import Verified
 from coco.enclave.attesting import EVIDENCE
 from coco.enclave.certificates import Certificates
-from coco.enclave.configuration import nodes
+from coco.enclave.configuration import nodes, settings
 from coco.enclave.configuration import secrets as wrapping
 from coco.enclave.configuration.nodes import JoinRequest, NodeRow
 from coco.enclave.configuration.reads import Reads
 from coco.enclave.configuration.succession import since
 from coco.enclave.consensus import Start
+from coco.enclave.core.clock import compare_with_network
 from coco.enclave.core.control import Control
 from coco.enclave.core.identity import ServiceIdentity, pem
 from coco.enclave.links import decode
@@ -213,6 +214,7 @@ class Membership:
             return self._answer(Waiting("no_primary" if not primary else "redirected", primary))
         key = _key_of(certificate)
         node_id = cose.key_id(key)
+        self._compare_clocks(request)
         if request.constitution and request.constitution != self._constitution_hash():
             raise AccessError("the network has other rules than this node's owner has seen", code=OTHER_RULES)
         async with self.changing:
@@ -242,6 +244,12 @@ class Membership:
         if issued is None:
             return self._answer(Waiting("admitted"))  # it was rolled back meanwhile: the next question issues it anew
         return self._answer(self._welcome(row, request, self._replica.anchor, issued))
+
+    def _compare_clocks(self, request: JoinRequest) -> None:
+        """Nobody comes in whose clock is wrong, before anything of it is written (H5)."""
+        if request.time_ms:
+            skew_s = int(settings.in_force(self._sequencer.store.view())["start_clock_skew_s"])
+            compare_with_network(request.time_ms, self._sequencer.clock.now_ms, skew_s=skew_s)
 
     def _answer(self, answer: JoinAnswer) -> bytes:
         payload = msgspec.msgpack.encode(answer)

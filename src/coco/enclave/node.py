@@ -37,7 +37,7 @@ from coco.enclave.configuration.reads import Reads
 from coco.enclave.configuration.succession import since
 from coco.enclave.consensus import Members, Start
 from coco.enclave.core.background import Background
-from coco.enclave.core.clock import Agreement, Clock
+from coco.enclave.core.clock import Agreement, Clock, compare_with_ledger
 from coco.enclave.core.control import Control
 from coco.enclave.core.faults import place_of
 from coco.enclave.core.identity import (
@@ -136,6 +136,7 @@ class EnclaveNode:
         self._listeners: list[Listener] = []
         self._recovery: Recovery | None = None
         self._failures = 0
+        self._ticked_at = self._loop.time()
         self._position = (-1, b"")
         self._configuration_hash = bytes(32)
         self._logged: Any = None
@@ -569,7 +570,7 @@ class EnclaveNode:
         joined = await joiner.join()
         self.identity, self.service, self._encryption = joined.identity, joined.service, joined.encryption
         self._dial_as_a_node()
-        self.clock = Clock(start.time_ms, joined.time_ms)
+        self.clock = Clock(joined.time_ms)  # the network's, which goes on by what most hosts say
         for first, secret in joined.secrets:
             self.journal.hold(first, secret)
         begin, adopt = partial(self._begin_joined, joined), lambda seqno, rows: self.protocols.adopt(seqno, rows)
@@ -629,7 +630,7 @@ class EnclaveNode:
         former = await read_former_life(self._control, self.journal, public, start)
         self.genesis = Genesis.parse(former.genesis)
         self._check_platform()
-        self.clock = Clock(start.time_ms, former.committed_ms)
+        self.clock = self._compare_clock(start, former.committed_ms, settings.in_force(public))
         engine = former.last_engine + 1
         await self._identities_for(start, engine)
         # K1: nothing of this life is sealed under a secret of a former one.
@@ -663,6 +664,22 @@ class EnclaveNode:
         self._listen_administration()
         self._announce()
 
+    def _compare_clock(self, start: messages.Start, end_ms: int, voted: Mapping[str, Any]) -> Clock:
+        """The time in which a recovered ledger goes on: not before its end, unless the operator says so.
+
+        Raises:
+            LedgerError: the host's clock cannot be right (``clock.ahead_of_the_ledger``, ``clock.behind_the_ledger``).
+        """
+        try:
+            gap_s, skew_s = int(voted["start_clock_gap_s"]), int(voted["start_clock_skew_s"])
+            compare_with_ledger(start.time_ms, end_ms, gap_s=gap_s, skew_s=skew_s)
+        except LedgerError as error:
+            if not start.accept_clock:
+                raise
+            self._control.log("clock.accepted", error.numbers, {"instead": error.code})
+            return Clock(start.time_ms)
+        return Clock(start.time_ms, end_ms)
+
     def _recovering_info(self, status: str) -> bytes:
         assert self._recovery is not None, "made a few lines before the first call"
         previous = pem(self._recovery.former.service)
@@ -683,6 +700,8 @@ class EnclaveNode:
             "status": self.status,
             "previous_service": pem(former.service),
             "next_service": pem(self.service.certificate),
+            "time_ms": self.clock.now_ms,
+            "ledger_time_ms": former.committed_ms,
             "previous_service_key": former.service_key.hex(),
             "next_service_key": self.service.spki.hex(),
             "transaction_id": str(former.end),
@@ -897,8 +916,12 @@ class EnclaveNode:
         self._agreement.heard(self.replica.node, time_ms, now)
         for other in self.replica.members.all - {self.replica.node}:
             self.links.tell(other, TIME, msgspec.msgpack.encode(time_ms))
-        ceiling_ms = self._agreement.ceiling_ms(self.replica.members.voters, now)
-        self.clock.tick(time_ms, ceiling_ms)
+        voters = self.replica.members.voters
+        ceiling_ms, alone_ms = self._agreement.ceiling_ms(voters, now), None
+        if ceiling_ms is None and len(voters) > 1:
+            alone_ms = self._agreement.ceiling_alone_ms(self.clock.now_ms, now - self._ticked_at)
+        self._ticked_at = now
+        self.clock.tick(time_ms, ceiling_ms if alone_ms is None else alone_ms)
         if ceiling_ms is not None and time_ms > ceiling_ms and self.replica.may_execute:
             # H5: whoever orders entries gives them their time; another host's is nearer to most.
             self._control.log("clock.ahead_of_the_median", {"ms": time_ms - ceiling_ms})

@@ -35,6 +35,16 @@ _RELAY_NUMBERS = ("accepted", "refused", "open", "bytes_in", "bytes_out")
 #: How often it is looked for newer endorsements.
 ENDORSE_SECONDS = 60.0
 
+_SET_THE_CLOCK = "set this machine's clock, then start again; nothing was written"
+_ACCEPT = "; if the clock is right: --accept-clock, once"
+#: What an operator can do about why an enclave ended.
+HINTS = {
+    "clock.ahead_of_the_ledger": f"{_SET_THE_CLOCK}{_ACCEPT} (the ledger slept for so long)",
+    "clock.behind_the_ledger": f"{_SET_THE_CLOCK}{_ACCEPT} (the ledger was written under a wrong one)",
+    "join.clock_ahead": f"{_SET_THE_CLOCK}; or the network's is behind",
+    "join.clock_behind": f"{_SET_THE_CLOCK}; or the network runs under a wrong one (SECURITY.md, Time)",
+}
+
 External = Callable[[bytes], Awaitable[bytes]]
 
 
@@ -77,6 +87,8 @@ class NodeOptions:
     metrics: tuple[str, int] | None = None
     #: The clock that the enclave is told, in milliseconds since the Unix epoch.
     clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    #: The clock is right, whatever the end of the ledger says: it slept long, or a wrong clock was believed before.
+    accept_clock: bool = False
     #: Hears how far the enclave has read the ledger: the entry, and the last one.
     replaying: Callable[[int, int], None] = lambda entry, last: None
 
@@ -150,13 +162,15 @@ class Node:
                 peer_address=self._address,
                 peers=options.join,
                 expected_constitution=options.expected_constitution,
+                accept_clock=options.accept_clock,
             )
         )
         self._spawn(self._tick())
         first: set[asyncio.Future[Any]] = {self.ready, self.ended}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not self.ready.done():
-            raise HostError(self.ended.result(), code=self._exit.code if self._exit else "host.enclave_ended")
+            code = self._exit.code if self._exit else "host.enclave_ended"
+            raise HostError(self.ended.result(), code=code, hint=HINTS.get(code))
         self._listen("application", options.application)
         self._listen("administration", options.administration)
         if options.metrics is not None:

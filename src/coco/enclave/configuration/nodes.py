@@ -61,6 +61,8 @@ class JoinRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     owner_statement: bytes
     #: SHA-256 of the rules that the newcomer has approved: under others it wants nothing. Empty: under any.
     constitution: bytes = b""
+    #: What the newcomer's host says of the time, in milliseconds since the Unix epoch; 0: nothing.
+    time_ms: int = 0
 
 
 def rows(view: Reads) -> list[NodeRow]:

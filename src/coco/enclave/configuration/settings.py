@@ -54,6 +54,11 @@ SETTINGS: Mapping[str, _Number | _OneOf] = {
     "epoch_length_s": _Number(10, 3650 * _DAY_S, 30 * _DAY_S),
     #: Seconds for which a former ledger secret stays in memory after it was last needed.
     "secret_lifetime_s": _Number(1, 3650 * _DAY_S, 3600),
+    #: How far the clock of a starting node's host may be from the time of the network that it joins, either way; and
+    #: behind the end of a ledger that it recovers.
+    "start_clock_skew_s": _Number(10, 3650 * _DAY_S, 300),
+    #: How far it may be ahead of the end of a ledger that it recovers, without its operator's word.
+    "start_clock_gap_s": _Number(60, 3650 * _DAY_S, _DAY_S),
     #: Who sees transactions and accounts that nothing else is said about: their parties, or every participant.
     "default_visibility": _OneOf((PRIVATE, PARTICIPANTS), PRIVATE),
 }
