@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 import ssl
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +16,11 @@ from cryptography import x509
 
 from coco.cli.sandbox import make_owner
 from coco.enclave.core.clock import Agreement, Clock, compare_with_ledger
-from coco.errors import CocoError, HostError
+from coco.errors import CocoError, HostError, LedgerError
 from coco.host.node import Node, NodeOptions
+from coco.ledger import tables
+from coco.ledger.replay import Replay
+from hurry import Lives, change, coco, flipped, rows, writes
 from network import ADAPTERS, ROOT, TestNetwork, run
 
 # --- E4: one start with a wrong clock ---
@@ -143,3 +148,144 @@ def test_the_bounds_are_those_that_members_set(ahead_s, code):
         found = error.code
         assert error.numbers["seconds"] == abs(ahead_s)
     assert found == code
+
+
+# --- E2, E3, G3, G5: starts and restarts ---
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory):
+    return Lives(tmp_path_factory.mktemp("lives"))
+
+
+@attack(
+    "E2",
+    was="98 signed entries deleted (288 → 190), exit 0",
+    now="`ledger.damaged` names the entry; nothing is touched",
+)
+@pytest.mark.parametrize(("damage", "known"), [("a bit of the header", "nothing"), ("dropped", "the former service")])
+def test_damage_where_a_life_begins_is_damage_whoever_starts(lives, tmp_path, damage, known):
+    folder = lives.copy(tmp_path)
+    ledger, first = folder / "ledger.db", lives.begins[0]
+    if damage == "dropped":
+        change(ledger, "DELETE FROM entries WHERE seqno = ?", first)
+    else:
+        change(ledger, "UPDATE entries SET entry = ? WHERE seqno = ?", flipped(dict(rows(ledger))[first], 3), first)
+    before = rows(ledger)
+    said = lives.start(folder, *(["--service", lives.services[0]] if known != "nothing" else []))
+    assert said["error"]["code"] == "ledger.damaged", said
+    assert f"entry={first}" in said["error"]["message"] and said["error"]["hint"]
+    assert rows(ledger) == before
+
+
+@attack(
+    "E2",
+    was="whatever lies behind damage under another service's key counts as a tail",
+    now="any place: `ledger.damaged`",
+)
+def test_no_place_of_damage_hides_a_signature_behind_it(lives):
+    entries = [entry for _, entry in rows(lives.ledger)]
+    last_signed = max(seqno for seqno, entry in enumerate(entries, 1) if writes(entry).rows(tables.SIGNATURES))
+    for seqno in range(1, last_signed):
+        for damaged in ([*entries[: seqno - 1], *entries[seqno:]], _with(entries, seqno, 3), _with(entries, seqno, 60)):
+            replay = Replay()
+            with pytest.raises(LedgerError) as refused:
+                replay.feed(damaged)
+                replay.end_of_last_opened_life()
+            assert refused.value.code == "ledger.damaged", (seqno, refused.value)
+
+
+def _with(entries: list[bytes], seqno: int, at: int) -> list[bytes]:
+    return [*entries[: seqno - 1], flipped(entries[seqno - 1], at), *entries[seqno:]]
+
+
+@attack(
+    "E2", was="the entries of a recovery that nobody finished are deleted", now="set aside, named, put back bit for bit"
+)
+def test_what_a_start_does_not_believe_is_set_aside_and_comes_back(lives, tmp_path):
+    folder = lives.copy(tmp_path)
+    ledger, first = folder / "ledger.db", lives.begins[1]
+    before = rows(ledger)
+    said = lives.start(folder)
+    assert said["status"] == "WaitingForRecoveryShares", said
+    told = said["told"]["ledger.set_aside"]
+    assert (told["first"], told["last"], told["reason"]) == (first, len(before), "recovery") and told["signed"] >= 1
+    assert str(ledger) in told["hint"]
+    assert rows(ledger)[: first - 1] == before[: first - 1] and rows(ledger) != before
+    (kept,) = coco("ledger", "aside", "--ledger", ledger)["aside"]
+    assert (kept["number"], kept["first"], kept["entries"]) == (told["batch"], first, len(before) - first + 1)
+    half_made = rows(ledger)
+    coco("ledger", "put-back", str(kept["number"]), "--ledger", ledger)
+    assert rows(ledger) == before
+    # What stood in its place is not lost either.
+    (other,) = coco("ledger", "aside", "--ledger", ledger)["aside"]
+    assert (other["reason"], other["first"]) == (f"put_back.{kept['number']}", first)
+    coco("ledger", "put-back", str(other["number"]), "--ledger", ledger)
+    assert rows(ledger) == half_made
+    assert coco("ledger", "put-back", "77", "--ledger", ledger)["error"]["code"] == "ledger.no_such_aside"
+
+
+def test_a_person_may_set_aside_what_no_copy_mends(lives, tmp_path):
+    folder = lives.copy(tmp_path)
+    ledger, first = folder / "ledger.db", lives.begins[0]
+    change(ledger, "UPDATE entries SET entry = ? WHERE seqno = ?", flipped(dict(rows(ledger))[first], 3), first)
+    before = rows(ledger)
+    done = coco("ledger", "set-aside", str(first), "--ledger", ledger)
+    assert done["entries"] == len(before) - first + 1
+    assert lives.start(folder, "--service", lives.services[0])["status"] == "WaitingForRecoveryShares"
+    change(ledger, "DELETE FROM entries WHERE seqno > ?", first - 5)
+    refused = coco("ledger", "put-back", str(done["number"]), "--ledger", ledger)
+    assert refused["error"]["code"] == "ledger.aside_does_not_fit"
+
+
+@attack(
+    "G3",
+    was="a recovery that is stopped and repeated finds its own half-made identity: `recovery.other_service`",
+    now="it goes on",
+)
+def test_a_recovery_that_was_stopped_is_begun_again_with_the_same_file(lives, tmp_path):
+    folder = lives.copy(tmp_path)
+    pem = folder / "service.pem"
+    assert pem.read_bytes() == lives.services[-1].read_bytes(), "the third life never opened"
+    assert Path(lives.said[2]["service_certificate"]).name == "service.recovering.pem"
+    half_made = (folder / "service.recovering.pem").read_bytes()
+    assert half_made != pem.read_bytes()
+    said = lives.start(folder, "--service", pem)
+    assert said["status"] == "WaitingForRecoveryShares", said
+    assert pem.read_bytes() == lives.services[-1].read_bytes()
+    assert (folder / "service.recovering.pem").read_bytes() != half_made, "a life has keys of its own"
+    # Once a life opens its certificate takes the place, and the former one stays beside it.
+    former = {path.read_bytes() for path in folder.glob("service.*.pem")}
+    assert lives.services[0].read_bytes() in former
+    wrong = lives.start(folder, "--service", folder / "service.recovering.pem")["error"]
+    assert wrong["code"] == "recovery.other_service" and wrong["hint"]
+
+
+@attack(
+    "G3", was="`--service known.pem` on an empty ledger founds another service, status Open", now="`recovery.no_ledger`"
+)
+@pytest.mark.parametrize("there", ["nothing", "an empty folder", "an empty ledger", "an unsigned ledger"])
+def test_a_named_service_is_recovered_or_nothing(lives, tmp_path, there):
+    folder = tmp_path / "n0"
+    if there != "nothing":
+        folder.mkdir()
+    if "ledger" in there:
+        lives_copy = lives.copy(tmp_path / "whole")
+        shutil.copy(lives_copy / "ledger.db", folder / "ledger.db")
+        change(folder / "ledger.db", "DELETE FROM entries WHERE seqno > ?", 0 if there == "an empty ledger" else 1)
+    said = lives.start(folder, "--service", lives.services[-1])
+    expected = "ledger.unsigned" if there == "an unsigned ledger" else "recovery.no_ledger"
+    assert said["error"]["code"] == expected, said
+    assert not (folder / "service.pem").exists()
+
+
+@attack(
+    "E3", was="founding again where another service's certificate lies overwrites it", now="`node.service_of_another`"
+)
+def test_a_folder_that_lost_its_ledger_founds_nothing(lives, tmp_path):
+    folder = lives.copy(tmp_path)
+    for file in folder.glob("ledger.db*"):
+        file.unlink()
+    said = lives.start(folder)
+    assert said["error"]["code"] == "node.service_of_another" and said["error"]["hint"]
+    assert (folder / "service.pem").read_bytes() == lives.services[-1].read_bytes()

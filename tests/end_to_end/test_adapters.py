@@ -7,10 +7,10 @@ import json
 
 import pytest
 from eth_account import Account
-from network import TestNetwork, run, running
 from websockets.asyncio.client import connect
 
 from conftest import verify_with_ccf
+from network import TestNetwork, run, running
 
 KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from eth_account import Account
-from network import ADAPTERS, ROOT, TestNetwork, run, running
 from test_consortium import Consortium
 from test_epochs import until
 from test_failover import KEY, SENDER
@@ -22,6 +21,7 @@ from coco.client.signer import Signer
 from coco.enclave.adapters.base import PoolPolicy
 from coco.enclave.protocols import Protocols
 from coco.ledger import tables
+from network import ADAPTERS, ROOT, TestNetwork, run, running
 
 pytestmark = pytest.mark.usefixtures("verified")
 OPTIONS: dict[str, Any] = {

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from adapters_path import PROBE  # noqa: F401 - puts tests/adapters on the path
 from eth_account import Account
-from network import ADAPTERS, TestNetwork, run, running
 from probe import ALLOWED, ATTEMPTS
 
 from coco.channel import messages
 from coco.host import launcher
 from conftest import verify_with_ccf
+from network import ADAPTERS, TestNetwork, run, running
 
 KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 CANARY = "c4n4ryc4n4ryc4n4ry"

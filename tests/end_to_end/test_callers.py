@@ -10,7 +10,6 @@ import sys
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_defunct
-from network import TestNetwork, run, running
 
 from coco.client.http import HttpsClient, RemoteError
 from coco.client.pin import Pin
@@ -18,6 +17,7 @@ from coco.client.verify import service_context, verify_node
 from coco.errors import AttestationError
 from coco.ledger.statements import binding_text
 from conftest import verify_with_ccf
+from network import TestNetwork, run, running
 
 ALICE = Account.from_key("0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
 BOB = Account.from_key("0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d")

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from cryptography import x509
 from eth_account import Account
-from network import ROOT, Several, run
 from test_failover import KEY, SENDER, Payments, administration, eventually, whole
 
 from coco import constitutions
@@ -28,6 +27,7 @@ from coco.client.signer import Signer
 from coco.client.verify import service_context
 from coco.ledger import tables
 from coco.ledger.statements import fingerprint
+from network import ROOT, Several, run
 
 pytestmark = pytest.mark.usefixtures("verified")
 

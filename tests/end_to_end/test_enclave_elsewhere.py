@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from network import TestNetwork, run, running
 
 from coco.errors import CocoError
 from coco.host import launcher
+from network import TestNetwork, run, running
 
 ETHEREUM = "ethereum:coco.enclave.adapters.ethereum.adapter:adapter"
 

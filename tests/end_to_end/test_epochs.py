@@ -13,7 +13,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from network import run
 from test_consortium import Consortium, action
 from test_memory import scan
 
@@ -23,6 +22,7 @@ from coco.client.verify import service_context, unverified_context
 from coco.enclave.configuration.secrets import binding
 from coco.ledger import tables
 from coco.ledger.statements import decrypt_share
+from network import run
 
 pytestmark = pytest.mark.usefixtures("verified")
 

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from network import Several, run
 
 import made_evidence as made
 from coco.attestation import evidence, snp, wrapper
@@ -26,6 +25,7 @@ from coco.cli.ledger import audit
 from coco.client.verify import verify_node
 from coco.errors import CocoError
 from conftest import ROOT
+from network import Several, run
 
 MEASUREMENT, OTHER = "07" * 48, "08" * 48
 RULES = {"minimum_tcb": {"milan": {"snp": 8}}}

@@ -10,9 +10,9 @@ import json
 import random
 
 from eth_account import Account
-from network import ADAPTERS, ROOT, Several, run
 
 from coco.errors import CocoError
+from network import ADAPTERS, ROOT, Several, run
 
 OPTIONS = {"adapters": {"kv": "bomb:adapter"}, "extra_path": [str(ROOT / "examples"), str(ROOT / "tests/adapters")]}
 NODES = 5

@@ -10,12 +10,12 @@ import sqlite3
 from typing import Any
 
 import requests
-from network import Several, run
 from test_failover import Payments, eventually, primary_of, whole
 
 from coco.cli.keys import make_actor
 from coco.cli.sandbox import SandboxFiles, make_genesis
 from coco.host.node import Node, NodeOptions
+from network import Several, run
 
 INTERVAL = 40
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from network import run
 from test_consortium import Consortium, action, pending_node
 from test_epochs import until
 
@@ -21,6 +20,7 @@ from coco.client.operators import nobody, owner
 from coco.client.verify import service_context
 from coco.ledger.cose import SIGN1_TAG
 from coco.ledger.statements import fingerprint
+from network import run
 
 pytestmark = pytest.mark.usefixtures("verified")
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from network import Several, run
 from test_consortium import Consortium, action
 from test_epochs import shown_certificate, until
 from test_failover import eventually, whole
@@ -28,6 +27,7 @@ from coco.enclave.core.identity import ServiceIdentity
 from coco.errors import AttestationError, HostError
 from coco.ledger import receipts
 from coco.ledger.statements import IDENTITY_STATEMENT
+from network import Several, run
 
 pytestmark = pytest.mark.usefixtures("verified")
 

@@ -18,8 +18,8 @@ import coco
 from coco import limits
 from coco.attestation.policy import Policy
 from coco.cli import account as accounts
+from coco.cli import aside, governance
 from coco.cli import doctor as examination
-from coco.cli import governance
 from coco.cli import ledger as ledgers
 from coco.cli import measure as measuring
 from coco.cli import node as nodes
@@ -318,6 +318,61 @@ def ledger_show(
                 console.print(f"{entry['id']:>12}  {entry['kind']:<10} {entry['bytes']:>9} B  {named}")
     except CocoError as error:
         fail(error, as_json)
+
+
+LedgerFile = Annotated[Path, typer.Option(help="Ledger of a node.")]
+
+
+@ledger_app.command("aside")
+def ledger_aside(ledger: LedgerFile = Path(".coco/n0/ledger.db"), as_json: Json = False) -> None:
+    """What starts of this node did not believe: set aside in the same file, never deleted."""
+    try:
+        found = aside.listed(ledger)
+    except CocoError as error:
+        fail(error, as_json)
+
+    def text() -> None:
+        for one in found:
+            what = f"entries {one['first']} to {one['last']}, {one['signed']} of {one['entries']} signed"
+            console.print(f"{one['number']:>6}  {one['at']}  {one['reason']:<10} {what}")
+        if not found:
+            console.print("nothing is set aside")
+
+    show({"aside": found}, as_json, text)
+
+
+@ledger_app.command("put-back")
+def ledger_put_back(
+    number: Annotated[int, typer.Argument(help="Number, as coco ledger aside prints it.", min=1)],
+    ledger: LedgerFile = Path(".coco/n0/ledger.db"),
+    as_json: Json = False,
+) -> None:
+    """Make what was set aside part of the ledger again; what stands in its place is set aside.
+
+    The node must be stopped.
+    """
+    try:
+        done = aside.restore(ledger, number)
+    except CocoError as error:
+        fail(error, as_json)
+    show(done, as_json, lambda: console.print(f"entries {done['first']} to {done['last']} are in the ledger again"))
+
+
+@ledger_app.command("set-aside")
+def ledger_set_aside(
+    first: Annotated[int, typer.Argument(help="First entry that is to go.", min=1)],
+    ledger: LedgerFile = Path(".coco/n0/ledger.db"),
+    as_json: Json = False,
+) -> None:
+    """Set aside everything from an entry on, where it is damaged and no other copy is left.
+
+    The node must be stopped.
+    """
+    try:
+        done = aside.cut(ledger, first)
+    except CocoError as error:
+        fail(error, as_json)
+    show(done, as_json, lambda: console.print(f"{done['entries']} entries are set aside under number {done['number']}"))
 
 
 @account_app.command("bind")

@@ -13,16 +13,24 @@ from typing import Any
 
 from coco.attestation.evidence import VIRTUAL
 from coco.attestation.verified import AZURE_VTPM, NITRO, SGX, SNP, TDX
+from coco.channel.messages import Ready
 from coco.cli.keys import make_actor
 from coco.client.endorsements import source
+from coco.client.files import write_bytes_whole
 from coco.client.http import HttpsClient, RemoteError
 from coco.client.operators import Owner, nobody, owner, retirement
 from coco.client.verify import service_context
 from coco.errors import ConfigurationError, HostError, NotFoundError, RequestError
 from coco.host.node import Node, NodeOptions, run_until, stop_signal
+from coco.host.persistence import last_signed
+from coco.ledger.statements import spki_of
 
 #: Names of evidence, by what an operator calls its platform; VBS has no process of Python.
 PLATFORMS = {"virtual": VIRTUAL, "sgx": SGX, "tdx": TDX, "snp": SNP, "nitro": NITRO, "azure-vtpm": AZURE_VTPM}
+#: In a node's folder: the service that was open last, and one that is being recovered and that nobody has stated yet.
+SERVICE, RECOVERING = "service.pem", "service.recovering.pem"
+#: A service that is being founded has one identity only, which members need in order to open it.
+_OPEN = ("Open", "Opening")
 #: One for each second; a primary that is to leave hands over first.
 _RETIRE_ATTEMPTS = 15
 
@@ -150,6 +158,55 @@ async def measure() -> str:
         return said.result()
 
 
+class ServiceFiles:
+    """The service's certificate in a node's folder.
+
+    ``service.pem`` is of the service that was open last. Another identity takes its place only once it is open; until
+    then it lies beside it, so that a recovery which is stopped can be begun again, and the former one is kept.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.open, self.recovering = directory / SERVICE, directory / RECOVERING
+        #: Where what the node shows now is written.
+        self.current = self.open
+
+    def check_founding(self, ledger: Path) -> None:
+        """Refuse to found a service where another one's certificate lies.
+
+        Raises:
+            ConfigurationError: ``node.service_of_another``.
+        """
+        if self.open.exists() and (not ledger.exists() or last_signed(ledger) == (0, 0)):
+            raise ConfigurationError(
+                f"{self.open} is of a service whose ledger is not in {self.directory}",
+                code="node.service_of_another",
+                hint="put its ledger there and say --service to recover it; to found another one, give another --dir",
+            )
+
+    def keep(self, ready: Ready) -> None:
+        """Write what the enclave shows."""
+        if ready.status not in _OPEN:
+            self.current = self.recovering
+            write_bytes_whole(self.recovering, ready.service)
+            return
+        self.current = self.open
+        before = self.open.read_bytes() if self.open.exists() else b""
+        if before != ready.service:
+            if before and _fingerprint(before) != _fingerprint(ready.service):
+                write_bytes_whole(self.directory / f"service.{_fingerprint(before)[:16]}.pem", before)
+            write_bytes_whole(self.open, ready.service)
+        self.recovering.unlink(missing_ok=True)
+
+
+def _fingerprint(certificate: bytes) -> str:
+    """Which key a certificate is of; of a file that is none, which bytes it has."""
+    try:
+        return sha256(spki_of(certificate.decode())).hexdigest()
+    except ValueError:
+        return sha256(certificate).hexdigest()
+
+
 async def serve(chosen: NodeOptions, *, as_json: bool, joined: Callable[[], Awaitable[object]] | None = None) -> None:
     """Run a node until a signal; ``joined`` is called once it serves.
 
@@ -157,7 +214,11 @@ async def serve(chosen: NodeOptions, *, as_json: bool, joined: Callable[[], Awai
         HostError: the enclave ended by itself, with its reason.
     """
     stopped = stop_signal()
+    kept = ServiceFiles(chosen.ledger.parent)
+    if not chosen.join:
+        kept.check_founding(chosen.ledger)
     node = Node(chosen)
+    node.announced = kept.keep
     try:
         starting = asyncio.ensure_future(node.start())
         first: set[asyncio.Future[Any]] = {starting, stopped}
@@ -167,7 +228,6 @@ async def serve(chosen: NodeOptions, *, as_json: bool, joined: Callable[[], Awai
             await asyncio.wait({starting})
             return
         ready = starting.result()
-        (chosen.ledger.parent / "service.pem").write_bytes(ready.service)
         urls = {name: f"https://{chosen.peers[0]}:{relay.port}" for name, relay in node.relays.items()}
         summary = {
             "node_id": ready.node_id,
@@ -175,7 +235,7 @@ async def serve(chosen: NodeOptions, *, as_json: bool, joined: Callable[[], Awai
             "application_url": urls["application"],
             "administration_url": urls["administration"],
             "peer_address": urls["peers"].removeprefix("https://"),
-            "service_certificate": str(chosen.ledger.parent / "service.pem"),
+            "service_certificate": str(kept.current),
             "enclave_pid": node.enclave_pid,
         }
         if node.metrics is not None:

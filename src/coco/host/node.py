@@ -11,6 +11,7 @@ import contextlib
 import json
 import signal
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,10 +23,11 @@ from coco import limits
 from coco._native import Relay
 from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
-from coco.errors import CocoError, HostError
+from coco.errors import CocoError, ConfigurationError, HostError
+from coco.host.folder import FolderLock
 from coco.host.launcher import VIRTUAL, Enclave, launch, place, reach, take_turns
 from coco.host.metrics import MetricsServer
-from coco.host.persistence import LedgerFile
+from coco.host.persistence import Aside, LedgerFile, unreadable
 
 TICK_SECONDS = 1.0
 STOP_SECONDS = 10.0
@@ -43,6 +45,9 @@ HINTS = {
     "clock.behind_the_ledger": f"{_SET_THE_CLOCK}{_ACCEPT} (the ledger was written under a wrong one)",
     "join.clock_ahead": f"{_SET_THE_CLOCK}; or the network's is behind",
     "join.clock_behind": f"{_SET_THE_CLOCK}; or the network runs under a wrong one (SECURITY.md, Time)",
+    "ledger.damaged": "take another copy of the ledger: docs/when-nodes-are-lost.md",
+    "ledger.unsigned": "nothing in this ledger was ever signed: give another --dir, or put a copy of the ledger here",
+    "recovery.other_service": "--service is the service that was open last, not one whose recovery did not end",
 }
 
 External = Callable[[bytes], Awaitable[bytes]]
@@ -107,6 +112,11 @@ class Node:
         self._enclave: Enclave | None = None
         self._transport: asyncio.Transport | None = None
         self._ledger: LedgerFile | None = None
+        self._lock: FolderLock | None = None
+        #: Why the host itself could not go on.
+        self._failure: HostError | None = None
+        #: Hears of the service whenever the enclave says how it is: once it serves, and once it is open.
+        self.announced: Callable[[messages.Ready], None] = lambda ready: None
         self._tasks: set[asyncio.Task[None]] = set()
         self._exit: messages.Exit | None = None
         self._numbers: dict[str, int] = {}
@@ -124,16 +134,22 @@ class Node:
         """Launch the enclave, start it on the ledger and wait until it serves.
 
         Raises:
-            HostError: the enclave ended before it was ready (code ``host.enclave_ended``), or a disk or port failed.
+            HostError: the enclave ended before it was ready (code ``host.enclave_ended``), or a disk or port failed;
+                another process uses the folder (``host.folder_in_use``).
+            ConfigurationError: there is nothing to recover (``recovery.no_ledger``).
         """
         options = self.options
         take_turns()
-        options.ledger.parent.mkdir(parents=True, exist_ok=True)
+        if options.expected_service and not options.join and not options.ledger.exists():
+            raise _nothing_to_recover(options.ledger)
+        self._lock = FolderLock(options.ledger.parent)
         self._ledger = LedgerFile(
             options.ledger,
             appended=lambda seqno: self._from_thread(self.send, messages.Appended(seqno)),
-            failed=lambda error: self._from_thread(self._end, f"the ledger file failed: {error}"),
+            failed=lambda error: self._from_thread(self._disk_failed, error),
         )
+        if options.expected_service and not options.join and self._ledger.last_seqno == 0:
+            raise _nothing_to_recover(options.ledger)
         if options.enclave:
             self._enclave = await reach(options.enclave)
         else:
@@ -169,6 +185,8 @@ class Node:
         first: set[asyncio.Future[Any]] = {self.ready, self.ended}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not self.ready.done():
+            if self._failure is not None:
+                raise self._failure
             code = self._exit.code if self._exit else "host.enclave_ended"
             raise HostError(self.ended.result(), code=code, hint=HINTS.get(code))
         self._listen("application", options.application)
@@ -235,6 +253,8 @@ class Node:
             await self._loop.run_in_executor(None, self._enclave.close)
         if self._ledger is not None:
             await self._loop.run_in_executor(None, self._ledger.close)
+        if self._lock is not None:
+            self._lock.release()
 
     def send(self, message: messages.ToEnclave) -> None:
         """Send one message to the enclave."""
@@ -255,7 +275,11 @@ class Node:
                     lambda entries: self._from_thread(self.send, messages.Entries(request, entries)),
                 )
             case messages.Truncate(seqno):
-                self._ledger.truncate(seqno, lambda: self._from_thread(self.send, messages.Truncated(seqno)))
+                done = lambda: self._from_thread(self.send, messages.Truncated(seqno))  # noqa: E731
+                if self.ready.done():
+                    self._ledger.truncate(seqno, done)
+                else:
+                    self._ledger.set_aside(seqno, "join" if self.options.join else "recovery", done)
             case messages.WriteIndex(run, first, blocks):
                 self._ledger.write_index(run, first, blocks)
             case messages.ReadIndex(request, run, block):
@@ -285,10 +309,13 @@ class Node:
             case messages.Metrics(numbers):
                 self._numbers = numbers
             case messages.Log(code, numbers, ids):
-                self._log({"event": code, **numbers, **ids})
+                hint = HINTS.get(code)
+                self._log({"event": code, **numbers, **ids, **({"hint": hint} if hint else {})})
             case messages.Ready():
                 if not self.ready.done():
+                    self._ledger.settle_aside(lambda left: self._from_thread(self._say_aside, left))
                     self.ready.set_result(message)
+                self.announced(message)
             case messages.Exit(code, numbers, ids):
                 self._exit = message
                 self._log({"event": "enclave.exit", "code": code, **numbers, **ids})
@@ -300,6 +327,19 @@ class Node:
             details = " ".join(f"{k}={v}" for k, v in {**self._exit.numbers, **self._exit.ids}.items())
             reason = f"the enclave ended: {self._exit.code} {details}".rstrip()
         self._end(reason)
+
+    def _say_aside(self, left: Aside | None) -> None:
+        if left is None:
+            return
+        found = {"batch": left.batch, "first": left.first, "last": left.last, "entries": left.entries}
+        hint = f"they are kept: coco ledger aside --ledger {self.options.ledger}"
+        self._log({"event": "ledger.set_aside", **found, "signed": left.signed, "reason": left.reason, "hint": hint})
+
+    def _disk_failed(self, error: Exception) -> None:
+        # "malformed" is a DatabaseError itself; what a disk without room says is one of its kinds.
+        if type(error) is sqlite3.DatabaseError:
+            self._failure = unreadable(self.options.ledger, error)
+        self._end(f"the ledger file failed: {error}")
 
     def _end(self, reason: str) -> None:
         if not self.ended.done():
@@ -348,6 +388,14 @@ class Node:
         except (TimeoutError, OSError, CocoError):
             reply = messages.ExternalReply(request, False, b"")
         self.send(reply)
+
+
+def _nothing_to_recover(ledger: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"there is no ledger at {ledger} to recover the service from",
+        code="recovery.no_ledger",
+        hint="--service means to recover that one: put its ledger there; to found another one, leave --service away",
+    )
 
 
 class _Control(asyncio.Protocol):

@@ -1,31 +1,41 @@
 """Ledger entries in SQLite: one file, group commit, synced before it is acknowledged.
 
 Rules: entries are numbered without gap; one thread owns the connection; what waits while a commit runs goes into the
-next one; an acknowledgement says that everything up to a seqno survives a power cut (WAL, ``synchronous=FULL``).
+next one; an acknowledgement says that everything up to a seqno survives a power cut (WAL, ``synchronous=FULL``). A
+start deletes no entry: what it does not believe is *set aside*, in a table of the same file, and can be put back.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
 from coco import limits
-from coco.errors import HostError
+from coco.errors import ConfigurationError, HostError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (seqno INTEGER PRIMARY KEY, entry BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS snapshots (seqno INTEGER, number INTEGER, part BLOB NOT NULL, PRIMARY KEY (seqno, number))
     STRICT;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS set_aside (batch INTEGER, seqno INTEGER, entry BLOB NOT NULL, PRIMARY KEY (batch, seqno))
+    STRICT;
+CREATE TABLE IF NOT EXISTS set_aside_batches (batch INTEGER PRIMARY KEY, at_s INTEGER NOT NULL, reason TEXT NOT NULL)
+    STRICT;
 """
 SCHEMA_VERSION = "2"
 #: From schema 1, which kept no snapshot, to 2.
 _MIGRATION = "DROP TABLE snapshots; UPDATE meta SET value = '2' WHERE name = 'schema';"
 #: What only a signature entry contains, and where an entry has its view (docs/ledger-format.md).
 _SIGNATURES, _IV_VIEW = b"public:ccf.internal.signatures", 32
+#: Entries that are set aside in one transaction, from the last one down: a start that is cut short loses none.
+_ASIDE_AT_ONCE = 1000
+_ASIDE_HINT = "move the file away: a node that joins fetches the ledger from the others; to recover, take another copy"
 
 _Job = Callable[[sqlite3.Connection], None]
 
@@ -47,7 +57,9 @@ def open_database(path: Path) -> sqlite3.Connection:
             connection.executescript(f"BEGIN; {_MIGRATION} COMMIT; {_SCHEMA}")
             version = SCHEMA_VERSION
     except sqlite3.Error as error:
-        raise HostError(f"cannot open the ledger {path}: {error}", code="host.ledger_unreadable") from error
+        raise HostError(
+            f"cannot open the ledger {path}: {error}", code="host.ledger_unreadable", hint=_ASIDE_HINT
+        ) from error
     if version != SCHEMA_VERSION:
         raise HostError(f"the ledger {path} has schema {version}", code="host.ledger_version")
     return connection
@@ -81,6 +93,9 @@ def last_signed(path: Path) -> tuple[int, int]:
     """View and seqno of the last entry of a ledger that looks like a signature; (0, 0) when there is none.
 
     Nothing is verified: this only chooses the ledger that a recovery begins with.
+
+    Raises:
+        HostError: it cannot be read (``host.ledger_unreadable``).
     """
     connection = open_database(path)
     try:
@@ -88,8 +103,103 @@ def last_signed(path: Path) -> tuple[int, int]:
             if _SIGNATURES in data:
                 return int.from_bytes(data[_IV_VIEW : _IV_VIEW + 4], "little") & 0x7FFFFFFF, int(seqno)
         return 0, 0
+    except sqlite3.Error as error:
+        raise unreadable(path, error) from error
     finally:
         connection.close()
+
+
+def unreadable(path: Path, error: sqlite3.Error) -> HostError:
+    """What to say of a ledger whose file is damaged."""
+    return HostError(f"cannot read the ledger {path}: {error}", code="host.ledger_unreadable", hint=_ASIDE_HINT)
+
+
+# --- what a start did not believe ---
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Entries that a start did not believe, as they are kept."""
+
+    batch: int
+    at_s: int
+    reason: str
+    first: int
+    last: int
+    entries: int
+    #: How many of them look like signatures; nothing is verified.
+    signed: int
+
+
+def set_aside(connection: sqlite3.Connection, above: int, reason: str) -> int:
+    """Move every entry above ``above`` out of the ledger, but not out of the file; return the batch, 0 for nothing."""
+    last = last_seqno(connection)
+    if last <= above:
+        return 0
+    connection.execute("BEGIN IMMEDIATE")
+    batch = _new_batch(connection, reason)
+    connection.execute("COMMIT")
+    while last > above:
+        low = max(above, last - _ASIDE_AT_ONCE)
+        connection.execute("BEGIN IMMEDIATE")
+        _move_aside(connection, batch, low)
+        connection.execute("COMMIT")
+        last = low
+    return batch
+
+
+def _new_batch(connection: sqlite3.Connection, reason: str) -> int:
+    row = connection.execute(
+        "INSERT INTO set_aside_batches (at_s, reason) VALUES (?, ?) RETURNING batch", (int(time.time()), reason)
+    ).fetchone()
+    return int(row[0])
+
+
+def _move_aside(connection: sqlite3.Connection, batch: int, above: int) -> None:
+    connection.execute("INSERT INTO set_aside SELECT ?, seqno, entry FROM entries WHERE seqno > ?", (batch, above))
+    connection.execute("DELETE FROM entries WHERE seqno > ?", (above,))
+
+
+def asides(connection: sqlite3.Connection) -> list[Aside]:
+    """What is set aside, oldest first."""
+    found = connection.execute(
+        "SELECT batch, at_s, reason, MIN(seqno), MAX(seqno), COUNT(*), SUM(INSTR(entry, ?) > 0)"
+        " FROM set_aside JOIN set_aside_batches USING (batch) GROUP BY batch ORDER BY batch",
+        (_SIGNATURES,),
+    )
+    return [Aside(*row) for row in found]
+
+
+def put_back(connection: sqlite3.Connection, batch: int) -> Aside:
+    """Make a batch part of the ledger again; entries in its place, and after it, are set aside in their turn.
+
+    Raises:
+        ConfigurationError: there is no such batch (``ledger.no_such_aside``), or what comes before it is not there
+            (``ledger.aside_does_not_fit``).
+    """
+    wanted = next((one for one in asides(connection) if one.batch == batch), None)
+    if wanted is None:
+        raise ConfigurationError(
+            f"nothing was set aside under number {batch}", code="ledger.no_such_aside", hint="see coco ledger aside"
+        )
+    if last_seqno(connection) < wanted.first - 1 or wanted.entries != wanted.last - wanted.first + 1:
+        raise ConfigurationError(
+            f"entries {wanted.first} to {wanted.last} do not follow the ledger, which ends at {last_seqno(connection)}",
+            code="ledger.aside_does_not_fit",
+            hint="put back what was set aside before it first",
+        )
+    connection.execute("BEGIN IMMEDIATE")
+    if last_seqno(connection) >= wanted.first:
+        _move_aside(connection, _new_batch(connection, f"put_back.{batch}"), wanted.first - 1)
+    connection.execute("INSERT INTO entries SELECT seqno, entry FROM set_aside WHERE batch = ?", (batch,))
+    _forget(connection, batch)
+    connection.execute("COMMIT")
+    return wanted
+
+
+def _forget(connection: sqlite3.Connection, batch: int) -> None:
+    connection.execute("DELETE FROM set_aside WHERE batch = ?", (batch,))
+    connection.execute("DELETE FROM set_aside_batches WHERE batch = ?", (batch,))
 
 
 class IndexFile:
@@ -150,6 +260,8 @@ class LedgerFile:
         self._failed = failed
         self._queue: SimpleQueue[tuple[int, Sequence[bytes]] | _Job | None] = SimpleQueue()
         self._last = last_seqno(self._connection)
+        #: What this start has set aside, while it may still come back as it was.
+        self._aside = 0
         self._thread = threading.Thread(target=self._run, name="coco-ledger", daemon=True)
         self._thread.start()
 
@@ -166,8 +278,30 @@ class LedgerFile:
         """Queue a read; it sees every append queued before it."""
         self._queue.put(lambda connection: done(read_entries(connection, first, last)))
 
+    def set_aside(self, seqno: int, reason: str, done: Callable[[], None]) -> None:
+        """Queue that every entry above ``seqno`` is set aside; one that is then appended as it was is kept once."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            self._aside = set_aside(connection, seqno, reason) or self._aside
+            self._last = min(self._last, seqno)
+            done()
+
+        self._queue.put(job)
+
+    def settle_aside(self, done: Callable[[Aside | None], None]) -> None:
+        """Queue the end of a start; ``done`` hears what of the ledger it has set aside for good."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            batch, self._aside = self._aside, 0
+            left = next((one for one in asides(connection) if one.batch == batch), None) if batch else None
+            if batch and left is None:
+                _forget(connection, batch)
+            done(left)
+
+        self._queue.put(job)
+
     def truncate(self, seqno: int, done: Callable[[], None]) -> None:
-        """Queue the removal of every entry above ``seqno``."""
+        """Queue the removal of every entry above ``seqno``: the network has rolled them back."""
 
         def job(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM entries WHERE seqno > ?", (seqno,))
@@ -254,5 +388,8 @@ class LedgerFile:
             return
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany("INSERT INTO entries VALUES (?, ?)", waiting)
+        if self._aside:
+            same = ((self._aside, seqno, entry) for seqno, entry in waiting)
+            self._connection.executemany("DELETE FROM set_aside WHERE batch = ? AND seqno = ? AND entry = ?", same)
         self._connection.execute("COMMIT")
         self._appended(waiting[-1][0])

@@ -4,8 +4,10 @@ Rules:
 1. Entry n+1 names the leaf of entry n, and has number n+1; views never fall.
 2. A signature entry counts when both its signatures verify over the root of everything before it, under the service
    certificate that the ledger itself last declared before it.
-3. The last such entry is the end: what follows is an *unsigned tail*, discarded and counted. But if a damaged place
-   has a signed entry behind it, the damage is *interior*, and the ledger is refused with the entry named.
+3. The last such entry is the end: what follows is an *unsigned tail*, counted and not believed. But if a damaged place
+   has a signed entry behind it, the damage is *interior*, and the ledger is refused with the entry named. Which service
+   signed cannot be asked there: the damaged entry may be the one that declares it. A write that was cut short leaves
+   nothing signed behind it, so whatever carries a node's true signature proves the damage.
 4. A cut exactly at a signature cannot be seen here: whoever knows a later transaction id must compare.
 """
 
@@ -62,11 +64,13 @@ class Replay:
         previous = self.tree.leaf(seqno - 1)
         if entry.seqno != seqno or (self.entries and entry.view < self.entries[-1].view):
             self.broken = (seqno, f"it calls itself {entry.view}.{entry.seqno}")
+            self._look_for_signature(writes)
             return
         if named != previous:
             # Either this entry or the one before was changed; the next one tells which.
             self.broken = (max(1, seqno - 1), f"entry {seqno} names another predecessor")
             self._last_bad = data
+            self._look_for_signature(writes)
             return
         self.entries.append(entry)
         self.tree.append(entry.leaf)
@@ -104,13 +108,14 @@ class Replay:
             except CocoError:
                 pass
             self._last_bad = None
+        self._look_for_signature(writes)
+
+    def _look_for_signature(self, writes: WriteSet) -> None:
+        """Whether an entry that does not fit the chain was signed nevertheless: then what lacks was there once."""
         rows, cose_rows = writes.rows(tables.SIGNATURES), writes.rows(tables.COSE_SIGNATURES)
         if rows and cose_rows:
             try:
-                claimed = signature.parse_rows(rows[0][1] or b"", cose_rows[0][1] or b"")
-                position = Position(entry.view, entry.seqno)
-                key = self._service_key(len(self.entries) + 1)
-                signature.verify_root(claimed, root=claimed.root, position=position, service_key=key)
+                signature.verify_node(signature.parse_rows(rows[0][1] or b"", cose_rows[0][1] or b""))
                 self._signed_after_break = True
             except LedgerError:
                 pass

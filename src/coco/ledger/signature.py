@@ -120,6 +120,23 @@ def parse_rows(signatures: bytes, cose_signatures: bytes) -> RootSignature:
         raise LedgerError("a signature row is malformed", code="ledger.bad_signature_row") from error
 
 
+def verify_node(signature: RootSignature) -> None:
+    """Check that the node which an entry names has signed the root which it names; not whose node it is.
+
+    Raises:
+        LedgerError: ``ledger.bad_signature``.
+    """
+    try:
+        key = x509.load_pem_x509_certificate(signature.node_certificate.encode()).public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or cose.key_id(key) != signature.node_id:
+            raise LedgerError(f"the signature at {signature.position} names another node", code="ledger.bad_signature")
+        key.verify(signature.node_signature, signature.root, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+    except (ValueError, InvalidSignature) as error:
+        raise LedgerError(
+            f"the signature at {signature.position} does not verify", code="ledger.bad_signature"
+        ) from error
+
+
 def verify_root(
     signature: RootSignature, *, root: bytes, position: Position, service_key: ec.EllipticCurvePublicKey
 ) -> None:
