@@ -5,9 +5,12 @@
 One node of three is under a liar, which is given a new life and another lie by each seed. While payments run through
 the honest nodes, the liar drops, delays, repeats, reorders, truncates or flips what it carries, acknowledges what it
 never wrote, rolls its disk back or shows another network's, crosses connections, lies about time, starves the enclave
-or kills it. What must hold:
+or kills it. With ``--lead`` it is one of four, its enclave is made primary now and then, snapshots and blocks of the
+index are taken often and lied about (damaged, cut, withheld, swapped, older, of another node, process or network), and
+newcomers join meanwhile, who ask whoever leads. What must hold:
 
 * no acknowledged payment is lost, and the honest nodes' ledgers are one;
+* an honest newcomer joins, whoever leads; what the liar's enclave says of a payment or an entry is right, or nothing;
 * nothing that the liar saw, wrote or carried holds the canary that every payment has in its data;
 * a lie that ends the enclave is named in its last message; nobody waits without saying for what.
 """
@@ -35,6 +38,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent)]
 from cryptography import x509
 from eth_account import Account
 
+from coco import limits
 from coco.channel import messages
 from coco.cli.sandbox import make_owner
 from coco.client.http import HttpsClient, RemoteError
@@ -51,6 +55,8 @@ CANARY = bytes.fromhex("c0ffee15c0ffee15c0ffee15c0ffee15")
 #: Lives of a liar at one address: a network admits no more in ten minutes.
 LIVES_MAX = 25
 _LIFE_S, _PATIENCE_S, _SLOW_START_S = 0.8, 9.0, 20.0
+#: Time for an honest newcomer; and how often an election is forced so that the liar leads.
+_JOINS_S, _UNSEATED_MAX = 60.0, 3
 #: Longer than an election takes.
 _SLOW_S = 1.5
 #: Events that say what keeps an enclave waiting.
@@ -101,8 +107,13 @@ class Lie:
     done: list[str] = field(default_factory=list)
     #: Addresses that a crossed connection may lead to.
     others: list[str] = field(default_factory=list)
+    #: What this host has kept for its enclaves; and of which part or block the enclave has asked.
+    kept: Store = field(default_factory=lambda: Store())
+    asked: dict[int, tuple[int, int]] = field(default_factory=dict)
     #: Messages to let pass first.
     after: int = 0
+    #: Whether it is worth nothing unless its enclave leads while somebody joins.
+    wants_to_lead = False
 
     def to_enclave(self, message: Any) -> None:
         self.node.honest_send(message)
@@ -249,6 +260,135 @@ class ReadsOthers(Lie):
         super().to_enclave(message)
 
 
+@dataclass
+class Store:
+    """What a liar has kept, in all of its lives."""
+
+    snapshots: Kept = field(default_factory=lambda: Kept())
+    index: Kept = field(default_factory=lambda: Kept())
+
+    def another_process(self) -> None:
+        """What was kept is a former process's from now on."""
+        for kept in (self.snapshots, self.index):
+            kept.foreign = [*kept.parts.values(), *kept.foreign][:200]
+            kept.parts = {}
+
+
+#: What a host can give instead of a part or a block that it was asked for.
+_INSTEAD = ("damaged", "cut", "longer", "withheld", "swapped", "older", "another's", "garbage")
+
+
+@dataclass
+class Kept:
+    """Parts of snapshots, or blocks of the index, that the enclaves of one host have had it keep."""
+
+    #: By snapshot or run, and number.
+    parts: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    #: Those of former processes, and of other nodes.
+    foreign: list[bytes] = field(default_factory=list)
+
+    def instead(self, rng: random.Random, group: int, number: int, right: bytes) -> tuple[str, bytes]:
+        """How it is lied, and what is given."""
+        how = rng.choice(_INSTEAD)
+        others = {
+            "swapped": [part for (one, at), part in self.parts.items() if one == group and at != number],
+            "older": [part for (one, _), part in self.parts.items() if one < group],
+            "another's": self.foreign,
+        }
+        found = [part for part in others.get(how, ()) if part != right]
+        if how in others and not found:
+            how = "damaged"
+        if how == "withheld" or not right:
+            return "withheld", b""
+        if how == "damaged":
+            changed = bytearray(right)
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+            return how, bytes(changed)
+        if how == "cut":
+            return how, right[: rng.randrange(len(right))]
+        if how == "longer":
+            return how, right + rng.randbytes(rng.randrange(1, 100))
+        if how == "garbage":
+            return how, rng.randbytes(len(right))
+        return how, rng.choice(found)
+
+
+class LiesAboutSnapshots(Lie):
+    """Gives another part of a snapshot than the one that it was asked for; a newcomer asks whoever leads."""
+
+    wants_to_lead = True
+
+    def from_enclave(self, message: Any) -> None:
+        if isinstance(message, messages.WriteSnapshot):
+            self.kept.snapshots.parts[message.seqno, message.number] = message.part
+        if isinstance(message, messages.ReadSnapshot):
+            self.asked[message.request] = message.seqno, message.number
+        super().from_enclave(message)
+
+    def to_enclave(self, message: Any) -> None:
+        if isinstance(message, messages.SnapshotPart):
+            group, number = self.asked.pop(message.request)
+            if self.now(message):
+                how, part = self.kept.snapshots.instead(self.rng, group, number, message.part)
+                self.did(f"{how}: part {number} of the snapshot at {group}")
+                message = messages.SnapshotPart(message.request, part)
+        super().to_enclave(message)
+
+
+class LosesSnapshots(LiesAboutSnapshots):
+    """Says that parts are on the disk, and keeps some of another process or none; or forgets the one that counts."""
+
+    def from_enclave(self, message: Any) -> None:
+        if isinstance(message, messages.WriteSnapshot) and (self.done or self.now(message)):
+            self.did("lost", message)
+            self.node.honest_send(messages.SnapshotWritten(message.request))
+        elif isinstance(message, messages.KeepSnapshot) and message.seqno and self.rng.random() < 0.5:
+            self.did("forgot every snapshot")
+            super().from_enclave(messages.KeepSnapshot(0))
+        else:
+            super().from_enclave(message)
+
+    def to_enclave(self, message: Any) -> None:
+        Lie.to_enclave(self, message)
+
+
+class LiesAboutIndex(Lie):
+    """Gives another block of the index than the one that it was asked for."""
+
+    def from_enclave(self, message: Any) -> None:
+        if isinstance(message, messages.WriteIndex):
+            for offset, block in enumerate(message.blocks):
+                self.kept.index.parts[message.run, message.first + offset] = block
+        if isinstance(message, messages.ReadIndex):
+            self.asked[message.request] = message.run, message.block
+        super().from_enclave(message)
+
+    def to_enclave(self, message: Any) -> None:
+        if isinstance(message, messages.IndexBlock):
+            group, number = self.asked.pop(message.request)
+            if self.now(message):
+                how, block = self.kept.index.instead(self.rng, group, number, message.block)
+                self.did(f"{how}: block {number} of run {group}")
+                message = messages.IndexBlock(message.request, block[: limits.INDEX_BLOCK_BYTES_MAX])
+        super().to_enclave(message)
+
+
+class LosesIndex(LiesAboutIndex):
+    """Keeps no block of the index from some moment on, or drops runs that are still needed."""
+
+    def from_enclave(self, message: Any) -> None:
+        if isinstance(message, messages.WriteIndex) and (self.done or self.now(message)):
+            self.did("lost", message)
+            if self.rng.random() < 0.5:
+                super().from_enclave(message)
+                self.node.honest_receive(messages.DropIndex(message.run))
+        else:
+            super().from_enclave(message)
+
+    def to_enclave(self, message: Any) -> None:
+        Lie.to_enclave(self, message)
+
+
 class Crosses(Lie):
     """Dials somebody else than it is asked to."""
 
@@ -262,9 +402,15 @@ class Crosses(Lie):
 
 
 class Clocks(Lie):
+    """Says another time; from its start on, or once the node is in."""
+
     _offset: int | None = None
+    _asked = 0
 
     def clock_ms(self, now_ms: int) -> int:
+        self._asked += 1
+        if self.after and self._asked <= 3:
+            return now_ms
         if self._offset is None:
             self._offset = self.rng.choice((_TEN_YEARS_MS, -_TEN_YEARS_MS, 3_600_000, -3_600_000, -now_ms))
             self.did(f"moved the clock by {self._offset} ms")
@@ -328,6 +474,11 @@ class AnotherNetworks(Lie):
 LIES: tuple[type[Lie], ...] = (
     *(Drops, Delays, Repeats, Reorders, Flips, Truncates, RepeatsAFrame, LosesWrites, Acknowledges, ReadsOthers),
     *(Crosses, Clocks, Starves, Kills, RollsBack, AnotherNetworks),
+)
+#: Of those who lead every other one is about what a host keeps besides the ledger.
+_KEPT_LIES: tuple[type[Lie], ...] = (LiesAboutSnapshots, LiesAboutIndex, LiesAboutSnapshots, LosesIndex, LosesSnapshots)
+LEADING_LIES: tuple[type[Lie], ...] = tuple(
+    one for number, lie in enumerate(LIES) for one in (lie, _KEPT_LIES[number % len(_KEPT_LIES)])
 )
 
 
@@ -393,6 +544,8 @@ class Life:
     leaked: bool
     #: An end without a reason, or a wait without a word.
     silent: bool
+    #: What did not hold for somebody else.
+    wrong: list[str] = field(default_factory=list)
 
 
 async def _until(check: Callable[[], Any], seconds: float) -> bool:
@@ -410,25 +563,30 @@ def _names(line: dict[str, Any]) -> bool:
 
 
 class Campaign:
-    """One network of two honest hosts, and a liar in one life after another at the same address."""
+    """One network of two honest hosts, or of three, and a liar in one life after another at the same address."""
 
     def __init__(self, directory: Path, *, lead: bool) -> None:
-        # Snapshots often: joiners begin from one, and every host keeps some.
-        settings = {"settings": {"snapshot_interval_entries": 60}} if lead else {}
+        # Snapshots often: joiners begin from one, and every host keeps some; and runs of the index.
+        settings = {"settings": {"snapshot_interval_entries": 60, "index_rows_max": 64}} if lead else {}
         self.network, self._lead = Several(directory / "network", **settings), lead
         self.foreign = directory / "foreign.db"
         self.log: list[dict[str, Any]] = []
         self._ledger = directory / "liar" / "ledger.db"
         self._port = 0
+        self._kept = Store()
+        self._newcomer = directory / "newcomer" / "ledger.db"
+        self._newcomer_port = 0
 
     async def begin(self) -> None:
         other = Several(self.foreign.parent / "other")
         await other.start()
         await other.stop()
         shutil.copy(other.files.ledger(0), self.foreign)
-        for _ in range(2):
+        # With a newcomer that has left and a liar that has ended, the others are still the majority.
+        honest = 3 if self._lead else 2
+        for _ in range(honest):
             await self.network.start()
-        await self.network.voters(self.network.nodes[0], 2)
+        await self.network.voters(self.network.nodes[0], honest)
         clients = [self.network.client(node, "application") for node in self.network.nodes]
         self.payments = Payments(clients)
         self._paying = asyncio.create_task(self.payments.run())
@@ -436,10 +594,14 @@ class Campaign:
     async def live(self, seed: int) -> Life:
         """One life of the liar."""
         rng = random.Random(seed)
-        lie = LIES[seed % len(LIES)](rng, after=rng.choice((0, 0, 1, 2, 5, 10, 30, 100)))
+        lies = LEADING_LIES if self._lead else LIES
+        lie = lies[seed % len(lies)](rng, after=rng.choice((0, 0, 1, 2, 5, 10, 30, 100)), kept=self._kept)
         lie.others = [f"127.0.0.1:{node.relays['peers'].port}" for node in self.network.nodes]
-        if isinstance(lie, ReadsOthers):
+        if isinstance(lie, ReadsOthers | LiesAboutSnapshots | LiesAboutIndex):
             lie.after = rng.randrange(3)  # it reads seldom
+        self._kept.another_process()
+        if isinstance(lie, LiesAboutSnapshots):
+            self._kept.snapshots.foreign += snapshot_of(self.network.files.ledger(0))
         if isinstance(lie, AnotherNetworks):
             lie.foreign = self.foreign
         self._ledger.parent.mkdir(exist_ok=True)
@@ -456,7 +618,8 @@ class Campaign:
         clock = options.clock_ms
         options.clock_ms = lambda: lie.clock_ms(clock())
         node = LyingNode(options, lines.append, lie)
-        outcome, reason = "waits", ""
+        outcome, reason, wrong = "waits", "", list[str]()
+        joining: asyncio.Task[str] | None = None
         starting = asyncio.create_task(node.start())
         later = asyncio.create_task(lie.later()) if hasattr(lie, "later") else None
         try:
@@ -468,9 +631,14 @@ class Campaign:
             # A machine that is slow starts slowly; what is owed for so long is said all the same.
             await _until(over, _SLOW_START_S)
             if starting.done() and starting.exception() is None:
-                if self._lead and rng.random() < 0.5:
-                    await self._unseat(starting.result().node_id)
-                await self._read(node, rng)
+                liar = starting.result().node_id
+                for _ in range(_UNSEATED_MAX if lie.wants_to_lead else int(self._lead and rng.random() < 0.5)):
+                    await self._unseat(liar)
+                    if await self._leads(liar):
+                        joining = asyncio.create_task(self._join(rng))
+                        await asyncio.wait({joining, node.ended}, timeout=_PATIENCE_S)
+                        break
+                wrong += await self._read(node, rng)
                 await asyncio.wait({node.ended}, timeout=_LIFE_S)
                 outcome = "votes"
             if node.ended.done():
@@ -490,6 +658,8 @@ class Campaign:
             with contextlib.suppress(OSError):
                 os.kill(node.enclave_pid, signal.SIGCONT)
             await node.stop()
+        if joining is not None and (failed := await joining):
+            wrong.append(failed)
         led = any(
             line.get("event") == "consensus.changed" and line.get("primary") == line.get("node") for line in lines
         )
@@ -497,7 +667,41 @@ class Campaign:
         named = any(line.get("event") == "enclave.exit" and line.get("code") for line in lines)
         silent = (outcome == "ended" and not named and not killed) or (outcome == "waits" and not reason)
         carried = bytes(node.seen) + json.dumps(lines).encode() + self._ledger.read_bytes()
-        return Life(seed, type(lie).__name__, lie.done, outcome, reason, led, leaks(carried), silent)
+        return Life(seed, type(lie).__name__, lie.done, outcome, reason, led, leaks(carried), silent, wrong)
+
+    async def _leads(self, node_id: str) -> bool:
+        with contextlib.suppress(CocoError):
+            rows = (await self.network.ask(self.network.nodes[0], "/node/network"))["nodes"]
+            return bool(rows.get(node_id, {}).get("primary"))
+        return False
+
+    async def _join(self, rng: random.Random) -> str:
+        """Have an honest newcomer join, at an address of its own, and go; why it could not, if it could not.
+
+        It asks whoever leads for a snapshot and for entries: the liar's enclave.
+        """
+        if rng.random() < 0.7:
+            shutil.rmtree(self._newcomer.parent, ignore_errors=True)
+        alive = self.network.nodes
+        options = NodeOptions(
+            ledger=self._newcomer,
+            genesis=self.network.genesis,
+            join=[f"127.0.0.1:{node.relays['peers'].port}" for node in alive],
+            owner=make_owner(self.network.files, self.network.service),
+            expected_service=self.network.service.encode(),
+            peers=("127.0.0.1", self._newcomer_port),
+        )
+        node = Node(options, self.log.append)
+        try:
+            async with asyncio.timeout(_JOINS_S):
+                await node.start()
+            return ""
+        except (CocoError, TimeoutError) as error:
+            return f"an honest newcomer could not join: {error!r}"
+        finally:
+            if "peers" in node.relays:
+                self._newcomer_port = node.relays["peers"].port
+            await node.stop()
 
     async def _unseat(self, liar: str) -> None:
         """Once the liar votes, have whoever leads be slow for a moment, so that the others elect: perhaps the liar."""
@@ -519,8 +723,30 @@ class Campaign:
                 await asyncio.sleep(_SLOW_S)
                 os.kill(node.enclave_pid, signal.SIGCONT)
 
-    async def _read(self, node: Node, rng: random.Random) -> None:
-        """Have the liar's enclave read its disk: receipts of old entries; each is right, or there is none."""
+    async def _read(self, node: Node, rng: random.Random) -> list[str]:
+        """Have the liar's enclave read its disk: each answer is right, or there is none; what was wrong."""
+        wrong = list[str]()
+        client = self.network.client(node, "application")
+        try:
+            # The blocks of old payments: their places are in the index, that the host keeps.
+            for name in rng.sample(self.payments.acknowledged, min(6, len(self.payments.acknowledged))):
+                body = {"jsonrpc": "2.0", "id": 1, "method": "eth_getTransactionReceipt", "params": [name]}
+                asking = asyncio.create_task(client.request("POST", "/", json.dumps(body).encode()))
+                await asyncio.wait({asking, node.ended}, timeout=2, return_when=asyncio.FIRST_COMPLETED)
+                if not asking.done():
+                    asking.cancel()
+                    break
+                found = json.loads(asking.result().body).get("result")
+                if found and found["transactionHash"] != name:
+                    wrong.append(f"the liar's enclave gave another receipt than {name}")
+        except CocoError:
+            pass  # it ended, or its host keeps it from answering
+        finally:
+            await client.close()
+        await self._read_entries(node, rng)
+        return wrong
+
+    async def _read_entries(self, node: Node, rng: random.Random) -> None:
         context = service_context(self.network.service)
         client = HttpsClient("localhost", node.relays["administration"].port, context)
         service = x509.load_pem_x509_certificate(self.network.service.encode())
@@ -548,8 +774,8 @@ class Campaign:
         lost = await self.payments.lost()
         infos = [await self.network.ask(node, "/node/info") for node in self.network.nodes]
         await self.network.stop()
-        ledgers = [entries_of(self.network.files.ledger(number)) for number in range(2)]
-        forked = [seqno for seqno in ledgers[0].keys() & ledgers[1].keys() if ledgers[0][seqno] != ledgers[1][seqno]]
+        first, *others = [entries_of(self.network.files.ledger(number)) for number in range(len(infos))]
+        forked = [seqno for one in others for seqno in first.keys() & one.keys() if first[seqno] != one[seqno]]
         # What was never committed may differ at the end; both say how far that is not so.
         committed = min(int(info["committed"].split(".")[1]) for info in infos)
         everything = b"".join(path.read_bytes() for path in self.network.files.directory.rglob("*.db"))
@@ -564,6 +790,12 @@ class Campaign:
 def entries_of(ledger: Path) -> dict[int, bytes]:
     with contextlib.closing(sqlite3.connect(ledger)) as disk:
         return {seqno: bytes(entry) for seqno, entry in disk.execute("SELECT seqno, entry FROM entries")}
+
+
+def snapshot_of(ledger: Path) -> list[bytes]:
+    """The parts that a host keeps."""
+    with contextlib.closing(sqlite3.connect(ledger)) as disk:
+        return [bytes(part) for (part,) in disk.execute("SELECT part FROM snapshots LIMIT 100")]
 
 
 def leaks(data: bytes) -> bool:
@@ -590,6 +822,7 @@ async def campaign(seeds: range, tell: Callable[[str], None] = print, *, lead: b
                 )
                 if life.leaked:
                     wrong.append(f"seed {life.seed}: the liar saw the canary")
+                wrong += [f"seed {seed}: {one}" for one in life.wrong]
                 if life.silent:
                     wrong.append(f"seed {life.seed}: {life.outcome} without a reason")
             found = await one.end()

@@ -207,15 +207,31 @@ def test_without_a_snapshot_the_ledger_is_read_from_its_first_entry():
         assert (numbers["snapshot"], numbers["kept"], network.fetched[0]) == (0, 0, 1)
 
 
+def test_a_snapshot_whose_evidence_nothing_has_signed_yet_is_not_begun_from():
+    """Who is asked has seen the signature over it, who welcomed the joiner had not: it may have ended since."""
+    network = Network()
+    cut = network.entries[: SNAPSHOT_AT + 1]
+    journal = Journal(append=lambda *entry: None, read=None)  # type: ignore[arg-type]
+    journal.hold(1, network.secret)
+    store, host = make_store(journal), Disk([])
+    start = SimpleNamespace(position=Position(2, SNAPSHOT_AT + 1), signed=Position(2, SNAPSHOT_AT))
+    joined: Any = SimpleNamespace(start=start, service=network.service)
+    control: Any = host
+    joiner: Any = network
+    numbers = asyncio.run(CatchUp(control, store, joiner, joined, lambda genesis: network._declare(store)).run(0))
+    assert numbers["snapshot"] == 0 and host.entries == cut
+
+
 def test_a_snapshot_that_breaks_off_is_begun_anew_elsewhere():
     network = Network()
     network.failing = {
         (SNAPSHOT, 1): BusyError("away", code="peers.unreachable"),
         (SNAPSHOT_PART, 3): NotFoundError("another by now", code="snapshot.gone"),
+        (SNAPSHOT_PART, 5): BusyError("what a node of another kind says of its host", code="channel.wrong_snapshot"),
     }
     numbers, *_ = join(network, [])
     assert numbers["snapshot"] == SNAPSHOT_AT
-    assert network.asked.count("turn") == 2 and network.asked.count(SNAPSHOT) == 3
+    assert network.asked.count("turn") == 3 and network.asked.count(SNAPSHOT) == 4
 
 
 @pytest.mark.parametrize("what", ["another digest", "another place", "a part less"])

@@ -70,7 +70,7 @@ class CatchUp:
                 ``join.snapshot_unproven``).
         """
         end = self._joined.start.position.seqno
-        self._snapshot = await self._load_snapshot(end)
+        self._snapshot = await self._load_snapshot(self._joined.start.signed.seqno)
         base = self._snapshot.offer.seqno if self._snapshot is not None else 0
         kept = await self._keep_own(min(on_disk, base)) if base else 0
         if on_disk:
@@ -90,11 +90,15 @@ class CatchUp:
 
     # --- the snapshot ---
 
-    async def _load_snapshot(self, end: int) -> Reader | None:
+    async def _load_snapshot(self, signed: int) -> Reader | None:
+        """One whose evidence the signature covers with which the ledger ends for this joiner; None: nobody has any.
+
+        Who is asked may have seen more signed than who welcomed this node.
+        """
         for _ in range(_TRIES):
             try:
-                offers = decode(list[Offer], await self._joiner.ask_any(SNAPSHOT, msgspec.msgpack.encode(end)))
-                if not offers or not 0 < offers[0].seqno < offers[0].evidence <= end:
+                offers = decode(list[Offer], await self._joiner.ask_any(SNAPSHOT, msgspec.msgpack.encode(signed)))
+                if not offers or not 0 < offers[0].seqno < offers[0].evidence <= signed:
                     return None
                 return await self._load(offers[0])
             except BusyError:

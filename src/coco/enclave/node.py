@@ -204,6 +204,8 @@ class EnclaveNode:
     def _make_sequencer(self, genesis: bytes) -> None:
         settings = self.genesis.settings
         self._agreement = Agreement(settings.time_bound_ms)
+        if self.store.index is not None:
+            self.store.index.rows_cold_max = settings.index_rows_max
         self.sequencer = Sequencer(
             store=self.store,
             clock=self.clock,
@@ -763,6 +765,8 @@ class EnclaveNode:
     async def _replay_private(self) -> None:
         """Build the whole store anew from the ledger, private tables included."""
         self.store = self.sequencer.store = store = self._make_store()
+        assert store.index is not None, "`_make_store` gives it one"
+        store.index.rows_cold_max = self.genesis.settings.index_rows_max
         self._declare_adapters()
         last, kept = self.journal.last_seqno, list[int]()
         for first in range(1, last + 1, PAGE):
@@ -785,7 +789,6 @@ class EnclaveNode:
             store.native.commit(upto)
             kept = kept[-HISTORY_AFTER_JOIN:]
             store.native.prune(kept[0] if kept else upto)
-            assert store.index is not None, "`_make_store` gives it one"
             await store.index.relieve_now()
         for adapter in self.protocols.by_name.values():
             await adapter.rebuild(store.view())

@@ -12,6 +12,7 @@ import msgspec
 from cryptography import x509
 from msgspec import Meta
 
+from coco import limits
 from coco.attestation.policy import parse_rules
 from coco.enclave.configuration import chains, settings, supermajority
 from coco.enclave.configuration.keepers import OWNER
@@ -56,6 +57,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     time_bound_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] = 10_000
     #: Ledger entries after which a snapshot is due.
     snapshot_interval_entries: Annotated[int, Meta(ge=10)] = 10_000
+    #: Rows of logs of which memory keeps the place, before those go to the host as a sealed run.
+    index_rows_max: Annotated[int, Meta(ge=16)] = limits.INDEX_ROWS_COLD_MAX
     #: The first values of what members vote on later (``settings.py``).
     voted: dict[str, Any] = {}
 

@@ -41,7 +41,8 @@ class LogIndex:
     ) -> None:
         """``run`` calls the extension off the event loop; ``spawn`` works in the background."""
         self._native, self._storage, self._run, self._spawn = native, storage, run, spawn
-        self._rows_cold_max = rows_cold_max
+        #: Cold rows that memory keeps.
+        self.rows_cold_max = rows_cold_max
         self._busy = False
 
     async def locate(self, table: str, key: bytes) -> int | None:
@@ -63,7 +64,7 @@ class LogIndex:
 
     def relieve(self) -> None:
         """Spill in the background when too many rows are cold."""
-        if not self._busy and self._native.cold() >= self._rows_cold_max:
+        if not self._busy and self._native.cold() >= self.rows_cold_max:
             self._busy = True
             self._spawn(self._relieve())
 
@@ -73,7 +74,7 @@ class LogIndex:
 
     async def relieve_now(self) -> None:
         """The same, before going on: for a replay, which is faster than what spills behind it."""
-        if self._native.cold() >= self._rows_cold_max:
+        if self._native.cold() >= self.rows_cold_max:
             await self.spill()
 
     async def spill(self) -> None:
