@@ -55,10 +55,11 @@ endif
 test-vectors: build ## Conformance data below DIR; ends with "N passed, N failed"
 	$(BIN)/python tests/conformance/run.py $(DIR)
 
-soak: build ## 10,000 seeds of simulated networks of three and of five nodes; 1,000 lives of lying hosts
+soak: build ## 10,000 seeds of simulated networks of three and of five nodes; 1,200 lives of lying hosts
 	$(BIN)/coco simulate --nodes 3 --seeds 0-9999
 	$(BIN)/coco simulate --nodes 5 --seeds 0-9999
 	$(BIN)/python tests/faults/lying_host.py --seeds 0-999
+	$(BIN)/python tests/faults/lying_host.py --lead --seeds 0-199
 
 fuzz: build ## Coverage-guided fuzzing, SECONDS for each of the two parts
 	scripts/fuzz.sh $(or $(SECONDS),300)

@@ -6,17 +6,34 @@ The campaign with many lives of lying hosts is ``tests/faults/lying_host.py``; h
 from __future__ import annotations
 
 import asyncio
+import random
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from attacks import attack
 
 from coco import limits
+from coco._native import LedgerSecret, WriteSet
 from coco.channel import messages
 from coco.channel.framing import FrameWriter
 from coco.enclave.core.control import Control
 from coco.enclave.core.identity import ServiceIdentity, endorsed_names
+from coco.enclave.membership import FetchRange, Membership
+from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, WantedPart
+from coco.enclave.store import Journal, Store
 from coco.errors import CocoError, HostLiedError
+from coco.ledger import tables
+
+# What a liar gives, and the parts of a node that it is given to, are those of the campaign and of the unit tests.
+sys.path += [str(Path(__file__).parent.parent / folder) for folder in ("faults", "unit")]
+import lying_host
+import test_catching_up as catching_up
+import test_index as indexes
+import test_snapshots as snapshots
 
 # --- E1: what a host says must end an enclave with a code, or not at all ---
 
@@ -71,3 +88,140 @@ def test_a_host_name_that_no_certificate_can_hold_is_refused():
         service.endorse(key, 1, ["knoten-ä"], 1_800_000_000_000)
     assert refused.value.code == "join.bad_host_name"
     assert endorsed_names(service.endorse(key, 1, ["n1", "::1"], 1_800_000_000_000)) == ["n1", "::1"]
+
+
+# --- the ledger, snapshots and the index: each kind of lie, given to the code that reads it back ---
+
+EVERY_LIE = pytest.mark.parametrize("how", lying_host._INSTEAD)
+
+
+class Chosen(random.Random):
+    """Chooses one kind of lie, and whatever else by chance."""
+
+    how = ""
+
+    def choice(self, options: Any) -> Any:
+        return self.how if options is lying_host._INSTEAD else super().choice(options)
+
+
+def lie(how: str, parts: dict[tuple[int, int], bytes], foreign: list[bytes], group: int, number: int) -> bytes:
+    """What a host gives instead of a part."""
+    rng = Chosen(7)
+    rng.how = how
+    right = parts[group, number]
+    said, given = lying_host.Kept(parts, foreign).instead(rng, group, number, right)
+    assert said == how and given != right
+    return given
+
+
+class Entries:
+    """A ledger of a few entries, on the disk of a host."""
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+        self.journal = Journal(append=lambda at, entry, signs: self.kept.append(entry), read=self.read)
+        self.journal.begin(view=2, secret=LedgerSecret.generate())
+        store = Store(self.journal)
+        for name in (tables.PREDECESSOR, "app"):
+            store.declare(name)
+        for number in range(4):
+            store.write(WriteSet([("app", b"k", b"value %d" % number)]))
+
+    async def read(self, first: int, last: int) -> list[bytes]:
+        return self.kept[first - 1 : last]
+
+
+@EVERY_LIE
+def test_L2_another_entry_than_was_asked_for_goes_nowhere(how):
+    async def story() -> None:
+        ledger, other = Entries(), Entries()
+        parts = {(3, number): entry for number, entry in enumerate(ledger.kept)} | {(2, 2): ledger.kept[0]}
+        ledger.kept[2] = lie(how, parts, other.kept, 3, 2)
+        with pytest.raises(HostLiedError) as refused:
+            await ledger.journal.fetch(3)
+        assert refused.value.code == "channel.wrong_entry"
+
+    asyncio.run(story())
+
+
+@attack(
+    "E1",
+    was="another node's question is refused and the lie is not noticed; what is no entry is an error of whoever asked",
+    now="the node that was lied to ends with `channel.wrong_entry`, and whoever asked asks another one",
+)
+@EVERY_LIE
+def test_L2_a_lie_about_an_entry_that_another_node_asks_for_is_this_hosts(how):
+    async def story() -> None:
+        ledger, other = Entries(), Entries()
+        parts = {(3, number): entry for number, entry in enumerate(ledger.kept)} | {(2, 2): ledger.kept[0]}
+        ledger.kept[2] = lie(how, parts, other.kept, 3, 2)
+        network: Any = SimpleNamespace(
+            _sequencer=SimpleNamespace(store=SimpleNamespace(journal=ledger.journal)),
+            _replica=SimpleNamespace(anchor=SimpleNamespace(position=SimpleNamespace(seqno=4))),
+            _control=SimpleNamespace(read_some=ledger.read),
+        )
+        with pytest.raises(HostLiedError) as refused:
+            await Membership._fetch(network, FetchRange(1, 4))
+        assert refused.value.code == "channel.wrong_entry"
+
+    asyncio.run(story())
+
+
+@EVERY_LIE
+def test_L2_another_part_of_a_snapshot_than_was_asked_for_goes_nowhere(how):
+    async def story() -> None:
+        secret = LedgerSecret.generate()
+        node, other = snapshots.Node(secret, leads=True), snapshots.Node(secret, leads=True)
+        kept: dict[tuple[int, int], bytes] = {}
+        for one in (node, other):
+            for round_ in range(2):
+                one.write(("a", b"k", b"%d" % round_))
+                one.write(("a", b"k2", b"%d" % round_))
+                one.appended_bytes += 1 << 20
+                await one.commit()
+                kept |= node.parts  # those of the former snapshot, too
+                await one.commit()
+        assert not node.failed and not other.failed
+        (offer,) = snapshots.offers(await node.snapshots.serve(SNAPSHOT, msgspec.msgpack.encode(100)))
+        node.parts[offer.seqno, 1] = lie(how, kept, list(other.parts.values()), offer.seqno, 1)
+        with pytest.raises(HostLiedError) as refused:
+            await node.snapshots.serve(SNAPSHOT_PART, msgspec.msgpack.encode(WantedPart(offer.seqno, 1)))
+        assert refused.value.code == "channel.wrong_snapshot"
+
+    asyncio.run(story())
+
+
+@EVERY_LIE
+def test_L2_another_block_of_the_index_than_was_asked_for_goes_nowhere(how):
+    async def story() -> None:
+        native, host, index = indexes.filled(3000)
+        await index.spill()
+        key = (1500).to_bytes(8, "big") * 4
+        assert await index.locate("log.a", key) == 1
+        (run, block), *_ = native.candidates("log.a", key)
+        _, other, spilled = indexes.filled(3000)
+        await spilled.spill()
+        parts = dict(host.blocks) | {(run - 1, block): next(reversed(host.blocks.values()))}
+        given = lie(how, parts, list(other.blocks.values()), run, block)
+        host.lie = lambda *asked: given
+        with pytest.raises(HostLiedError) as refused:
+            await index.locate("log.a", key)
+        assert refused.value.code == "channel.wrong_index_block"
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("disk", ["rolled back", "replayed", "another network's", "swapped", "cut in the middle"])
+def test_a_newcomer_believes_of_its_own_disk_only_what_the_network_has(disk):
+    network, other = catching_up.Network(), catching_up.Network()
+    entries = network.entries
+    given = {
+        "rolled back": entries[:4],
+        "replayed": [*entries[:4], *entries[:4]],
+        "another network's": other.entries,
+        "swapped": [*entries[:4], entries[5], entries[4], *entries[6:]],
+        "cut in the middle": [*entries[:4], entries[4][:-1], *entries[5:]],
+    }[disk]
+    # The ledger on the disk is the network's afterwards, whatever it was: `join` compares it.
+    numbers, *_ = catching_up.join(network, given)
+    assert numbers["kept"] == (0 if disk == "another network's" else 4)

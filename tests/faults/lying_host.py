@@ -28,7 +28,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -803,15 +803,16 @@ def leaks(data: bytes) -> bool:
     return CANARY in data or CANARY.hex().encode() in data
 
 
-async def campaign(seeds: range, tell: Callable[[str], None] = print, *, lead: bool = False) -> list[str]:
+async def campaign(seeds: Sequence[int], tell: Callable[[str], None] = print, *, lead: bool = False) -> list[str]:
     """Run seeds; what did not hold. With ``lead`` the liar's enclave is made primary now and then, of short snapshots."""
     wrong: list[str] = []
     lives = 0
-    for begin in range(seeds.start, seeds.stop, LIVES_MAX):
+    for at in range(0, len(seeds), LIVES_MAX):
+        begin = seeds[at]
         with tempfile.TemporaryDirectory() as folder:
             one = Campaign(Path(folder), lead=lead)
             await one.begin()
-            for seed in range(begin, min(begin + LIVES_MAX, seeds.stop)):
+            for seed in seeds[at : at + LIVES_MAX]:
                 began = asyncio.get_running_loop().time()
                 life = await one.live(seed)
                 took = asyncio.get_running_loop().time() - began
