@@ -131,6 +131,9 @@ EXTERNAL_BYTES_MAX: Final = MIB
 
 #: Latest time that a host can say, in milliseconds since the Unix epoch: the year 2200. No certificate's end overflows.
 TIME_MS_MAX: Final = 7_258_118_400_000
+#: How far apart two times in a ledger may lie, though they came in the other order: one was read before it was written.
+AUDIT_SKEW_SECONDS: Final = 600
+
 #: Furthest that the enclave's time follows the host's in one tick of a second.
 TIME_STEP_MS_MAX: Final = 60_000
 #: How much faster than it passes the time of a node goes, for each tick, while a majority has not been heard of.

@@ -66,6 +66,23 @@ def verify(certificate: x509.Certificate, policy: policies.Policy, *, now_s: int
     return verified
 
 
+def same(one: bytes, other: bytes) -> bool:
+    """Whether two values of the extension say the same; the names in a record have no order.
+
+    Raises:
+        AttestationError: one is no record (``attestation.malformed``).
+    """
+    return _record(one) == _record(other)
+
+
+def _record(value: bytes) -> tuple[Any, Any, Any]:
+    try:
+        kind, body, indicator = cbor2.loads(_content(value))
+        return kind, json.loads(body.decode()), indicator
+    except (cbor2.CBORError, ValueError, TypeError, AttributeError, EOFError, RecursionError) as error:
+        raise refuse("the evidence in the certificate is malformed", "malformed") from error
+
+
 def _unwrap(certificate: x509.Certificate) -> tuple[Evidence | None, dict[str, bytes]]:
     try:
         value = certificate.extensions.get_extension_for_oid(OID).value

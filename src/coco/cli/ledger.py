@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
+from coco import limits
 from coco._native import Entry
-from coco.audit import Auditor
+from coco.audit import Auditor, reading, report
+from coco.audit.rows import Written
 from coco.enclave.core.rules_worker import call_here
-from coco.errors import ConfigurationError, LedgerError
-from coco.host.persistence import iterate_entries, open_database
-from coco.ledger import tables
+from coco.errors import CocoError, ConfigurationError, LedgerError
+from coco.ledger import receipts, tables
 from coco.ledger.chunks import write_chunk
 from coco.ledger.constitution import Constitution
+from coco.ledger.position import Position
 from coco.ledger.replay import Replay
+from coco.ledger.statements import parse_json
 
 _CHUNK_BYTES = 5_000_000
 _SAY_EVERY = 100
 
+_entries = reading.entries
 
-def _entries(ledger: Path) -> Iterator[tuple[int, bytes]]:
-    if not ledger.is_file():
-        raise ConfigurationError(f"there is no ledger at {ledger}", code="ledger.no_file")
-    connection = open_database(ledger)
+
+def _parsed(seqno: int, data: bytes) -> Entry:
     try:
-        yield from iterate_entries(connection)
-    finally:
-        connection.close()
+        return Entry.parse(data)
+    except CocoError as error:
+        why = f"entry {seqno} is damaged: {error}"
+        raise LedgerError(why, code="ledger.damaged", numbers={"entry": seqno}) from error
 
 
 def export(ledger: Path, directory: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -54,7 +58,7 @@ def export(ledger: Path, directory: Path, say: Callable[[str], None] = lambda te
             say(f"exporting: {seqno} entries")
         waiting.append(entry)
         size += len(entry)
-        if tables.SIGNATURES in Entry.parse(entry).public_writes().tables():
+        if tables.SIGNATURES in _parsed(seqno, entry).public_writes().tables():
             signed = len(waiting)
             if size >= _CHUNK_BYTES:
                 files.append(write_chunk(directory, first, waiting).name)
@@ -64,16 +68,25 @@ def export(ledger: Path, directory: Path, say: Callable[[str], None] = lambda te
     return {"files": files, "entries": first - 1 + signed, "left_out_unsigned": len(waiting) - signed}
 
 
-def verify(ledger: Path, service: str, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def verify(
+    ledger: Path,
+    service: str,
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    expect: str = "",
+    receipts_held: Sequence[Path] = (),
+) -> dict[str, Any]:
     """Check a whole ledger against a pinned service, trusting no node: chain, every signature, and what is committed.
 
     Args:
-        ledger: a node's file.
+        ledger: a node's file, or a folder of chunk files.
         service: PEM certificate of the service; empty takes the ledger's own, and says so.
         say: hears of progress.
+        expect: transaction id that must be in it; empty: none is known.
+        receipts_held: files with receipts of transactions that must be in it.
 
     Raises:
-        LedgerError: damaged, unsigned, or of another service.
+        LedgerError: damaged, unsigned, of another service, or cut before what should be in it.
     """
     replay = Replay()
     for seqno, entry in _entries(ledger):
@@ -81,10 +94,10 @@ def verify(ledger: Path, service: str, say: Callable[[str], None] = lambda text:
         if seqno % _SAY_EVERY == 0:
             say(f"verifying: {seqno} entries")
     say("verifying the signatures")
-    return _verified(replay, service)
+    return _verified(replay, service, expect, receipts_held)
 
 
-def _verified(replay: Replay, service: str) -> dict[str, Any]:
+def _verified(replay: Replay, service: str, expect: str, receipts_held: Sequence[Path]) -> dict[str, Any]:
     end, unsigned = replay.end()
     found = replay.service_certificate(end)
     if service:
@@ -92,6 +105,9 @@ def _verified(replay: Replay, service: str) -> dict[str, Any]:
         if pinned.public_key() != found.public_key():
             raise LedgerError("the ledger belongs to another service", code="ledger.other_service")
     committed = replay.proven_committed(end)
+    if expect:
+        _contains(replay, end, Position.parse(expect))
+    held = [str(_holds(replay, end, path)) for path in receipts_held]
     views = [0, *(entry.view for entry in replay.entries)]
     return {
         "committed": f"{views[committed]}.{committed}",
@@ -101,16 +117,63 @@ def _verified(replay: Replay, service: str) -> dict[str, Any]:
         "signatures": sum(1 for seqno in replay.signatures if seqno <= end),
         "root": replay.tree.root(end).hex(),
         "service_pinned": bool(service),
+        "cut_excluded_up_to": max([expect, *held], key=lambda one: Position.parse(one) if one else Position(0, 0)),
     }
 
 
-def audit(ledger: Path, service: str, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Judge every governance step of a ledger again, offline: who proposed and voted what, under which rules.
+def _contains(replay: Replay, end: int, position: Position) -> None:
+    """Whether the signed part of a ledger has a transaction: who knows it sees a cut before it (L5)."""
+    if not 0 < position.seqno <= end or replay.entries[position.seqno - 1].view != position.view:
+        raise LedgerError(
+            f"the ledger does not contain {position}: what is signed ends at {replay.entries[end - 1].view}.{end}",
+            code="ledger.position_missing",
+            hint="it was cut, or another one continued from here; ask another node for its ledger",
+            numbers={"entry": position.seqno},
+        )
+
+
+def _holds(replay: Replay, end: int, path: Path) -> Position:
+    """Whether a ledger has the transaction of a receipt, bit for bit; which one that is."""
+    try:
+        if path.stat().st_size > limits.BODY_BYTES_MAX:
+            raise ValueError("it is too long")
+        body = parse_json(path.read_bytes())
+        parts = body["leaf_components"]
+        digest, claims = bytes.fromhex(parts["write_set_digest"]), bytes.fromhex(parts["claims_digest"])
+        leaf = receipts.leaf(digest, str(parts["commit_evidence"]), claims)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path} is no receipt: {error}", code="receipt.malformed") from error
+    position, refused = None, None
+    for service in replay.services():
+        try:
+            position = receipts.verify(body, service)
+        except LedgerError as error:
+            refused = error
+    if position is None:
+        raise LedgerError(f"{path} is no receipt of this service: {refused}", code="receipt.invalid")
+    _contains(replay, end, position)
+    if replay.tree.leaf(position.seqno) != leaf:
+        why = f"entry {position.seqno} is another one than {path} is a receipt of"
+        raise LedgerError(why, code="ledger.other_entry", numbers={"entry": position.seqno})
+    return position
+
+
+def audit(
+    ledger: Path,
+    service: str,
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    expect: str = "",
+    receipts_held: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """Judge every step of a ledger again, offline: who did what, under which rules, and whether that was all.
 
     Args:
-        ledger: a node's file.
+        ledger: a node's file, or a folder of chunk files.
         service: as for :func:`verify`.
         say: hears of progress.
+        expect: as for :func:`verify`.
+        receipts_held: as for :func:`verify`.
 
     Raises:
         LedgerError: as :func:`verify`.
@@ -121,16 +184,37 @@ def audit(ledger: Path, service: str, say: Callable[[str], None] = lambda text: 
     async def feed() -> None:
         for seqno, data in _entries(ledger):
             replay.feed([data])
-            await auditor.feed(seqno, Entry.parse(data).public_writes())
+            if len(replay.entries) == seqno:  # what does not follow is judged by where the ledger ends
+                await auditor.feed(Written.of(data, replay.entries[-1]))
             if seqno % _SAY_EVERY == 0:
                 say(f"auditing: {seqno} entries")
 
     asyncio.run(feed())
+    replay.verified.update(auditor.signatures)
     say("verifying the signatures")
-    verified = _verified(replay, service)
+    verified = _verified(replay, service, expect, receipts_held)
     end = int(verified["last_signed"].partition(".")[2])  # what no signature covers is nobody's word
     found = {"events": auditor.events, "violations": auditor.violations}
-    return {**verified, **{name: [one for one in told if one["seqno"] <= end] for name, told in found.items()}}
+    return {
+        **verified,
+        "steps": {step.value: count for step, count in auditor.steps.items()},
+        **{name: [one for one in told if one["seqno"] <= end] for name, told in found.items()},
+    }
+
+
+def write_report(path: Path, found: dict[str, Any], ledger: Path, service: Path | None) -> None:
+    """Write what :func:`audit` found as a page.
+
+    Raises:
+        ConfigurationError: it cannot be written (``ledger.no_report``).
+    """
+    pinned = ""
+    if service is not None:
+        pinned = x509.load_pem_x509_certificate(service.read_bytes()).fingerprint(hashes.SHA256()).hex()
+    try:
+        path.write_text(report.html(found, str(ledger), pinned))
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}", code="ledger.no_report") from error
 
 
 def constitution(ledger: Path, at: int = 1 << 62) -> tuple[dict[str, Any], list[tuple[int, str]]]:
@@ -143,7 +227,7 @@ def constitution(ledger: Path, at: int = 1 << 62) -> tuple[dict[str, Any], list[
     for seqno, entry in _entries(ledger):
         if seqno > at:
             break
-        found.feed(seqno, Entry.parse(entry).public_writes())
+        found.feed(seqno, _parsed(seqno, entry).public_writes())
     return found.document(), found.versions
 
 
@@ -161,7 +245,7 @@ def describe(ledger: Path, first: int, last: int) -> Iterator[dict[str, Any]]:
     for seqno, data in _entries(ledger):
         if not first <= seqno <= last:
             continue
-        entry = Entry.parse(data)
+        entry = _parsed(seqno, data)
         writes = entry.public_writes()
         rows: dict[str, Any] = {}
         for table in writes.tables():

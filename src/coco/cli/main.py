@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 import coco
 from coco import limits
@@ -247,16 +248,28 @@ def ledger_export(
     )
 
 
+_ReadLedger = Annotated[Path, typer.Option(help="Ledger of a node, or a folder of exported chunk files.")]
+_Expect = Annotated[str, typer.Option(help="Refuse a ledger that does not contain this view.seqno: it was cut.")]
+_Receipts = Annotated[
+    list[Path] | None,
+    typer.Option("--receipt", help="Refuse a ledger without the transaction of this receipt; may be repeated."),
+]
+
+
 @ledger_app.command("verify")
 def ledger_verify(
-    ledger: Annotated[Path, typer.Option(help="Ledger of a node.")] = Path(".coco/n0/ledger.db"),
+    ledger: _ReadLedger = Path(".coco/n0/ledger.db"),
     service: Annotated[Path | None, typer.Option(help="Service certificate to expect, PEM.", exists=True)] = None,
+    expect: _Expect = "",
+    receipt: _Receipts = None,
     as_json: Json = False,
 ) -> None:
     """Check a ledger without trusting a node: chain, signatures, and what a majority is proven to have held."""
     try:
         with working("verifying") as say:
-            found = ledgers.verify(ledger, service.read_text() if service else "", say)
+            found = ledgers.verify(
+                ledger, service.read_text() if service else "", say, expect=expect, receipts_held=receipt or ()
+            )
     except CocoError as error:
         fail(error, as_json)
 
@@ -267,22 +280,35 @@ def ledger_verify(
             console.print(f"{count} more up to {found['last_signed']}: signed, commitment unproven")
         if found["unsigned"]:
             console.print(f"[yellow]{found['unsigned']} after that: covered by no signature[/]")
-        if not service:
-            console.print("[yellow]no service was given: whoever rewrites a whole ledger goes unnoticed (--service)[/]")
+        _say_what_is_not_known(found)
 
     show(found, as_json, text)
 
 
+def _say_what_is_not_known(found: dict[str, Any]) -> None:
+    if not found["service_pinned"]:
+        console.print("[yellow]no service was given: whoever rewrites a whole ledger goes unnoticed (--service)[/]")
+    if not found["cut_excluded_up_to"]:
+        console.print("[yellow]nothing to compare: a cut at a signature goes unnoticed (--expect, --receipt)[/]")
+
+
 @ledger_app.command("audit")
 def ledger_audit(
-    ledger: Annotated[Path, typer.Option(help="Ledger of a node.")] = Path(".coco/n0/ledger.db"),
+    ledger: _ReadLedger = Path(".coco/n0/ledger.db"),
     service: Annotated[Path | None, typer.Option(help="Service certificate to expect, PEM.", exists=True)] = None,
+    expect: _Expect = "",
+    receipt: _Receipts = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page for people here.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge every step of governance again, without any node: who proposed and voted what, under which rules."""
+    """Judge every step of a ledger again, without any node: who did what, under which rules, and what proves it."""
     try:
         with working("auditing") as say:
-            found = ledgers.audit(ledger, service.read_text() if service else "", say)
+            found = ledgers.audit(
+                ledger, service.read_text() if service else "", say, expect=expect, receipts_held=receipt or ()
+            )
+        if html is not None:
+            ledgers.write_report(html, found, ledger, service)
     except CocoError as error:
         fail(error, as_json)
 
@@ -293,8 +319,9 @@ def ledger_audit(
             more = " ".join(one for one in (event.get("proposal", "")[:16], event.get("state"), vote) if one)
             console.print(f"{event['seqno']:>10}  {event['what']:<20} {who[:16]}  {more}")
         for one in found["violations"]:
-            console.print(f"[red]{one['seqno']:>10}  ILLEGAL: {one['why']}[/]")
+            console.print(f"[red]{one['seqno']:>10}  ILLEGAL: {escape(one['why'])}[/]")
         console.print(f"{len(found['events'])} steps up to {found['last_signed']}, {len(found['violations'])} illegal")
+        _say_what_is_not_known(found)
 
     show(found, as_json, text)
     if found["violations"]:

@@ -40,6 +40,8 @@ class Replay:
     #: First entry of a life that began to recover and never opened: nothing was ever acknowledged in it.
     unopened: int | None = None
     _signed_after_break: bool = False
+    #: Signature entries that were verified already, by this object or by whoever judges the same entries.
+    verified: dict[int, signature.RootSignature] = field(default_factory=dict)
     _count: int = 0
     _last_bad: bytes | None = None
 
@@ -83,8 +85,9 @@ class Replay:
                 parsed = json.loads(info)
                 certificate = x509.load_pem_x509_certificate(parsed["cert"].encode())
                 status = str(parsed["status"])
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise LedgerError(f"entry {seqno} declares no service", code="ledger.damaged") from error
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                why = f"entry {seqno} declares no service"
+                raise LedgerError(why, code="ledger.damaged", numbers={"entry": seqno}) from error
             self._services.append((seqno, certificate))
             if status == "Open":
                 self.unopened = None
@@ -133,12 +136,18 @@ class Replay:
         """The service certificate in force just before entry ``seqno``."""
         return [certificate for first, certificate in self._services if first < seqno][-1]
 
+    def services(self) -> list[x509.Certificate]:
+        """Every certificate that the service ever had, the newest first."""
+        return [certificate for _, certificate in reversed(self._services)]
+
     def verify_signature(self, seqno: int) -> signature.RootSignature:
         """Check the signature entry ``seqno`` of the chain.
 
         Raises:
             LedgerError: it does not verify.
         """
+        if seqno in self.verified:
+            return self.verified[seqno]
         writes = self.entries[seqno - 1].public_writes()
         rows = dict(writes.rows(tables.SIGNATURES)), dict(writes.rows(tables.COSE_SIGNATURES))
         try:
@@ -148,6 +157,7 @@ class Replay:
         position = Position(self.entries[seqno - 1].view, seqno)
         root = self.tree.root(seqno)
         signature.verify_root(found, root=root, position=position, service_key=self._service_key(seqno))
+        self.verified[seqno] = found
         return found
 
     def end(self) -> tuple[int, int]:

@@ -116,7 +116,7 @@ def parse_rows(signatures: bytes, cose_signatures: bytes) -> RootSignature:
             service_signature=message.signature,
             committed=Position(int(record["commit_view"]), int(record["commit_seqno"])),
         )
-    except (ValueError, KeyError, TypeError, RequestError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, RequestError) as error:
         raise LedgerError("a signature row is malformed", code="ledger.bad_signature_row") from error
 
 
