@@ -102,12 +102,14 @@ class System:
 class Coco(System):
     name = "coco"
     nodes = 1
+    #: Interpreter of the environment that holds the build to run.
+    python = sys.executable
     settings = (
         "one node, TLS 1.3 with client certificate, sealed entries, signed ledger, fsync before commit, lock-down on"
     )
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0"]
+        command = [self.python, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0"]
         command += ["--nodes", str(self.nodes), "--dir", str(self.directory), "--chain-id", str(CHAIN_ID)]
         errors = None if self.nodes == 1 else subprocess.PIPE
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -116,7 +118,7 @@ class Coco(System):
         context.load_cert_chain(summary["participant_certificate"], summary["participant_key"])
         self.target = Target("localhost", int(summary["application_url"].rpartition(":")[2]), context)
         shown = subprocess.run(
-            [sys.executable, "-m", "coco.cli.main", "version", "--json"],
+            [self.python, "-m", "coco.cli.main", "version", "--json"],
             capture_output=True,
             text=True,
             check=True,
