@@ -69,7 +69,8 @@ class SandboxProcess:
             if self.process is not None and self.process.poll() is None:
                 self.process.send_signal(signal.SIGINT)
                 assert self.process.wait(timeout=30) == 0
-                assert "Traceback" not in self.log.read_text()
+                assert "Traceback" not in (said := self.log.read_text())
+                assert "enclave.late_import" not in said
         finally:
             self._close()
 

@@ -137,6 +137,7 @@ class Several:
             await client.close()
         for node in reversed(self.nodes):
             await node.stop()
+        none_late(self.log)
 
 
 @contextlib.asynccontextmanager
@@ -148,6 +149,13 @@ async def running(network: TestNetwork, **options: Any) -> AsyncIterator[TestNet
         for client in network.clients:
             await client.close()
         await network.node.stop()
+    none_late(network.log)
+
+
+def none_late(log: list[dict[str, Any]]) -> None:
+    """Nothing was imported after the lock-down (G1), but by the probe of the walls, which tries to."""
+    late = [line for line in log if line["event"] == "enclave.late_import" and line["by"] != "probe"]
+    assert late == [], late
 
 
 def run(work: Any) -> Any:

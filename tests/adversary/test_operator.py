@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import re
 import shutil
 import sqlite3
 import ssl
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,13 +19,18 @@ from attacks import attack
 from cryptography import x509
 
 from coco.cli.sandbox import make_owner
+from coco.client.operators import nobody
+from coco.enclave.configuration.actions import ACTIONS
 from coco.enclave.core.clock import Agreement, Clock, compare_with_ledger
+from coco.enclave.frontend.openapi import OPERATIONS
 from coco.errors import CocoError, HostError, LedgerError
 from coco.host.node import Node, NodeOptions
 from coco.ledger import tables
 from coco.ledger.replay import Replay
+from coco.ledger.statements import fingerprint
+from everything import BODIES, OPTIONS, ROWS, WRONG, Lab, at_every_method, at_every_route, over_a_socket, stated
 from hurry import Lives, change, coco, flipped, rows, writes
-from network import ADAPTERS, ROOT, TestNetwork, run
+from network import ADAPTERS, ROOT, Several, TestNetwork, run, running
 
 # --- E4: one start with a wrong clock ---
 
@@ -289,3 +298,102 @@ def test_a_folder_that_lost_its_ledger_founds_nothing(lives, tmp_path):
     said = lives.start(folder)
     assert said["error"]["code"] == "node.service_of_another" and said["error"]["hint"]
     assert (folder / "service.pem").read_bytes() == lives.services[-1].read_bytes()
+
+
+# --- G1: whatever is imported late, after the lock-down ---
+
+
+def none_late(log: list[dict[str, Any]]) -> None:
+    late = [line for line in log if line["event"] in ("enclave.late_import", "enclave.unexpected")]
+    assert late == [], late
+
+
+@attack(
+    "G1",
+    was="any certificate change with a date was an internal error: a module was imported after the lock-down",
+    now="every action, route and method, well and badly used, imports nothing late; a late import is named at once",
+)
+def test_nothing_is_imported_after_the_lock_down(tmp_path):
+    async def story() -> None:
+        assert set(ROWS) == set(ACTIONS), "say how every action is tried"
+        network = Several(tmp_path / "network")
+        try:
+            founder = await network.start(**OPTIONS)
+            lab = Lab(network)
+            joining = asyncio.ensure_future(network.start(owner=nobody, **OPTIONS))
+            lab.newcomer = await lab.pending()
+            known = {"node": lab.newcomer, "member": lab.member.member}
+            for wrong in WRONG:
+                done = await lab.propose(wrong)
+                assert done["proposalState"] == "Failed", done
+                known["proposal"] = done["proposalId"]
+            client = network.client(founder)
+            answers = await at_every_route(lab, client, known)
+            assert [one for one in answers if one[1] == 500] == []
+            application = network.client(founder, "application")
+            await at_every_method(application)
+            await over_a_socket(network, founder.relays["application"].port)
+            for name, (args, wanted) in ROWS.items():
+                done = await lab.propose({"name": name, "args": args(lab)})
+                assert done["proposalState"] == wanted, (name, done)
+                if name == "transition_node_to_trusted":
+                    await joining
+                    await network.voters(founder, 2)
+                elif name == "rotate_service_identity":
+                    await stated(lab)
+            assert (await client.request("GET", "/node/info")).json()["unexpected_errors"] == 0
+            none_late(network.log)
+        finally:
+            await network.stop()
+        none_late(network.log)
+
+    run(story())
+
+
+def test_a_recovery_imports_nothing_after_the_lock_down(tmp_path):
+    async def story() -> None:
+        network = TestNetwork(tmp_path / "network")
+        async with running(network):
+            pass
+        async with running(network):
+            client = network.client(listener="administration")
+            member = network.files.member()
+            known = {"member": fingerprint(member.certificate)}
+            for (method, route), _ in OPERATIONS.items():
+                if "/gov/recovery" in route:
+                    path = re.sub(r"{(\w+)}", lambda found: known.get(found[1], "x"), route)
+                    for body in BODIES:
+                        assert (await client.request(method, path, body, content_type="application/cose")).status != 500
+            await network.recover()
+            none_late(network.log)
+
+    run(story())
+
+
+def test_a_late_import_is_named_with_who_asked_and_never_by_a_clients_word(tmp_path):
+    """In a process of its own, for it cannot be undone."""
+    code = f"""
+import sys
+sys.path[:0] = [{str(ROOT / "src")!r}]
+from coco.enclave.core import imports
+told = []
+late = imports.Late()
+late.seal()
+def tries(what):
+    try:
+        what()
+    except (ImportError, LookupError):
+        return
+    raise AssertionError(what)
+tries(lambda: __import__("tomllib"))
+late.hear(lambda module, by: told.append((module, by)))
+tries(lambda: __import__("tomllib"))
+tries(lambda: __import__("wave.client_said_this"))
+tries(lambda: __import__("client_said_this"))
+tries(lambda: "x".encode("cp037"))
+tries(lambda: "x".encode("client-said-this"))
+import itertools, sys as again
+assert told == [("tomllib", "__main__"), ("wave", "__main__"), ("unknown", "__main__"), ("encodings.cp037", "__main__")], told
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

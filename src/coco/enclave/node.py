@@ -7,7 +7,6 @@ start is a new node identity, always: no key, vote or term is ever read back.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -145,12 +144,6 @@ class EnclaveNode:
         self._open_lock = asyncio.Lock()
         #: Queries have threads of their own: however long they take, batches and signatures go on.
         self._query_threads = ThreadPoolExecutor(_QUERY_THREADS, thread_name_prefix="coco-query")
-
-    @staticmethod
-    def warm_up() -> None:
-        """Touch what the routes import lazily."""
-        for name in ("starlette.responses", "starlette.routing", "anyio._backends._asyncio"):
-            importlib.import_module(name)
 
     # --- start ---
 
@@ -986,6 +979,11 @@ class EnclaveNode:
         module, line = place_of(error)
         kind = type(error).__name__ if error is not None else "unknown"
         self._control.log("enclave.unexpected", {"line": line}, {"module": module, "kind": kind})
+
+    def late_import(self, module: str, by: str) -> None:
+        """Something asked for a module that was not loaded before the lock-down: what needed it fails."""
+        self._failures += 1
+        self._control.log("enclave.late_import", {}, {"module": module, "by": by})
 
     # --- answers of the routes ---
 

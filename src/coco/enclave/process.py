@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import uvloop
@@ -20,7 +21,7 @@ from coco._native import Background, Front, LedgerSecret, WriteSet, limit_memory
 from coco.attestation.evidence import VIRTUAL
 from coco.attestation.verified import SGX
 from coco.channel import messages
-from coco.enclave.core import bundle, lockdown, rules_worker
+from coco.enclave.core import bundle, imports, lockdown, rules_worker
 from coco.enclave.core.control import Control
 from coco.enclave.core.doors import open_door
 from coco.enclave.core.faults import place_of
@@ -41,14 +42,8 @@ _PROTOCOLS = {"application": "json_rpc", "administration": "http", "peers": "pee
 
 def _preload() -> None:
     """Do once, in the open, what imports lazily: after lock-down there is no file left to import from."""
-    for name in (
-        "encodings.idna",
-        "concurrent.futures.thread",
-        "stringprep",
-        "http.cookies",
-        "starlette.formparsers",
-    ):
-        importlib.import_module(name)
+    imports.preload()
+    datetime.strptime("2026", "%Y")
     service = ServiceIdentity.generate(0)
     key = ec.generate_private_key(ec.SECP384R1())
     certificate = service.endorse(key.public_key(), 1, ["localhost", "127.0.0.1"], 0)
@@ -61,7 +56,6 @@ def _preload() -> None:
     serialization.load_pem_public_key(pem)
     LedgerSecret.generate(b"")
     WriteSet([("coco.warm", b"k", b"v")]).encode_private()
-    EnclaveNode.warm_up()
 
 
 def _factories(argument: str) -> dict[str, AdapterFactory]:
@@ -105,6 +99,8 @@ def run(sockets: dict[str, int], paths: list[str], *, adapters: str, platform: s
         home = Path(root) if root else None
         bundle.check(paths, home)
         measurement = bundle.measurement(home)
+        late = imports.Late()
+        late.seal()
         attesting = _attester(platform, measurement)
         null = os.open(os.devnull, os.O_RDWR)
         base = rules_worker.size()
@@ -137,7 +133,7 @@ def run(sockets: dict[str, int], paths: list[str], *, adapters: str, platform: s
             os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
             return 78
         os.close(diagnosis)
-        return await _serve(control, doors, background, worker, report, attesting, factories)
+        return await _serve(control, doors, background, worker, report, attesting, factories, late)
 
     # What was imported stays for ever: the collector need not look at it, nor after every few hundred requests.
     gc.collect()
@@ -159,6 +155,7 @@ async def _serve(
     report: dict[str, str],
     attesting: attester.Attester,
     factories: dict[str, AdapterFactory],
+    late: imports.Late,
 ) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[BaseException | None] = loop.create_future()
@@ -179,6 +176,7 @@ async def _serve(
         factories=factories,
         ended=end,
     )
+    late.hear(node.late_import)
     loop.set_exception_handler(lambda _, context: node.unexpected(context.get("exception")))
     task = loop.create_task(node.run())
     task.add_done_callback(lambda t: end(t.exception()) if not t.cancelled() and t.exception() else None)

@@ -55,6 +55,8 @@ def call(source: str, function: str, arguments: list[Any]) -> dict[str, Any]:
         return {"code": "gov.rules_too_long", "reason": "the rules take too many steps"}
     except (starlark.StarlarkError, ValueError, TypeError, RecursionError) as error:
         return {"code": "gov.rules_failed", "reason": str(error)[-1000:]}
+    except ImportError as error:
+        return {"code": "enclave.late_import", "reason": f"{error.name} is imported after the lock-down"}
     except MemoryError:
         return {"code": "gov.rules_out_of_memory", "reason": "the rules take too much memory"}
 
