@@ -1,6 +1,6 @@
 //! Ethereum: admission, blocks, queries, and the shapes of JSON-RPC.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alloy_consensus::{Transaction as _, Typed2718 as _};
@@ -302,6 +302,17 @@ impl Block {
         Ok((PyBytes::new(py, recovered.sender.as_slice()), to))
     }
 
+    /// Indexes of the transactions that one of `accounts` sent or received. One comparison for each transaction and
+    /// account, so that the time tells nothing of what is in those of others.
+    fn of_accounts(&self, accounts: HashSet<[u8; 20]>) -> Vec<usize> {
+        let theirs = |recovered: &Recovered| {
+            let to = recovered.envelope.to().is_some_and(|to| accounts.contains(&to.0.0));
+            accounts.contains(&recovered.sender.0.0) | to
+        };
+        let all = self.block.transactions.iter().enumerate();
+        all.filter(|(_, one)| theirs(one)).map(|(index, _)| index).collect()
+    }
+
     /// Effective priority fee and gas used of every transaction, for the fee history.
     fn rewards(&self) -> Vec<(u128, u64)> {
         let base = u128::from(self.base_fee());
@@ -415,9 +426,14 @@ impl Block {
         Ok(object)
     }
 
-    /// `(transaction index, log position)` of every log that matches: any of `addresses`, and for each place any of
-    /// the topics there; empty means anything.
-    fn match_logs(&self, addresses: Vec<[u8; 20]>, topics: Vec<Vec<[u8; 32]>>) -> Vec<(usize, usize)> {
+    /// `(transaction index, log position)` of every log of these transactions that matches: any of `addresses`, and for
+    /// each place any of the topics there; empty means anything.
+    fn match_logs(
+        &self,
+        addresses: Vec<[u8; 20]>,
+        topics: Vec<Vec<[u8; 32]>>,
+        transactions: Vec<usize>,
+    ) -> PyResult<Vec<(usize, usize)>> {
         let fits = |log: &alloy_primitives::Log| {
             (addresses.is_empty() || addresses.iter().any(|a| log.address == Address::from(*a)))
                 && topics.len() <= log.data.topics().len()
@@ -427,14 +443,15 @@ impl Block {
                     .all(|(any, topic)| any.is_empty() || any.contains(&topic.0))
         };
         let mut found = Vec::new();
-        for (index, receipt) in self.block.receipts.iter().enumerate() {
-            for (position, log) in receipt.logs.iter().enumerate() {
+        for index in transactions {
+            self.check(index)?;
+            for (position, log) in self.block.receipts[index].logs.iter().enumerate() {
                 if fits(log) {
                     found.push((index, position));
                 }
             }
         }
-        found
+        Ok(found)
     }
 }
 
@@ -454,6 +471,9 @@ pub struct Chain {
     cache: CodeCache,
     derived: Mutex<Derived>,
 }
+
+/// How the code of an account that delegates begins (EIP-7702).
+const DELEGATION: [u8; 3] = [0xef, 0x01, 0x00];
 
 type GenesisRow = (Vec<u8>, Vec<u8>, u64, Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
 type AccessRow = (Vec<u8>, Vec<Vec<u8>>);
@@ -524,7 +544,8 @@ type Answered<'py> = (&'static str, Bound<'py, PyBytes>, u64, String);
 #[pymethods]
 impl Chain {
     #[new]
-    fn new(chain_id: u64, fork_name: &str, gas_limit: u64, base_fee: Option<u64>) -> PyResult<Self> {
+    #[pyo3(signature = (chain_id, fork_name, gas_limit, base_fee, *, private=false))]
+    fn new(chain_id: u64, fork_name: &str, gas_limit: u64, base_fee: Option<u64>, private: bool) -> PyResult<Self> {
         let spec = fork(fork_name)?;
         if spec < SpecId::MERGE {
             return Err(argument("a network starts with Paris or a later fork").into());
@@ -535,6 +556,7 @@ impl Chain {
                 spec,
                 gas_limit,
                 base_fee,
+                private,
             },
             rules: Rules {
                 spec,
@@ -758,6 +780,16 @@ impl Chain {
             .collect()
     }
 
+    /// Whether code lives at an address: not what an account delegates to (EIP-7702), which is a person's.
+    fn is_contract(&self, transaction: &Transaction, at: &[u8]) -> PyResult<bool> {
+        let at = address(at)?;
+        self.state(transaction, |state| {
+            let hash = state.account(&at)?.unwrap_or_default().code_hash;
+            let code = state.code(&hash)?;
+            Ok(!code.is_empty() && !code.starts_with(&DELEGATION))
+        })
+    }
+
     fn code<'py>(&self, py: Python<'py>, transaction: &Transaction, at: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         let at = address(at)?;
         let code = self.state(transaction, |state| {
@@ -780,7 +812,7 @@ impl Chain {
     }
 
     /// Run a message on the state of `transaction` in the surroundings of `block`. `kind` is `call`, `estimate` or
-    /// `access_list`. Returns `(outcome, output, gas, reason)` and the access list.
+    /// `access_list`. `sees_all`: nothing is hidden from who asks. Returns `(outcome, output, gas, reason)` and the access list.
     fn query<'py>(
         &self,
         py: Python<'py>,
@@ -795,6 +827,7 @@ impl Chain {
         data: Vec<u8>,
         access_list: Vec<AccessRow>,
         authorizations: Vec<AuthorizationRow>,
+        sees_all: bool,
     ) -> PyResult<(Answered<'py>, Touched<'py>)> {
         let list: Result<Vec<_>, NativeError> = access_list
             .iter()
@@ -833,6 +866,7 @@ impl Chain {
                 chain: &self.config,
                 header: &block.block.header,
                 cache: self.cache.clone(),
+                sees_all,
             };
             let mut inner = transaction.lock();
             Ok(match kind {
@@ -1055,6 +1089,7 @@ mod conformance {
             spec,
             gas_limit: 0,
             base_fee: None,
+            private: false,
         };
         let header = alloy_consensus::Header {
             number: saturated_u64(uint(env, "number")?),
@@ -1149,7 +1184,7 @@ mod conformance {
             for past in header.number.saturating_sub(256)..header.number {
                 state.set_block_hash(past, &keccak256(past.to_string()))?;
             }
-            let mut machine = machine(state, machine_config(&chain), block);
+            let mut machine = machine(state, machine_config(&chain), block, chain.veil(true));
             let (included, logs, reason) = match machine.transact(tx) {
                 Ok(outcome) => {
                     machine.ctx.journaled_state.database.commit(outcome.state);

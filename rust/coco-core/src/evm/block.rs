@@ -14,7 +14,7 @@ use alloy_primitives::{Address, B64, B256, Bloom, Bytes, Log, U256};
 use alloy_rlp::{Decodable, Encodable, Header as RlpHeader};
 use alloy_trie::EMPTY_ROOT_HASH;
 use alloy_trie::root::ordered_trie_root_with_encoder;
-use revm::context::result::{EVMError, ExecutionResult};
+use revm::context::result::{EVMError, ExecutionResult, InvalidTransaction};
 use revm::context::{BlockEnv, CfgEnv, Context, Journal, TxEnv};
 use revm::database_interface::DatabaseCommit;
 use revm::handler::SystemCallEvm;
@@ -26,6 +26,7 @@ use thiserror::Error;
 use super::chain::{ChainConfig, GenesisAccount};
 use super::state::{CodeCache, FormerTries, State, StateTrie, StoredAccount};
 use super::transaction::Recovered;
+use super::veil::{self, Veil};
 use crate::store::{StoreError, Transaction};
 
 /// Bytes of the encoded block over which the fork refuses it (EIP-7934), with room for the header.
@@ -86,7 +87,8 @@ pub struct Block {
 }
 
 type Machine<'a> = revm::MainnetEvm<MachineContext<'a>>;
-type MachineContext<'a> = Context<BlockEnv, TxEnv, CfgEnv, State<'a>, Journal<State<'a>>, ()>;
+/// The machine's surroundings.
+pub type MachineContext<'a> = Context<BlockEnv, TxEnv, CfgEnv, State<'a>, Journal<State<'a>>, ()>;
 
 /// The machine's configuration for a chain.
 #[must_use]
@@ -116,9 +118,21 @@ pub fn block_env(header: &Header, spec: SpecId) -> BlockEnv {
 }
 
 /// A machine over `state`.
-pub fn machine<'a>(state: State<'a>, config: CfgEnv, block: BlockEnv) -> Machine<'a> {
+pub fn machine<'a>(state: State<'a>, config: CfgEnv, block: BlockEnv, veil: Veil) -> Machine<'a> {
     let context: MachineContext<'a> = Context::mainnet().with_db(state).with_cfg(config).with_block(block);
-    context.build_mainnet()
+    let mut machine = context.build_mainnet();
+    veil::draw(&mut machine.instruction, veil);
+    machine
+}
+
+/// Why a transaction cannot be included, without the numbers: whoever knows its hash may ask for this.
+fn refusal(error: &InvalidTransaction) -> String {
+    match error {
+        InvalidTransaction::NonceTooLow { .. } => "nonce too low".to_owned(),
+        InvalidTransaction::NonceTooHigh { .. } => "nonce too high".to_owned(),
+        InvalidTransaction::LackOfFundForMaxFee { .. } => "insufficient funds for gas * price + value".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 fn next_base_fee(chain: &ChainConfig, parent: &Header) -> Option<u64> {
@@ -226,7 +240,8 @@ pub fn execute(
 ) -> Result<Executed, BlockError> {
     let mut header = next_header(chain, parent.0, parent.1, context);
     let state = State::new(transaction, cache)?;
-    let mut machine = machine(state, machine_config(chain), block_env(&header, chain.spec));
+    let env = block_env(&header, chain.spec);
+    let mut machine = machine(state, machine_config(chain), env, chain.veil(false));
     if chain.spec >= SpecId::CANCUN {
         let root = header.parent_beacon_block_root.unwrap_or_default();
         system_call(&mut machine, eip4788::BEACON_ROOTS_ADDRESS, root.0.into())?;
@@ -274,6 +289,7 @@ pub fn execute(
                 verdicts.push(Verdict::Included);
             }
             Err(EVMError::Database(error)) => return Err(error.into()),
+            Err(EVMError::Transaction(error)) => verdicts.push(Verdict::Refused(refusal(&error))),
             Err(error) => verdicts.push(Verdict::Refused(error.to_string())),
         }
     }

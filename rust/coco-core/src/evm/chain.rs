@@ -4,6 +4,8 @@ use alloy_eips::{eip2935, eip4788, eip7002, eip7251};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use revm::primitives::hardfork::SpecId;
 
+use super::veil::Veil;
+
 /// Rules of one chain.
 #[derive(Clone, Debug)]
 pub struct ChainConfig {
@@ -15,6 +17,20 @@ pub struct ChainConfig {
     pub gas_limit: u64,
     /// Base fee of block 1 in wei, moving by EIP-1559; `None` is the policy `free`: always zero.
     pub base_fee: Option<u64>,
+    /// Whether accounts of others are hidden from code.
+    pub private: bool,
+}
+
+impl ChainConfig {
+    /// What is hidden from code, when it runs for somebody who sees everything, or not.
+    #[must_use]
+    pub fn veil(&self, sees_all: bool) -> Veil {
+        match (self.private, sees_all) {
+            (false, _) => Veil::Absent,
+            (true, true) => Veil::Lifted,
+            (true, false) => Veil::Drawn,
+        }
+    }
 }
 
 /// An account of the genesis.

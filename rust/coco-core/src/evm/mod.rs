@@ -9,6 +9,7 @@ pub mod rlp;
 pub mod state;
 pub mod transaction;
 pub mod trie;
+pub mod veil;
 pub mod wide;
 
 pub use revm::primitives::hardfork::SpecId;

@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::block::{block_env, machine, machine_config};
 use super::chain::ChainConfig;
 use super::state::{CodeCache, State};
+use super::veil::Veil;
 use crate::store::{StoreError, Transaction};
 
 /// Gas that one query may burn: bounds its time.
@@ -73,6 +74,8 @@ pub struct Query<'a> {
     pub header: &'a Header,
     /// Analysed code.
     pub cache: CodeCache,
+    /// Whether whoever asks sees everything.
+    pub sees_all: bool,
 }
 
 fn answer(result: &ExecutionResult) -> Answer {
@@ -99,7 +102,12 @@ impl Query<'_> {
         transaction: &mut Transaction,
         message: &Message,
         gas_limit: u64,
+        veil: Veil,
     ) -> Result<Result<ResultAndState, String>, QueryError> {
+        if veil == Veil::Drawn && message.from.is_zero() && (!message.value.is_zero() || message.gas_price > Some(0)) {
+            // Anybody may ask as address zero, and what it owns is nobody's to see.
+            return Ok(Err("insufficient funds: address zero pays nothing".to_owned()));
+        }
         let savepoint = transaction.savepoint();
         let state = State::new(transaction, self.cache.clone())?;
         let nonce = {
@@ -121,7 +129,7 @@ impl Query<'_> {
             // A query without a price is free: the sender of a read need not hold ether.
             env.basefee = 0;
         }
-        let mut machine = machine(state, config, env);
+        let mut machine = machine(state, config, env, veil);
         let result = machine.transact(TxEnv {
             tx_type: match (message.authorizations.is_empty(), message.access_list.is_empty()) {
                 (false, _) => 4,
@@ -162,16 +170,20 @@ impl Query<'_> {
     /// Execute and forget.
     pub fn call(&self, transaction: &mut Transaction, message: &Message) -> Result<Answer, QueryError> {
         let gas = message.gas.unwrap_or(u64::MAX).min(self.gas_max());
-        Ok(match self.run(transaction, message, gas)? {
-            Ok(outcome) => answer(&outcome.result),
-            Err(reason) => Answer::Refused(reason),
-        })
+        Ok(
+            match self.run(transaction, message, gas, self.chain.veil(self.sees_all))? {
+                Ok(outcome) => answer(&outcome.result),
+                Err(reason) => Answer::Refused(reason),
+            },
+        )
     }
 
     /// The least gas limit with which the message succeeds, as `Success(_, gas)`.
     pub fn estimate(&self, transaction: &mut Transaction, message: &Message) -> Result<Answer, QueryError> {
         let mut high = message.gas.unwrap_or(u64::MAX).min(self.gas_max());
-        let first = match self.run(transaction, message, high)? {
+        // Whoever asks: what is sent later runs for its origin, and sees what that may see.
+        let veil = self.chain.veil(false);
+        let first = match self.run(transaction, message, high, veil)? {
             Ok(outcome) => answer(&outcome.result),
             Err(reason) => return Ok(Answer::Refused(reason)),
         };
@@ -187,7 +199,8 @@ impl Query<'_> {
                 low + (high - low) / 2
             };
             let middle = middle.clamp(low + 1, high - 1);
-            let fits = matches!(self.run(transaction, message, middle)?, Ok(outcome) if outcome.result.is_success());
+            let fits =
+                matches!(self.run(transaction, message, middle, veil)?, Ok(outcome) if outcome.result.is_success());
             if fits { high = middle } else { low = middle }
         }
         Ok(Answer::Success(output, high))
@@ -200,7 +213,7 @@ impl Query<'_> {
         message: &Message,
     ) -> Result<(Answer, Touched), QueryError> {
         let gas = message.gas.unwrap_or(u64::MAX).min(self.gas_max());
-        let outcome = match self.run(transaction, message, gas)? {
+        let outcome = match self.run(transaction, message, gas, self.chain.veil(self.sees_all))? {
             Ok(outcome) => outcome,
             Err(reason) => return Ok((Answer::Refused(reason), Vec::new())),
         };
