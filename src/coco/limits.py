@@ -148,3 +148,6 @@ OPEN_PROPOSALS_MAX: Final = 20
 #: How far a member's message may be behind the time of the node that takes it, for what is signed offline; and ahead.
 MESSAGE_AGE_SECONDS_MAX: Final = 7 * 24 * 3600
 MESSAGE_AHEAD_SECONDS_MAX: Final = 3600
+
+#: After so long leaves the answer about a transaction that is hidden or not there, whichever it is.
+HIDDEN_ANSWER_S: Final = 0.01

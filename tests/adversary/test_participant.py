@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
+import pytest
 from attacks import attack
 from eth_account import Account
 
+from coco import limits
 from coco._native import Background, LedgerSecret
-from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, Request, Services
+from coco.enclave.adapters.base import (
+    AdapterError,
+    BlockContext,
+    Caller,
+    CallerKind,
+    Envelope,
+    Request,
+    Services,
+    Verdict,
+)
+from coco.enclave.adapters.ethereum import visibility
 from coco.enclave.adapters.ethereum.adapter import EthereumAdapter
 from coco.enclave.store import Journal, Store
 from coco.ledger import tables
+from network import TestNetwork, run, running
 
 # --- E1: readers of old blocks, and what a node must keep ---
 
@@ -25,12 +41,14 @@ READER = Caller(CallerKind.PARTICIPANT, actor="reader", accounts=frozenset())
 class Chained:
     """An Ethereum adapter on a store and a journal of one node, as the sequencer drives them."""
 
+    settings: ClassVar[dict[str, Any]] = SETTINGS
+
     def __init__(self) -> None:
         self.entries: list[bytes] = []
         self.journal = Journal(append=lambda position, entry, signs: self.entries.append(entry), read=self.read)
         self.store = Store(self.journal)
         self.journal.begin(view=2, secret=LedgerSecret.generate())
-        self.adapter = EthereumAdapter(SETTINGS)
+        self.adapter = EthereumAdapter(self.settings)
         self.background, self.nonce = Background(), 0
         for name in tables.STATE_TABLES:
             self.store.declare(name)
@@ -77,12 +95,19 @@ class Chained:
         """One payment, one block; not committed yet."""
         fields = {"nonce": self.nonce, "gas": 21_000, "chainId": 1, "value": 1, "to": "0x" + to * 20}
         raw = SENDER.sign_transaction({**fields, "maxFeePerGas": 0, "maxPriorityFeePerGas": 0}).raw_transaction
-        (envelope,) = await self.adapter.admit([bytes(raw)], READER)
+        await self.execute(bytes(raw))
+        self.nonce += 1
+
+    async def execute(self, *raw: bytes) -> list[str]:
+        """One block of these transactions, not committed yet; why those were refused that were."""
+        envelopes = await self.adapter.admit(list(raw), READER)
+        assert all(isinstance(one, Envelope) for one in envelopes), envelopes
         transaction = self.store.begin()
         context = BlockContext(1000 * self.nonce, bytes(32), self.journal.last_seqno + 1)
-        await self.adapter.execute([envelope], transaction, context)
-        self._applied(transaction)
-        self.nonce += 1
+        outcomes, claim = await self.adapter.execute(envelopes, transaction, context)
+        if claim is not None:
+            self._applied(transaction)
+        return [outcome.reason for outcome in outcomes if outcome.verdict is not Verdict.INCLUDED]
 
     def commit(self) -> None:
         self.store.native.commit(self.store.latest)
@@ -95,9 +120,9 @@ class Chained:
         self.adapter.rolled_back(self.journal.position(self.store.latest))
         self.journal.lead(3)
 
-    async def ask(self, method: str, *params: Any) -> Any:
+    async def ask(self, method: str, *params: Any, caller: Caller = READER) -> Any:
         view = self.store.view(self.store.committed)
-        return (await self.adapter.query(Request(method, list(params)), READER, view)).value
+        return (await self.adapter.query(Request(method, list(params)), caller, view)).value
 
 
 async def _everything_old(chain: Chained) -> None:
@@ -214,3 +239,429 @@ def test_a_filter_is_told_what_is_committed_after_its_view_was_taken():
         assert len(told) == 3 and told[-1] == newest["hash"]
 
     asyncio.run(story())
+
+
+# --- A: what is another participant's, and code that asks for it ---
+
+VICTIM, MINE = Account.from_key("0x" + "22" * 32), Account.from_key("0x" + "33" * 32)
+DELEGATING = Account.from_key("0x" + "44" * 32)
+ABSENT = "0x" + "ee" * 20
+#: Holds 42 in slot 0 and 0 in slot 1; writes its second word of input to the slot that the first names.
+SETTER = "0x" + "5e" * 20
+ATTACKER = Caller(CallerKind.PARTICIPANT, actor="attacker", accounts=frozenset({bytes.fromhex(MINE.address[2:])}))
+OWNER = Caller(CallerKind.PARTICIPANT, actor="owner", accounts=frozenset({bytes.fromhex(VICTIM.address[2:])}))
+AUDITOR = Caller(CallerKind.PARTICIPANT, actor="auditor", auditor=True)
+ANONYMOUS = Caller()
+#: Returns zeros, which are no code's beginning that is refused, and the word on the stack.
+RETURN = "60205260405ff3"
+#: Logs the word on the stack and ends.
+LOG = "5f5260205fa000"
+
+
+def signed(account: Any, nonce: int, to: str | None, data: str = "0x", **fields: Any) -> bytes:
+    whole = {"nonce": nonce, "gas": 300_000, "chainId": 1, "value": 0, "data": data, "maxFeePerGas": 0, **fields}
+    if to is not None:
+        whole["to"] = bytes.fromhex(to[2:])
+    return bytes(account.sign_transaction({**whole, "maxPriorityFeePerGas": 0}).raw_transaction)
+
+
+class Hiding(Chained):
+    """A chain on which a victim holds 1000, paid 7 in block 1, and delegated from another account in block 2."""
+
+    settings: ClassVar = {
+        **SETTINGS,
+        "alloc": {
+            VICTIM.address: {"balance": "1000", "nonce": 5},
+            MINE.address: {"balance": "1000000"},
+            DELEGATING.address: {"balance": "77"},
+            "0x" + "00" * 20: {"balance": "9000"},
+            SETTER: {"balance": "3", "nonce": 1, "code": "0x6020355f355500", "storage": {"0x0": "0x2a"}},
+        },
+    }
+
+    @classmethod
+    async def made(cls) -> Hiding:
+        chain = cls()
+        await chain.included(signed(VICTIM, 5, "0x" + "99" * 20, value=7))
+        authorization = DELEGATING.sign_authorization({"chainId": 1, "address": SETTER, "nonce": 1})
+        await chain.included(signed(DELEGATING, 0, DELEGATING.address, authorizationList=[authorization]))
+        return chain
+
+    async def included(self, *raw: bytes) -> None:
+        assert await self.execute(*raw) == []
+        self.commit()
+
+    async def run(self, code: str, caller: Caller = ATTACKER, block: str = "latest", **fields: str) -> str:
+        """What code returns that is no contract's."""
+        return str(await self.ask("eth_call", {"data": "0x" + code, **fields}, block, caller=caller))
+
+
+#: Each puts what an instruction tells of an address on the stack.
+TELLING = {
+    "balance": "73{}31",
+    "extcodesize": "73{}3b",
+    "extcodehash": "73{}3f",
+    "extcodecopy": "60205f5f73{}3c5f51",
+}
+
+
+def told(instruction: str, address: str, end: str = RETURN) -> str:
+    return TELLING[instruction].format(address[2:].lower()) + end
+
+
+def in_process(story: Callable[[Hiding], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        await story(await Hiding.made())
+
+    asyncio.run(whole())
+
+
+@attack(
+    "A",
+    was="`eth_call` of `73<address>31…` at blocks N and N-1 gives any account's balance, so amount and parties of a payment",
+    now="an account of another answers as one that does not exist; its owner and an auditor see it",
+)
+def test_code_that_is_no_contracts_reads_no_balance():
+    async def story(chain: Hiding) -> None:
+        for block in ("0x0", "0x1", "latest"):
+            assert await chain.run(told("balance", VICTIM.address), block=block) == "0x" + "00" * 64
+        for caller, fields in ((OWNER, {"from": VICTIM.address}), (AUDITOR, {})):
+            assert int(await chain.run(told("balance", VICTIM.address), caller, "0x0", **fields), 16) == 1000
+            assert int(await chain.run(told("balance", VICTIM.address), caller, "0x1", **fields), 16) == 993
+        own = await chain.run(told("balance", MINE.address), **{"from": MINE.address})
+        assert int(own, 16) == 1_000_000
+
+    in_process(story)
+
+
+@attack(
+    "A",
+    was="BALANCE, EXTCODESIZE, EXTCODEHASH and EXTCODECOPY tell whether an account exists, what it has and delegates to",
+    now="each answers the same bytes for another's account, with a delegation or without, as for none; contracts are seen",
+)
+@pytest.mark.parametrize("instruction", sorted(TELLING))
+def test_no_instruction_tells_an_account_from_none(instruction: str):
+    async def story(chain: Hiding) -> None:
+        nothing = await chain.run(told(instruction, ABSENT))
+        for hidden in (VICTIM.address, DELEGATING.address, "0x" + "00" * 20):
+            assert await chain.run(told(instruction, hidden)) == nothing, hidden
+            assert await chain.run(told(instruction, hidden), **{"from": MINE.address}) == nothing, hidden
+        assert await chain.run(told(instruction, SETTER)) != nothing, "contracts are every participant's"
+
+    in_process(story)
+
+
+@attack(
+    "A",
+    was="a contract that the attacker deploys logs the balance of any account, or its code, or that it exists",
+    now="in a transaction too only the frame's own account and the origin's are seen",
+)
+@pytest.mark.parametrize("instruction", sorted(TELLING))
+def test_a_transaction_logs_nothing_of_another(instruction: str):
+    async def story(chain: Hiding) -> None:
+        targets = (ABSENT, VICTIM.address, DELEGATING.address, MINE.address)
+        raw = [signed(MINE, n, None, "0x" + told(instruction, one, LOG)) for n, one in enumerate(targets)]
+        await chain.included(*raw)
+        receipts = await chain.ask("eth_getBlockReceipts", "latest", caller=ATTACKER)
+        nothing, hidden, delegating, own = [receipt["logs"][0]["data"] for receipt in receipts]
+        assert hidden == nothing and delegating == nothing
+        if instruction == "balance":
+            assert int(own, 16) == 1_000_000
+
+    in_process(story)
+
+
+#: Sends one wei to an address, and ends by SELFDESTRUCT to one with what is left.
+SEND = "5f5f5f5f600173{}5af100"
+END = "73{}ff"
+
+
+@attack(
+    "A",
+    was="a CALL with value, or a SELFDESTRUCT, to an account that exists costs 25,000 less than to none",
+    now="both cost the same to every account that is hidden, for whoever asks, and in transactions",
+)
+@pytest.mark.parametrize("code", [SEND, END], ids=["call", "selfdestruct"])
+def test_the_price_of_value_tells_no_account_from_none(code: str):
+    async def price(chain: Hiding, to: str, caller: Caller) -> int:
+        call = {"from": MINE.address, "value": "0x2", "data": "0x" + code.format(to[2:].lower())}
+        return int(await chain.ask("eth_estimateGas", call, "latest", caller=caller), 16)
+
+    async def story(chain: Hiding) -> None:
+        for caller in (ATTACKER, replace(AUDITOR, any_account=True)):
+            absent = await price(chain, ABSENT, caller)
+            assert await price(chain, VICTIM.address, caller) == absent
+            assert await price(chain, MINE.address, caller) < absent, "what the origin knows anyway keeps its price"
+        raw = [
+            signed(MINE, n, None, "0x" + code.format(to[2:].lower()), value=2)
+            for n, to in enumerate((VICTIM.address, ABSENT))
+        ]
+        await chain.included(*raw)
+        first, second = await chain.ask("eth_getBlockReceipts", "latest", caller=ATTACKER)
+        assert first["status"] == second["status"] == "0x1" and first["gasUsed"] == second["gasUsed"]
+
+    in_process(story)
+
+
+@attack(
+    "A",
+    was="the gas of a setter confirms a guess of what a slot holds: 24,390 where it is right, 27,190 where not",
+    now="a store costs what a change costs, whatever the slot holds: the guess, something else, nothing",
+)
+def test_the_price_of_a_store_confirms_no_guess():
+    async def price(chain: Hiding, slot: int, value: int) -> int:
+        word = lambda number: number.to_bytes(32, "big").hex()  # noqa: E731
+        call = {"from": MINE.address, "to": SETTER, "data": "0x" + word(slot) + word(value)}
+        return int(await chain.ask("eth_estimateGas", call, "latest", caller=ATTACKER), 16)
+
+    async def story(chain: Hiding) -> None:
+        # Input bytes that are not zero have a price of their own: each pair differs in what the slot holds alone.
+        assert await price(chain, 0, 42) == await price(chain, 0, 43) == await price(chain, 2, 42) - 12
+
+    in_process(story)
+
+
+@attack(
+    "A",
+    was="whoever calls as address zero sends its value, or reads in the refusal what fees it has collected",
+    now="address zero is nobody's own: it pays nothing, and shows nothing",
+)
+def test_address_zero_is_nobodys_own():
+    async def refusal(chain: Hiding, value: str) -> str:
+        with pytest.raises(AdapterError) as refused:
+            await chain.ask("eth_call", {"value": value, "to": ABSENT}, "latest", caller=ATTACKER)
+        return f"{refused.value.code} {refused.value}"
+
+    async def story(chain: Hiding) -> None:
+        assert int(await chain.run(told("balance", "0x" + "00" * 20)), 16) == 0
+        assert await refusal(chain, "0x1") == await refusal(chain, hex(9001))
+
+    in_process(story)
+
+
+@attack(
+    "A",
+    was="balances and nonces that are hidden are refused as not visible, and code tells who delegates to what",
+    now="they look like what does not exist; a contract's are shown to participants, as to code; the owner sees its own",
+)
+def test_getters_show_what_is_hidden_as_what_does_not_exist():
+    async def story(chain: Hiding) -> None:
+        for method in ("eth_getBalance", "eth_getTransactionCount"):
+            for caller in (ATTACKER, ANONYMOUS):
+                for address in (VICTIM.address, DELEGATING.address, ABSENT):
+                    for block in ("latest", "pending", "0x0"):
+                        assert await chain.ask(method, address, block, caller=caller) == "0x0"
+            assert int(await chain.ask(method, SETTER, "latest", caller=ANONYMOUS), 16) == 0
+            assert int(await chain.ask(method, SETTER, "latest", caller=ATTACKER), 16) in (1, 3)
+            assert int(await chain.ask(method, VICTIM.address, "latest", caller=OWNER), 16) in (6, 993)
+        owner = replace(OWNER, accounts=frozenset({bytes.fromhex(DELEGATING.address[2:])}))
+        for caller, shown in ((ATTACKER, "0x"), (owner, "0xef0100" + "5e" * 20)):
+            assert await chain.ask("eth_getCode", DELEGATING.address, "latest", caller=caller) == shown
+
+    in_process(story)
+
+
+_HEAD_FIELDS = ("gasUsed", "size", "logsBloom", "stateRoot", "receiptsRoot", "transactionsRoot", "requestsHash")
+
+
+@attack(
+    "A",
+    was="every block tells how many transactions it holds, their hashes, size and gas, to strangers too",
+    now="a block of others looks empty: no hashes, no gas, no size; so do counts, receipts, logs and the fee history",
+)
+@pytest.mark.parametrize("caller", [ATTACKER, ANONYMOUS], ids=["participant", "stranger"])
+def test_a_block_of_others_looks_empty(caller: Caller):
+    async def story(chain: Hiding) -> None:
+        code = told("balance", VICTIM.address, LOG)
+        await chain.included(*(signed(VICTIM, 6 + n, None, "0x" + code) for n in range(3)))
+        number = hex(chain.adapter.committed_number)
+        block = await chain.ask("eth_getBlockByNumber", number, False, caller=caller)
+        empty = await chain.ask("eth_getBlockByNumber", "0x0", False, caller=caller)
+        assert [block[name] for name in _HEAD_FIELDS] == [empty[name] for name in _HEAD_FIELDS]
+        for full in (False, True):
+            by_hash = await chain.ask("eth_getBlockByHash", block["hash"], full, caller=caller)
+            assert by_hash["transactions"] == []
+        assert await chain.ask("eth_getBlockTransactionCountByNumber", number, caller=caller) == "0x0"
+        assert await chain.ask("eth_getBlockTransactionCountByHash", block["hash"], caller=caller) == "0x0"
+        assert await chain.ask("eth_getBlockReceipts", number, caller=caller) == []
+        assert await chain.ask("eth_getLogs", {"fromBlock": "0x0", "toBlock": number}, caller=caller) == []
+        for index in ("0x0", "0x2", "0x3"):
+            found = await chain.ask("eth_getTransactionByBlockNumberAndIndex", number, index, caller=caller)
+            assert found is None
+        fees = await chain.ask("eth_feeHistory", "0x4", number, [50], caller=caller)
+        assert set(fees["gasUsedRatio"]) == {0.0} and fees["reward"] == [["0x0"]] * 4
+        seen = await chain.ask("eth_getBlockByNumber", number, False, caller=OWNER)
+        assert len(seen["transactions"]) == 3 and seen["gasUsed"] == "0x0"
+        auditors = await chain.ask("eth_getBlockByNumber", number, False, caller=AUDITOR)
+        assert len(auditors["transactions"]) == 3 and int(auditors["gasUsed"], 16) > 0
+
+    in_process(story)
+
+
+@attack(
+    "A",
+    was="`eth_getLogs` on a block with 100 hidden logs takes 494 µs against 362: every hidden log is matched and looked at",
+    now="hidden logs are never looked at: whose transactions they are is known first, and who owns nothing reads no block",
+)
+def test_hidden_logs_are_never_looked_at(monkeypatch: pytest.MonkeyPatch):
+    async def story(chain: Hiding) -> None:
+        code = "0x" + told("balance", VICTIM.address, LOG)
+        await chain.included(signed(VICTIM, 6, None, code), signed(MINE, 0, None, code), signed(VICTIM, 7, None, code))
+        looked: list[list[int]] = []
+
+        class Watched:
+            def __init__(self, block: Any) -> None:
+                self.block = block
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.block, name)
+
+            def match_logs(self, addresses: Any, topics: Any, transactions: Any) -> Any:
+                looked.append(list(transactions))
+                return self.block.match_logs(addresses, topics, transactions)
+
+        found = chain.adapter.block_there
+
+        async def watched(number: int, view: Any) -> Any:
+            return Watched(await found(number, view))
+
+        monkeypatch.setattr(chain.adapter, "block_there", watched)
+        logs = await chain.ask("eth_getLogs", {"fromBlock": "0x0", "toBlock": "latest"}, caller=ATTACKER)
+        assert [log["transactionIndex"] for log in logs] == ["0x1"] and looked == [[1]]
+
+        async def unread(number: int, view: Any) -> Any:
+            raise AssertionError("a block was read for somebody who owns nothing")
+
+        monkeypatch.setattr(chain.adapter, "block_there", unread)
+        for caller in (ANONYMOUS, READER):
+            assert await chain.ask("eth_getLogs", {"fromBlock": "0x0", "toBlock": "latest"}, caller=caller) == []
+
+    in_process(story)
+
+
+@attack(
+    "A",
+    was="a hash that is known is answered later where the transaction is hidden than where there is none",
+    now="both answers are null and leave when the same timer says; whoever may see it waits for nothing",
+)
+@pytest.mark.parametrize("method", ["eth_getTransactionByHash", "eth_getTransactionReceipt"])
+def test_hidden_and_unknown_hashes_are_answered_at_one_time(method: str, monkeypatch: pytest.MonkeyPatch):
+    async def story(chain: Hiding) -> None:
+        hidden = (await chain.ask("eth_getBlockByNumber", "0x1", False, caller=AUDITOR))["transactions"][0]
+        ended: list[float] = []
+
+        async def timer(seconds: float) -> None:
+            ended.append(seconds)
+
+        monkeypatch.setattr(visibility.asyncio, "sleep", timer)
+        for caller in (ATTACKER, ANONYMOUS):
+            for identity in (hidden, "0x" + "ab" * 32):
+                ended.clear()
+                assert await chain.ask(method, identity, caller=caller) is None
+                assert ended == [limits.HIDDEN_ANSWER_S]
+        ended.clear()
+        assert (await chain.ask(method, hidden, caller=OWNER))["from"] == VICTIM.address.lower()
+        assert ended == []
+
+    in_process(story)
+
+
+@attack(
+    "A",
+    was="why a transaction was dropped names its sender's nonce and balance",
+    now="the reason has no numbers",
+)
+def test_the_reason_why_one_was_dropped_has_no_numbers():
+    async def story(chain: Hiding) -> None:
+        old, poor = signed(VICTIM, 5, ABSENT), signed(VICTIM, 6, ABSENT, value=994)
+        assert await chain.execute(old, poor) == ["nonce too low", "insufficient funds for gas * price + value"]
+
+    in_process(story)
+
+
+#: One of the sandbox's funded accounts.
+RICH = Account.from_key("0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
+
+
+def of_rich(nonce: int, **fields: Any) -> tuple[str, str]:
+    """A signed transaction of the funded account, and its hash."""
+    whole = {"chainId": 2017, "gas": 100_000, "to": "0x" + "99" * 20, "value": 1, "maxFeePerGas": 0, **fields}
+    made = RICH.sign_transaction({**whole, "nonce": nonce, "maxPriorityFeePerGas": 0})
+    return "0x" + made.raw_transaction.hex(), "0x" + made.hash.hex()
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> TestNetwork:
+    made = TestNetwork(tmp_path / "network")
+    made.add_participant("attacker", accounts=[MINE.address])
+    made.add_participant("victim", accounts=[RICH.address])
+    return made
+
+
+@attack(
+    "A",
+    was="an old transaction of a counterparty, sent again, tells its nonce (`nonce too low: next nonce 7`), whether one "
+    "waits and what it pays; whoever knows a hash learns from any node, without a certificate, what became of it",
+    now="whoever may not see the sender hears the same for every state of the account: the hash; nobody waits for the fate "
+    "of another's, or is told it",
+)
+def test_an_old_transaction_sent_again_tells_nothing_of_its_sender(network: TestNetwork):
+    async def story() -> None:
+        async with running(network):
+            attacker, victim = network.client("attacker"), network.client("victim")
+            done, waiting = of_rich(0), of_rich(5)
+            answer = await network.rpc(victim, "eth_sendRawTransactionSync", done[0])
+            assert answer["result"]["status"] == "0x1"
+            assert (await network.rpc(victim, "eth_sendRawTransaction", waiting[0]))["result"] == waiting[1]
+            states = {
+                "done": done,
+                "passed": of_rich(0, value=2),
+                "waiting": waiting,
+                "underpriced": of_rich(5, value=2),
+                "poor": of_rich(6, value=10**30),
+                "after a gap": of_rich(7),
+            }
+            heard = {}
+            for name, (raw, identity) in states.items():
+                told = await network.rpc(attacker, "eth_sendRawTransaction", raw)
+                assert told.get("result") == identity, (name, told)
+                waits = await network.rpc(attacker, "eth_sendRawTransactionSync", raw)
+                heard[name] = waits["error"]
+                fate = await attacker.request("GET", f"/coco/transaction?hash={identity}")
+                assert fate.json() == {"hash": identity, "status": "Unknown"}, name
+                for method in ("eth_getTransactionByHash", "eth_getTransactionReceipt"):
+                    assert (await network.rpc(attacker, method, identity))["result"] is None
+            assert all(error == heard["done"] for error in heard.values()), heard
+            assert heard["done"]["data"]["code"] == "ethereum.not_visible"
+            again = await network.rpc(victim, "eth_sendRawTransaction", states["passed"][0])
+            assert again["error"]["data"]["code"] == "ethereum.transaction.nonce_too_low"
+            for (_, identity), status in ((done, "Committed"), (waiting, "Pending")):
+                fate = (await victim.request("GET", f"/coco/transaction?hash={identity}")).json()
+                assert fate["status"] == status
+            nobody = network.client(listener="administration")
+            elsewhere = await nobody.request("GET", f"/node/tx?hash={done[1]}")
+            assert json.loads(elsewhere.body)["error"]["code"] == "request.hash_elsewhere"
+
+    run(story())
+
+
+@attack(
+    "A",
+    was="`/gov/service/state`, and a rehearsal of nothing, tell anybody the accounts of every participant",
+    now="neither tells accounts; rules see them as before",
+)
+def test_governance_tells_no_accounts_of_participants(network: TestNetwork):
+    async def story() -> None:
+        async with running(network):
+            nobody = network.client(listener="administration")
+            version = "api-version=2024-07-01"
+            state = (await nobody.request("GET", f"/gov/service/state?{version}")).json()
+            assert len(state["users"]) == 3
+            body = json.dumps({"actions": []}).encode()
+            answer = await nobody.request("POST", f"/gov/members/proposals:rehearse?{version}", body)
+            rehearsed = answer.json()
+            for seen in (state, rehearsed["before"], rehearsed["after"]):
+                text = json.dumps(seen).lower()
+                assert MINE.address[2:].lower() not in text and RICH.address[2:].lower() not in text
+
+    run(story())

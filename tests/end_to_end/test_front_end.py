@@ -422,7 +422,7 @@ def test_what_became_of_a_submitted_transaction(sandbox, node):
     with httpx.Client(verify=tls_context(sandbox), base_url=base) as admin:
 
         def fate(identity, **more):
-            return admin.get("/node/tx", params={"hash": identity, **more}).json()
+            return node.get("/coco/transaction", params={"hash": identity, **more}).json()
 
         done = fate(send(0, method="eth_sendRawTransactionSync"))
         assert done["status"] == "Committed"
@@ -436,3 +436,5 @@ def test_what_became_of_a_submitted_transaction(sandbox, node):
         for bad in ("", "zz", "ab" * 65):
             assert fate(bad)["error"]["code"] == "request.bad_hash"
         assert fate(waiting, adapter="none")["error"]["code"] == "adapter.unknown"
+        told = admin.get("/node/tx", params={"hash": waiting}).json()["error"]
+        assert told["code"] == "request.hash_elsewhere" and "/coco/transaction" in told["hint"]

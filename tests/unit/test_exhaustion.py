@@ -117,7 +117,7 @@ def test_G3_queries_may_fail_at_every_allocation():
     node = Node()
     sender = bytes.fromhex(SENDER.address[2:])
     for kind in ("call", "estimate", "access_list"):
-        arguments = (node.head, sender, None, 10**7, 0, bytes(32), CREATION, [], [])
+        arguments = (node.head, sender, None, 10**7, 0, bytes(32), CREATION, [], [], False)
         assert every_failure(lambda: node.chain.query(kind, node.begin(), *arguments)) > 10
     assert every_failure(lambda: node.chain.proof(sender, [bytes(32)])) > 3
 
@@ -172,13 +172,13 @@ def test_G3_a_call_has_its_budget():
     # Writes to the end of two megabytes.
     greedy = bytes.fromhex("5f621fffe05200")
     query = partial(node.chain.query, "call", node.begin(), node.head, bytes(20), None, 2**24, 0, bytes(32), greedy)
-    assert query([], [])[0][0] == "success"
+    assert query([], [], False)[0][0] == "success"
     limit_memory(1 << 20, 0)
     try:
         with pytest.raises(NativeError) as refused:
-            query([], [])
+            query([], [], False)
         assert refused.value.code == "native.out_of_memory"
         assert node.execute([node.admit(signed(0))[0][0]])[1] == [None]
     finally:
         limit_memory(2**62, 0)
-    assert query([], [])[0][0] == "success"
+    assert query([], [], False)[0][0] == "success"

@@ -30,6 +30,9 @@ class Adapter:
         refusal = RequestError("no", code="test.no")
         return [refusal if one == b"no" else Envelope(one, None, 1) for one in raw]
 
+    def told(self, refusal: CocoError, envelope: Envelope, caller: Caller) -> CocoError | None:
+        return refusal
+
 
 class Node:
     """The submissions of one node, over a pool that is a list."""

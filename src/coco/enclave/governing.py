@@ -209,7 +209,8 @@ class Governing:
             raise BusyError("others are rehearsing; try again", code="gov.busy")
         self._rehearsing += 1
         try:
-            return await self._proposals.rehearse(listed, self._view)
+            found = await self._proposals.rehearse(listed, self._view)
+            return {**found, **{name: _without_accounts(found[name]) for name in ("before", "after")}}
         finally:
             self._rehearsing -= 1
 
@@ -323,5 +324,14 @@ class Governing:
         return row
 
     def state(self) -> dict[str, Any]:
-        """What the rules see."""
-        return state(Draft(self._view))
+        """What the rules see, without the accounts of participants: this is told to anybody."""
+        return _without_accounts(state(Draft(self._view)))
+
+
+def _without_accounts(seen: dict[str, Any]) -> dict[str, Any]:
+    """What rules see, without the accounts that a genesis or a vote has recorded for participants."""
+    users = {
+        name: {key: value for key, value in data.items() if key != "accounts"} if isinstance(data, dict) else data
+        for name, data in seen["users"].items()
+    }
+    return {**seen, "users": users}

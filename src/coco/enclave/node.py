@@ -1004,8 +1004,8 @@ class EnclaveNode:
             return "Invalid"
         return "Committed" if position.seqno <= self.replica.committed else "Pending"
 
-    async def transaction_fate(self, adapter: str, identity: bytes) -> dict[str, Any]:
-        """What became of a submitted transaction, as far as this node knows.
+    async def transaction_fate(self, adapter: str, identity: bytes, caller: Caller) -> dict[str, Any]:
+        """What became of a submitted transaction, as far as this node knows, and as the caller may know.
 
         ``status`` is Unknown, Pending, Committed (with its ``transaction_id``) or Dropped (with the ``reason``).
 
@@ -1015,6 +1015,10 @@ class EnclaveNode:
         runtime = next((one for one in self.sequencer.runtimes if one.name == adapter), None)
         if runtime is None:
             raise NotFoundError(f"no adapter {adapter[:64]} runs here", code="adapter.unknown")
+        if not await runtime.adapter.may_learn_fate(identity, caller, self.store.view()):
+            # What was dropped is nowhere any more: its reason is for whoever handed it in.
+            reason = self.submissions.why_dropped(runtime, identity, caller.actor)
+            return {"status": "Dropped", "reason": reason} if reason else {"status": "Unknown"}
         seqno = runtime.included.get(identity)
         table = runtime.adapter.manifest().transactions
         if seqno is None and table:

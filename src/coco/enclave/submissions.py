@@ -122,8 +122,8 @@ class Submissions:
         #: Nodes that forwarded what is in the pool.
         self._origins: dict[bytes, int] = {}
         self._again: asyncio.Task[None] | None = None
-        #: Why the newest of those that will never be executed will not.
-        self._reasons: dict[tuple[str, bytes], str] = {}
+        #: Why the newest of those that will never be executed will not, and who handed them in here.
+        self._reasons: dict[tuple[str, bytes], tuple[str, str]] = {}
         sequencer.on_outcome = self._settled
         sequencer.on_expire = self.expire
         sequencer.before_executing = self.before_executing
@@ -274,15 +274,15 @@ class Submissions:
         now, view = self._sequencer.clock.now_ms, self._sequencer.replica.view
         self._count -= len(good)
         for (envelope, raw, answer), refusal in zip(good, refusals, strict=True):
-            dropped = self._reasons.get((runtime.name, envelope.id))
-            if refusal is None and dropped is not None:
+            dropped = self.why_dropped(runtime, envelope.id)
+            if refusal is None and dropped:
                 # The primary's word of its fate has overtaken the answer.
                 refusal = _dropped(dropped)
             if refusal is not None and refusal.code == _DROPPED:
                 refusal = AdapterError(f"the transaction was dropped: {refusal}", code="node.dropped")
             if refusal is None and envelope.id not in runtime.included:
                 self._held[envelope.id] = _Held(runtime, envelope, raw, caller, now, view, unsure=unsure)
-            answer(refusal or envelope)
+            answer(envelope if refusal is None else runtime.adapter.told(refusal, envelope, caller) or envelope)
         if unsure:
             self._begin_again()
 
@@ -361,12 +361,12 @@ class Submissions:
         self._sequencer.resolve(self._runtime(message.adapter), message.id, message.reason)
 
     def _settled(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
-        self._held.pop(identity, None)
+        held = self._held.pop(identity, None)
         self._reasons.pop((runtime.name, identity), None)
         if not reason:
             self._outlived.pop(identity, None)
         if reason:
-            self._reasons[runtime.name, identity] = reason
+            self._reasons[runtime.name, identity] = reason, held.caller.actor if held is not None else ""
             if len(self._reasons) > limits.DROPPED_IDS_MAX:
                 del self._reasons[next(iter(self._reasons))]
         origin = self._origins.pop(identity, None)
@@ -479,9 +479,10 @@ class Submissions:
         for one in [one for one in self._held.values() if one.arrived_ms < before_ms]:
             self._sequencer.resolve(one.runtime, one.envelope.id, "expired")
 
-    def why_dropped(self, runtime: AdapterRuntime, identity: bytes) -> str:
-        """Why a transaction will not be executed; empty when this node knows no reason."""
-        return self._reasons.get((runtime.name, identity), "")
+    def why_dropped(self, runtime: AdapterRuntime, identity: bytes, actor: str | None = None) -> str:
+        """Why a transaction will not be executed; empty if none is known, or ``actor`` did not hand it in."""
+        reason, handed_in_by = self._reasons.get((runtime.name, identity), ("", ""))
+        return reason if actor is None or (actor and actor == handed_in_by) else ""
 
     # --- what adapters ask ---
 

@@ -315,6 +315,24 @@ class LedgerAdapter(ABC):
         """Answer a submission that the pool has taken; this says nothing of commit."""
         return Reply([envelope.id.hex() for envelope in envelopes])
 
+    def told(self, refusal: CocoError, envelope: Envelope, caller: Caller) -> CocoError | None:
+        """What a caller hears when the pool refuses its transaction; None: nothing, as if it had been taken.
+
+        For protocols where a caller may hand in what another has signed, and a refusal tells of that other.
+        """
+        return refusal
+
+    def check_wait(self, envelope: Envelope, caller: Caller) -> None:
+        """Whether the caller may wait for what becomes of a transaction that it hands in.
+
+        Raises:
+            CocoError: it may not.
+        """
+
+    async def may_learn_fate(self, identity: bytes, caller: Caller, view: StoreView) -> bool:
+        """Whether the caller may know what became of the transaction with this id; every participant, as it stands."""
+        return caller.kind is CallerKind.PARTICIPANT
+
     async def acknowledge(
         self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView
     ) -> Reply:

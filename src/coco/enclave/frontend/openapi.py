@@ -44,8 +44,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/node/network"): Operation("The network and its nodes"),
     ("GET", "/node/commit"): Operation("The newest committed transaction id"),
     ("GET", "/node/tx"): Operation(
-        "What became of a transaction, by id or by hash",
-        query=(("id", _POSITION), ("hash", {"type": "string"}), ("adapter", {"type": "string"})),
+        "What became of an entry, by its transaction id",
+        query=(("id", _POSITION),),
     ),
     ("GET", "/node/receipt"): Operation("Proof that a transaction is in the ledger", query=(("id", _POSITION),)),
     ("GET", "/node/service/identities"): Operation("Members' statements about former identities of the service"),

@@ -114,19 +114,13 @@ async def _commit(node: EnclaveNode, request: HttpRequest) -> Any:
 
 
 async def _transaction(node: EnclaveNode, request: HttpRequest) -> Any:
-    asked = request.query_params
-    if "hash" in asked:
-        try:
-            identity = bytes.fromhex(asked["hash"].removeprefix("0x"))
-        except ValueError as error:
-            raise RequestError("a transaction's hash is hex", code="request.bad_hash") from error
-        if not 0 < len(identity) <= _HASH_BYTES_MAX:
-            raise RequestError("a transaction's hash is hex", code="request.bad_hash")
-        if node.status != "Open":
-            raise BusyError("the service is not open", code="node.not_open")
-        adapter = asked.get("adapter", "ethereum")
-        return {"hash": "0x" + identity.hex(), **await node.transaction_fate(adapter, identity)}
-    position = Position.parse(asked.get("id", ""))
+    if "hash" in request.query_params:
+        raise RequestError(
+            "what became of a transaction is told to its parties",
+            code="request.hash_elsewhere",
+            hint="GET /coco/transaction?hash=0x… where applications connect, with a participant's certificate",
+        )
+    position = Position.parse(request.query_params.get("id", ""))
     return {"transaction_id": str(position), "status": node.transaction_status(position)}
 
 
@@ -287,6 +281,20 @@ async def _who(node: EnclaveNode, request: HttpRequest) -> Any:
     }
 
 
+async def _fate(node: EnclaveNode, request: HttpRequest) -> Any:
+    asked = request.query_params
+    try:
+        identity = bytes.fromhex(asked.get("hash", "").removeprefix("0x"))
+    except ValueError as error:
+        raise RequestError("a transaction's hash is hex", code="request.bad_hash") from error
+    if not 0 < len(identity) <= _HASH_BYTES_MAX:
+        raise RequestError("a transaction's hash is hex", code="request.bad_hash")
+    if node.status != "Open":
+        raise BusyError("the service is not open", code="node.not_open")
+    adapter = asked.get("adapter", "ethereum")
+    return {"hash": "0x" + identity.hex(), **await node.transaction_fate(adapter, identity, _caller(request))}
+
+
 def _caller(request: HttpRequest) -> Caller:
     caller: Caller = request.scope["coco.caller"]
     return caller
@@ -297,6 +305,7 @@ def application_app(node: EnclaveNode, service: Service) -> Starlette:
     routes = [
         HttpRoute("/coco/accounts/bind", _guard(node, _bind_account), methods=["POST"]),
         HttpRoute("/coco/caller", _guard(node, _who), methods=["GET"]),
+        HttpRoute("/coco/transaction", _guard(node, _fate), methods=["GET"]),
     ]
     for runtime, route in service.routes:
         if route.kind is RouteKind.SUBSCRIBE:

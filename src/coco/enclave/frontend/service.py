@@ -87,6 +87,12 @@ class Service:
             if isinstance(answer, CocoError):
                 future.set_exception(answer)
             else:
+                try:
+                    if wait:
+                        runtime.adapter.check_wait(answer, caller)
+                except CocoError as error:
+                    future.set_exception(error)
+                    return
                 # Asked for before the transaction can run, so that its outcome cannot be missed.
                 future.set_result((answer, self._sequencer.outcome(runtime, answer.id) if wait else None))
 

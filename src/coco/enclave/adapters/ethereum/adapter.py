@@ -74,7 +74,10 @@ class EthereumAdapter(LedgerAdapter):
         self.settings = EthereumSettings.parse(settings)
         fees = self.settings.fees
         base_fee = fees.initial_base_fee if fees.policy == "eip1559" else None
-        self.chain = Chain(self.settings.chain_id, self.settings.fork, self.settings.gas_limit, base_fee)
+        is_private = self.settings.visibility == "private"
+        self.chain = Chain(
+            self.settings.chain_id, self.settings.fork, self.settings.gas_limit, base_fee, private=is_private
+        )
         self.events = EventHub(self)
         #: The newest block, and the newest committed one: what readers do to the cache must never push one of them out.
         self._head: Block | None = None
@@ -298,11 +301,35 @@ class EthereumAdapter(LedgerAdapter):
 
     async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
         """Serve a JSON-RPC method."""
-        return Reply(await rpc.METHODS[request.name](self, request, caller, view))
+        return Reply(await rpc.METHODS[request.name](self, request, self.viewer(caller), view))
+
+    def viewer(self, caller: Caller) -> Caller:
+        """The caller, as far as this chain's policy lets it see."""
+        return visibility.viewer(caller, self.settings.visibility)
 
     def accepted(self, request: Request, envelopes: Sequence[Envelope]) -> Reply:
         """The hash."""
         return Reply("0x" + envelopes[0].id.hex())
+
+    def told(self, refusal: CocoError, envelope: Envelope, caller: Caller) -> CocoError | None:
+        """Nothing about an account that the caller may not see."""
+        return visibility.told(refusal, envelope.payload.sender, self.viewer(caller))
+
+    def check_wait(self, envelope: Envelope, caller: Caller) -> None:
+        """Only whoever may see the sender's account may wait for what becomes of its transaction."""
+        visibility.require(visibility.account(self.viewer(caller), envelope.payload.sender), "this account")
+
+    async def may_learn_fate(self, identity: bytes, caller: Caller, view: StoreView) -> bool:
+        """Whoever may see the transaction."""
+        caller = self.viewer(caller)
+        async with visibility.one_time(caller) as held:
+            if not held.shown and caller.accounts:
+                found, pooled = await self.locate(identity, view), self.services.pooled(identity)
+                if found is not None:
+                    held.shown = visibility.may_see(caller, *found[0].parties(found[1]))
+                elif pooled is not None:
+                    held.shown = visibility.may_see(caller, pooled.payload.sender, pooled.payload.to)
+        return held.shown
 
     async def acknowledge(
         self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView
@@ -315,10 +342,11 @@ class EthereumAdapter(LedgerAdapter):
 
     def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
         """``newHeads`` and ``logs``."""
-        return self.events.subscribe(request, caller)
+        return self.events.subscribe(request, self.viewer(caller))
 
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         """Keep the ``(block, index)`` pairs whose transaction the caller may see."""
+        caller = self.viewer(caller)
         if visibility.sees_all(caller):
             return list(items)
         return [(block, index) for block, index in items if visibility.may_see(caller, *block.parties(index))]

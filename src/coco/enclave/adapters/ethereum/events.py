@@ -29,9 +29,12 @@ class LogQuery:
     addresses: tuple[bytes, ...] = ()
     topics: tuple[tuple[bytes, ...], ...] = ()
 
-    def matches(self, block: Block) -> list[tuple[int, int]]:
-        """``(transaction index, log position)`` of every match."""
-        return block.match_logs(list(self.addresses), [list(any_of) for any_of in self.topics])
+    def matches(self, block: Block, caller: Caller) -> list[tuple[int, int]]:
+        """``(transaction index, log position)`` of every match that the caller may see."""
+        seen = visibility.transactions(block, caller)
+        if not seen:
+            return []
+        return block.match_logs(list(self.addresses), [list(any_of) for any_of in self.topics], seen)
 
 
 @dataclass
@@ -118,8 +121,7 @@ class EventHub:
                 if kind == "newHeads":
                     yield visibility.header(block.header(), caller)
                     continue
-                for index, position in wanted.matches(block):
-                    if visibility.may_see(caller, *block.parties(index)):
-                        yield block.log(index, position)
+                for index, position in wanted.matches(block, caller):
+                    yield block.log(index, position)
         finally:
             self._streams.pop(stream, None)

@@ -39,6 +39,9 @@ class EthereumSettings(msgspec.Struct, forbid_unknown_fields=True):
     fees: Fees = msgspec.field(default_factory=Fees)
     alloc: dict[_Address, Account] = {}
     timestamp: Annotated[int, Meta(ge=0, lt=1 << 40)] = 0
+    #: ``private``: what is a participant's is hidden from others and from code that runs for them, and no price tells
+    #: of it. ``transparent``: every participant sees everything, and the machine is Ethereum's. docs/confidentiality.md
+    visibility: Literal["private", "transparent"] = "private"
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> EthereumSettings:

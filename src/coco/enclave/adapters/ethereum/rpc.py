@@ -161,11 +161,14 @@ async def _block_document(
         return None
     document = visibility.header(block.header(), caller)
     document["uncles"] = []
+    seen = visibility.transactions(block, caller)
     if full is True:
-        seen = adapter.redact([(block, index) for index in range(len(block))], caller, view)
-        document["transactions"] = [block.transaction(index) for _, index in seen]
+        document["transactions"] = [block.transaction(index) for index in seen]
+    elif seen:
+        hashes = block.transaction_hashes()
+        document["transactions"] = ["0x" + hashes[index].hex() for index in seen]
     else:
-        document["transactions"] = ["0x" + identity.hex() for identity in block.transaction_hashes()]
+        document["transactions"] = []
     return document
 
 
@@ -187,18 +190,18 @@ async def eth_getBlockByHash(adapter: EthereumAdapter, request: Request, caller:
 async def eth_getBlockTransactionCountByNumber(
     adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView
 ) -> Any:
-    """Number of transactions in a block."""
+    """Number of the visible transactions in a block."""
     block = await _block(adapter, _param(request, 0), view)
-    return None if block is None else hex(len(block))
+    return None if block is None else hex(len(visibility.transactions(block, caller)))
 
 
 @_method
 async def eth_getBlockTransactionCountByHash(
     adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView
 ) -> Any:
-    """Number of transactions in a block."""
+    """Number of the visible transactions in a block."""
     block = await adapter.block_by_hash(data(_param(request, 0), size=32), view)
-    return None if block is None else hex(len(block))
+    return None if block is None else hex(len(visibility.transactions(block, caller)))
 
 
 @_method
@@ -218,8 +221,7 @@ async def eth_getBlockReceipts(adapter: EthereumAdapter, request: Request, calle
     block = await _block(adapter, tag, view)
     if block is None:
         return None
-    seen = adapter.redact([(block, index) for index in range(len(block))], caller, view)
-    return [block.receipt(index) for _, index in seen]
+    return [block.receipt(index) for index in visibility.transactions(block, caller)]
 
 
 # --- transactions -------------------------------------------------------------------------------------------------
@@ -229,27 +231,45 @@ async def eth_getBlockReceipts(adapter: EthereumAdapter, request: Request, calle
 async def eth_getTransactionByHash(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
     """A transaction; null looks the same for unknown and for not visible."""
     identity = data(_param(request, 0), size=32)
-    found = await adapter.locate(identity, view)
-    if found is not None:
-        seen = adapter.redact([found], caller, view)
-        return found[0].transaction(found[1]) if seen else None
-    pooled = adapter.services.pooled(identity)
-    if pooled is None or not visibility.may_see(caller, pooled.payload.sender, pooled.payload.to):
+    async with visibility.one_time(caller) as held:
+        found = await _located(adapter, identity, caller, view)
+        if found is not None:
+            held.shown = True
+            return found[0].transaction(found[1])
+        pooled = adapter.services.pooled(identity)
+        if pooled is not None and visibility.may_see(caller, pooled.payload.sender, pooled.payload.to):
+            held.shown = True
+            return pooled.payload.describe()
+    return None
+
+
+async def _located(
+    adapter: EthereumAdapter, identity: bytes, caller: Caller, view: StoreView
+) -> tuple[Block, int] | None:
+    """Where a transaction is that the caller may see; whoever owns nothing sees none, and none is looked for."""
+    if not visibility.sees_all(caller) and not caller.accounts:
         return None
-    return pooled.payload.describe()
+    found = await adapter.locate(identity, view)
+    return found if found is not None and adapter.redact([found], caller, view) else None
 
 
 @_method
 async def eth_getTransactionReceipt(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
     """A receipt; null looks the same for unknown and for not visible."""
-    found = await adapter.locate(data(_param(request, 0), size=32), view)
-    if found is None or not adapter.redact([found], caller, view):
-        return None
-    return found[0].receipt(found[1])
+    identity = data(_param(request, 0), size=32)
+    async with visibility.one_time(caller) as held:
+        found = await _located(adapter, identity, caller, view)
+        if found is not None:
+            held.shown = True
+            return found[0].receipt(found[1])
+        # Whoever waits for a transaction of its own need not wait for this answer.
+        pooled = adapter.services.pooled(identity)
+        held.shown |= pooled is not None and visibility.may_see(caller, pooled.payload.sender, pooled.payload.to)
+    return None
 
 
 async def _by_index(adapter: EthereumAdapter, block: Block | None, index: int, caller: Caller, view: StoreView) -> Any:
-    if block is None or index >= len(block) or not adapter.redact([(block, index)], caller, view):
+    if block is None or index not in visibility.transactions(block, caller):
         return None
     return block.transaction(index)
 
@@ -364,13 +384,15 @@ async def eth_feeHistory(adapter: EthereumAdapter, request: Request, caller: Cal
         raise bad_params("block count must be positive")
     count = min(count, _FEE_HISTORY_MAX, newest.number + 1)
     first = newest.number - count + 1
+    sees_all = visibility.sees_all(caller)
     fees, ratios, rewards = [], [], []
     block = newest
     for number in range(first, newest.number + 1):
         block = await adapter.block_there(number, view)
         fees.append(hex(block.base_fee))
-        ratios.append(block.gas_used / block.gas_limit)
-        rewards.append(_rewards(block, percentiles))
+        # How full blocks are and what others pay is theirs: whoever does not see all gets what the node recommends.
+        ratios.append(block.gas_used / block.gas_limit if sees_all else 0.0)
+        rewards.append(_rewards(block, percentiles) if sees_all else [hex(_priority(adapter))] * len(percentiles))
     fees.append(hex(_next_base_fee(adapter, block)))
     answer: dict[str, Any] = {"oldestBlock": hex(first), "baseFeePerGas": fees, "gasUsedRatio": ratios}
     answer["baseFeePerBlobGas"] = ["0x1"] * len(fees)
@@ -408,23 +430,35 @@ def _rewards(block: Block, percentiles: list[float]) -> list[str]:
 # --- state --------------------------------------------------------------------------------------------------------
 
 
+#: Looked up in place of what is hidden, so that both take one path.
+_NOBODY = bytes(20)
+
+
+def _shown(adapter: EthereumAdapter, owner: bytes, caller: Caller, state: StoreView) -> bool:
+    """Whether an account is the caller's, or a contract, which is every participant's."""
+    if visibility.account(caller, owner):
+        return True
+    return visibility.contracts(caller) and adapter.chain.is_contract(state.native, owner)
+
+
 @_method
 async def eth_getBalance(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
-    """Balance of an account that is the caller's."""
+    """Balance of an account that is the caller's, or of a contract; any other has none."""
     owner = address(_param(request, 0))
-    visibility.require(visibility.account(caller, owner), "this balance")
     _, state = await _state(adapter, _param(request, 1, "latest"), view)
-    ((_, balance),) = adapter.chain.accounts(state.native, [owner])
-    return hex(balance)
+    shown = _shown(adapter, owner, caller, state)
+    ((_, balance),) = adapter.chain.accounts(state.native, [owner if shown else _NOBODY])
+    return hex(balance if shown else 0)
 
 
 @_method
 async def eth_getTransactionCount(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
-    """Nonce of an account that is the caller's; ``pending`` counts the pool."""
+    """Nonce of an account that is the caller's, or of a contract; any other has sent nothing. ``pending`` counts the
+    pool.
+    """
     owner = address(_param(request, 0))
-    visibility.require(visibility.account(caller, owner), "this nonce")
     tag = _param(request, 1, "latest")
-    if tag == "pending":
+    if tag == "pending" and visibility.account(caller, owner):
         pending = await adapter.services.pending_position(owner)
         if pending is not None:
             return hex(pending)
@@ -432,17 +466,19 @@ async def eth_getTransactionCount(adapter: EthereumAdapter, request: Request, ca
         ((nonce, _),) = adapter.chain.accounts(view.newest().native, [owner])
         return hex(nonce)
     _, state = await _state(adapter, tag, view)
-    ((nonce, _),) = adapter.chain.accounts(state.native, [owner])
-    return hex(nonce)
+    shown = _shown(adapter, owner, caller, state)
+    ((nonce, _),) = adapter.chain.accounts(state.native, [owner if shown else _NOBODY])
+    return hex(nonce if shown else 0)
 
 
 @_method
 async def eth_getCode(adapter: EthereumAdapter, request: Request, caller: Caller, view: StoreView) -> Any:
-    """Code of a contract, for participants."""
+    """Code of a contract, for participants; what an account delegates to (EIP-7702) is its owner's."""
     at = address(_param(request, 0))
     visibility.require(visibility.contracts(caller), "code")
     _, state = await _state(adapter, _param(request, 1, "latest"), view)
-    return "0x" + adapter.chain.code(state.native, at).hex()
+    shown = _shown(adapter, at, caller, state)
+    return "0x" + adapter.chain.code(state.native, at if shown else _NOBODY).hex()
 
 
 def _slot(value: Any) -> bytes:
@@ -546,6 +582,7 @@ async def _query(
         next(iter(payloads), b""),
         rows,
         [_authorization(one) for one in signed],
+        visibility.sees_all(caller),
     )
     if outcome == "revert":
         raise reverted(output)
@@ -629,11 +666,11 @@ async def _logs(
             rpc_code=_LIMIT_EXCEEDED,
         )
     found: list[Any] = []
+    if not visibility.sees_all(caller) and not caller.accounts:
+        return found  # whoever owns nothing sees nothing, whatever is there
     for number in range(first, last + 1):
         block = await adapter.block_there(number, view)
-        for index, position in wanted.matches(block):
-            if adapter.redact([(block, index)], caller, view):
-                found.append(block.log(index, position))
+        found += [block.log(index, position) for index, position in wanted.matches(block, caller)]
         if len(found) > limits.LOGS_MAX:
             raise AdapterError(
                 f"a query returns at most {limits.LOGS_MAX} logs",

@@ -1,18 +1,36 @@
-"""Who sees what of the chain: the read matrix, in one place (docs/ethereum.md).
+"""Who sees what of the chain: the read matrix, in one place (docs/ethereum.md, docs/confidentiality.md).
 
-Default policy PRIVATE: a transaction, its receipt and its logs belong to the accounts that sent and received it; what
-a caller may not see looks exactly like what does not exist.
+Under the policy ``private`` a transaction, its receipt and its logs belong to the accounts that sent and received it.
+What a caller may not see looks exactly like what does not exist, and takes as long; contracts, without their storage,
+are every participant's. Under ``transparent`` every participant counts as an auditor.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
+from coco import limits
+from coco._native import Block
 from coco.enclave.adapters.base import AdapterError, Caller, CallerKind
+from coco.errors import CocoError
 
 _NO_BLOOM = "0x" + "00" * 256
 _NO_ROOT = "0x" + "00" * 32
-_BLINDED_ROOTS = ("stateRoot", "receiptsRoot", "transactionsRoot")
+_BLINDED_ROOTS = ("stateRoot", "receiptsRoot", "transactionsRoot", "requestsHash")
+#: What a submission may be refused for that depends on no account.
+_OF_NO_ACCOUNT = ("pool.full", "node.no_primary", "adapter.failed")
+_OF_NO_ACCOUNT_EITHER = ("peers.", "access.")
+
+
+def viewer(caller: Caller, policy: str) -> Caller:
+    """The caller, as far as the chain's policy lets it see."""
+    if policy == "transparent" and caller.kind is CallerKind.PARTICIPANT and not caller.auditor:
+        return replace(caller, auditor=True)
+    return caller
 
 
 def sees_all(caller: Caller) -> bool:
@@ -25,16 +43,56 @@ def may_see(caller: Caller, sender: bytes, to: bytes | None) -> bool:
     return sees_all(caller) or caller.owns(sender) or (to is not None and caller.owns(to))
 
 
+def transactions(block: Block, caller: Caller) -> Sequence[int]:
+    """Indexes of a block's transactions that are the caller's; what is in the others costs no time."""
+    if sees_all(caller):
+        return range(len(block))
+    return block.of_accounts(caller.accounts) if caller.accounts else ()
+
+
 def header(document: dict[str, Any], caller: Caller) -> dict[str, Any]:
-    """A block header: bloom and roots tell about content, so only who sees all content gets them."""
+    """A block header: bloom, roots, gas and size tell about content, so only who sees all content gets them."""
     if sees_all(caller):
         return document
-    return {**document, "logsBloom": _NO_BLOOM, **dict.fromkeys(_BLINDED_ROOTS, _NO_ROOT)}
+    blinded = {name: _NO_ROOT for name in _BLINDED_ROOTS if name in document}
+    return {**document, "logsBloom": _NO_BLOOM, "gasUsed": "0x0", "size": "0x0", **blinded}
 
 
 def account(caller: Caller, address: bytes) -> bool:
-    """Whether balance and nonce of an account may be read."""
+    """Whether balance and nonce of an account may be read that is no contract's."""
     return sees_all(caller) or caller.owns(address)
+
+
+def told(refusal: CocoError, sender: bytes, caller: Caller) -> CocoError | None:
+    """What a caller hears of a refusal by the pool; None: nothing, as if the transaction had been taken.
+
+    Most refusals tell the sender's nonce, balance, or what waits: to whom the sender is hidden, all states are alike.
+    """
+    if account(caller, sender) or refusal.code in _OF_NO_ACCOUNT or refusal.code.startswith(_OF_NO_ACCOUNT_EITHER):
+        return refusal
+    return None
+
+
+@asynccontextmanager
+async def one_time(caller: Caller) -> AsyncIterator[Held]:
+    """Answers about what is hidden and about what is not there leave after the same time, unless ``shown`` was set."""
+    held = Held(sees_all(caller))
+    timer = None if held.shown else asyncio.ensure_future(asyncio.sleep(limits.HIDDEN_ANSWER_S))
+    try:
+        yield held
+        if timer is not None and not held.shown:
+            await timer
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+class Held:
+    """An answer on its way."""
+
+    def __init__(self, shown: bool) -> None:
+        #: Whether it shows something, so that it need not wait.
+        self.shown = shown
 
 
 def contracts(caller: Caller) -> bool:
