@@ -124,6 +124,12 @@ class HostError(CocoError):
     code = "host.error"
 
 
+class FaultError(CocoError):
+    """Coco itself is at fault: what nobody foresaw."""
+
+    code = "cli.fault"
+
+
 class NativeError(CocoError):
     """The extension failed inside; nothing was changed."""
 

@@ -76,6 +76,17 @@ REPLY_BYTES_MAX: Final = 64 * MIB
 #: Time that a client has to read the last reply of a connection that the node ends.
 LINGER_SECONDS_MAX: Final = 2
 
+#: Local connections of ``coco connect``.
+CONNECT_CONNECTIONS_MAX: Final = 512
+#: Bytes that ``coco connect`` holds of requests and replies, beyond what each may have in any case.
+CONNECT_BYTES_MAX: Final = 96 * MIB
+CONNECT_FREE_BYTES: Final = 64 * KIB
+#: Time that a node has to answer a request, which may wait for commit before that.
+ANSWER_SECONDS_MAX: Final = 45
+#: Time after which a node that has not answered is asked whether it is there at all; and time that it has to say so.
+ANSWER_SECONDS_PATIENT: Final = 2
+ALIVE_SECONDS_MAX: Final = 5
+
 #: Transactions of a pool, and of one lane (an account) in it.
 POOL_TRANSACTIONS_MAX: Final = 50_000
 POOL_BYTES_MAX: Final = 128 * MIB

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -264,6 +263,6 @@ def _value(value: bytes | None) -> Any:
     if value is None:
         return None
     try:
-        return json.loads(value)
+        return parse_json(value)
     except ValueError:
         return value.decode(errors="replace") if value.startswith(b"-----BEGIN") else value.hex()[:128]

@@ -8,12 +8,14 @@ import json
 import os
 import platform
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 import coco
 from coco import limits
@@ -29,8 +31,8 @@ from coco.cli import sandbox as sandboxes
 from coco.cli import simulate as simulations
 from coco.cli import status as statuses
 from coco.cli.eif import registers
-from coco.cli.options import Json, address
-from coco.cli.output import console, fail, run, show, working
+from coco.cli.options import PORT_MAX, Json, address
+from coco.cli.output import console, explained, fail, report, run, show, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.pin import Pin
@@ -66,9 +68,15 @@ AcceptClock = Annotated[
 @app.command()
 def sandbox(
     directory: Directory = Path(".coco"),
-    port: Annotated[int, typer.Option(help="Port of plain JSON-RPC on loopback; 0 chooses one.")] = 8545,
-    node_port: Annotated[int, typer.Option(help="Port of the node's application listener (TLS).")] = 0,
-    admin_port: Annotated[int, typer.Option(help="Port of the node's administration listener (TLS).")] = 0,
+    port: Annotated[
+        int, typer.Option(help="Port of plain JSON-RPC on loopback; 0 chooses one.", min=0, max=PORT_MAX)
+    ] = 8545,
+    node_port: Annotated[
+        int, typer.Option(help="Port of the node's application listener (TLS).", min=0, max=PORT_MAX)
+    ] = 0,
+    admin_port: Annotated[
+        int, typer.Option(help="Port of the node's administration listener (TLS).", min=0, max=PORT_MAX)
+    ] = 0,
     count: Annotated[int, typer.Option("--nodes", help="Validating nodes.", min=1, max=limits.NODES_MAX)] = 3,
     fresh: Annotated[bool, typer.Option("--fresh", help="Erase the folder first.")] = False,
     expect: Annotated[str, typer.Option(help="Refuse a ledger that does not contain this view.seqno.")] = "",
@@ -174,7 +182,7 @@ def connect(
     also: Annotated[list[str] | None, typer.Option(help="Another node, asked when the first is away.")] = None,
     key: Annotated[Path | None, typer.Option(help="Its key, PEM.", exists=True)] = None,
     pin: Annotated[Path, typer.Option(help="What to remember of the service.")] = Path("coco-connect.json"),
-    port: Annotated[int, typer.Option(help="Local port; 0 chooses one.")] = 8545,
+    port: Annotated[int, typer.Option(help="Local port; 0 chooses one.", min=0, max=PORT_MAX)] = 8545,
     allow_origin: Annotated[list[str] | None, typer.Option(help="Web origin that may call; repeatable.")] = None,
     secret_path: Annotated[str, typer.Option(help="Serve only below this path, such as /4f2a91.")] = "",
     expect: Annotated[str, typer.Option(help="Refuse a node that does not have this view.seqno committed.")] = "",
@@ -445,10 +453,16 @@ def account_bind(
 
 NodeDirectory = Annotated[Path, typer.Option("--dir", help="Folder of the node.")]
 Listen = Annotated[str, typer.Option(help="IP address to listen on, where the other nodes reach it, too.")]
-ApplicationPort = Annotated[int, typer.Option(help="Port of the application listener (TLS); 0 chooses one.")]
-AdministrationPort = Annotated[int, typer.Option(help="Port of the administration listener (TLS).")]
-MetricsPort = Annotated[int | None, typer.Option(help="Port of GET /metrics on loopback (plain HTTP).")]
-PeerPort = Annotated[int, typer.Option(help="Port for the other nodes (TLS).")]
+ApplicationPort = Annotated[
+    int, typer.Option(help="Port of the application listener (TLS); 0 chooses one.", min=0, max=PORT_MAX)
+]
+AdministrationPort = Annotated[
+    int, typer.Option(help="Port of the administration listener (TLS).", min=0, max=PORT_MAX)
+]
+MetricsPort = Annotated[
+    int | None, typer.Option(help="Port of GET /metrics on loopback (plain HTTP).", min=0, max=PORT_MAX)
+]
+PeerPort = Annotated[int, typer.Option(help="Port for the other nodes (TLS).", min=0, max=PORT_MAX)]
 ConstitutionFile = Annotated[
     Path | None, typer.Option(help="The rules in force, if they are not the genesis's any more.", exists=True)
 ]
@@ -689,10 +703,21 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(3)
 
 
-def main() -> None:
-    """Entry point."""
-    app()
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: run a command, and tell what went wrong as an error with a code; the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in given
+    try:
+        code = typer.main.get_command(app).main(given, prog_name="coco", standalone_mode=False)
+    except NoArgsIsHelpError as error:
+        return error.exit_code  # which has printed the help
+    except ClickException as error:
+        asked = f"coco {' '.join(one for one in given[:2] if not one.startswith('-'))} --help"
+        return report(ConfigurationError(error.format_message(), code="cli.usage", hint=asked), as_json)
+    except Exception as error:  # noqa: BLE001 - whatever it is, nobody is shown a traceback
+        return report(explained(error), as_json)
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

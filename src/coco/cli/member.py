@@ -13,6 +13,7 @@ from coco.client.http import HttpsClient
 from coco.client.members import Record
 from coco.client.verify import service_context
 from coco.errors import ConfigurationError
+from coco.ledger.statements import parse_json
 
 
 async def with_governance(
@@ -52,7 +53,7 @@ def read_proposal(path: Path) -> dict[str, Any]:
         ConfigurationError: it is none (``member.bad_proposal``).
     """
     try:
-        document = json.loads(path.read_text())
+        document = parse_json(path.read_bytes())
         for action in document["actions"]:
             for name, value in (action.get("args") or {}).items():
                 if isinstance(value, str) and value.startswith("@"):
@@ -87,7 +88,7 @@ def message(kind: str, content: Path | None, vote: bool | None, service: Path | 
         return {}
     if kind == "ack" and content is not None:
         try:
-            return json.loads(content.read_text())
+            return parse_json(content.read_bytes())
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{content} is no JSON: {error}", code="member.bad_message") from error
     raise ConfigurationError(f"a {kind} needs more than that, or is none", code="member.bad_message")

@@ -7,6 +7,7 @@ and every founding organisation can compare the file that it was given with the 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,9 @@ from coco import constitutions
 from coco.cli.keys import make_actor, make_encryption_key
 from coco.enclave.configuration import supermajority
 from coco.errors import ConfigurationError
+from coco.ledger.statements import parse_json
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,59}")
 
 
 def keygen(directory: Path, name: str, *, recovery: bool) -> dict[str, str]:
@@ -27,8 +31,13 @@ def keygen(directory: Path, name: str, *, recovery: bool) -> dict[str, str]:
         The files, by what they are.
 
     Raises:
-        ConfigurationError: a file of that name is there (``network.file_exists``).
+        ConfigurationError: a file of that name is there (``network.file_exists``), or it is no name
+            (``network.bad_name``).
     """
+    if _NAME.fullmatch(name) is None:
+        raise ConfigurationError(
+            f"{name[:80]!r} names no files", code="network.bad_name", hint="1 to 60 of a-z, A-Z, 0-9, ., _ and -"
+        )
     wanted = {"certificate": f"{name}.pem", "key": f"{name}.key.pem"}
     if recovery:
         wanted |= {"encryption": f"{name}.encryption.pem", "encryption_key": f"{name}.encryption.key.pem"}
@@ -59,6 +68,29 @@ class Founding:
     insecure_virtual: bool
     #: How many of the members replace the rules whatever these say; empty: all under ``unanimous``, else two thirds.
     rules_supermajority: str = ""
+
+
+def read_genesis(path: Path) -> dict[str, Any]:
+    """A genesis document, as far as a host needs to understand it.
+
+    Raises:
+        ConfigurationError: there is none in the file (``node.bad_file``).
+    """
+    try:
+        document = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _no_genesis(path, str(error)) from error
+    if not isinstance(document, dict) or not isinstance(document.get("network"), str):
+        raise _no_genesis(path, "it names no network")
+    return document
+
+
+def _no_genesis(path: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{path} is no genesis: {why}",
+        code="node.bad_file",
+        hint="take the file that coco network init or coco sandbox wrote, whole; founders compare its SHA-256",
+    )
 
 
 def _certificate(path: Path) -> str:

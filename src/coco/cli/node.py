@@ -15,6 +15,7 @@ from coco.attestation.evidence import VIRTUAL
 from coco.attestation.verified import AZURE_VTPM, NITRO, SGX, SNP, TDX
 from coco.channel.messages import Ready
 from coco.cli.keys import make_actor
+from coco.cli.network import read_genesis
 from coco.client.endorsements import source
 from coco.client.files import write_bytes_whole
 from coco.client.http import HttpsClient, RemoteError
@@ -70,14 +71,9 @@ def options(
     Raises:
         ConfigurationError: a file is missing or is something else.
     """
-    genesis: Any = None
-    if files.genesis is not None:
-        try:
-            genesis = json.loads(_read(files.genesis, "genesis"))
-        except ValueError as error:
-            raise ConfigurationError(f"{files.genesis} is no JSON", code="node.bad_file") from error
+    genesis: dict[str, Any] | None = read_genesis(files.genesis) if files.genesis is not None else None
     service = _read(files.service, "service certificate") if files.service is not None else ""
-    if join and (not service or not isinstance(genesis, dict)):
+    if join and (not service or genesis is None):
         raise ConfigurationError(
             "a joiner must know the network and the service",
             code="join.no_service",
@@ -85,13 +81,13 @@ def options(
         )
     sign: Owner = nobody
     rules = b""
-    if join:
+    if join and genesis is not None:
         rules = (
             _read(files.constitution, "constitution")
             if files.constitution is not None
             else str(genesis.get("constitution", ""))
         ).encode()
-    if join and files.operator is not None:
+    if join and genesis is not None and files.operator is not None:
         key = files.operator_key or files.operator.with_name(files.operator.stem + ".key.pem")
         sign = owner(
             files.operator,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from coco.cli.output import console, fail, run, show
 from coco.client.pin import Pin
 from coco.client.verify import verify_node
 from coco.errors import CocoError, ConfigurationError
+from coco.ledger.statements import parse_json
 
 policy_app = typer.Typer(no_args_is_help=True, help="Decide about evidence offline.")
 
@@ -39,15 +39,15 @@ def _read_evidence(path: Path, platform: str, endorsements: Path | None) -> Evid
     data = path.read_bytes()
     if not platform:
         try:
-            return Evidence.parse(json.loads(data.decode()))
-        except (ValueError, AttributeError, RecursionError) as error:
+            return Evidence.parse(parse_json(data))
+        except (ValueError, AttributeError) as error:
             text = f"{path} is no JSON of a node; a report as the platform made it needs --platform"
             raise ConfigurationError(text, code="policy.bad_evidence") from error
     if platform not in RANKS:
         known = ", ".join(RANKS)
         raise ConfigurationError(f"--platform is one of {known}", code="policy.bad_evidence")
     try:
-        given = json.loads(endorsements.read_bytes().decode()) if endorsements is not None else {}
+        given = parse_json(endorsements.read_bytes()) if endorsements is not None else {}
         return Evidence(platform, data, {str(name): str(value) for name, value in given.items()})
     except (ValueError, AttributeError) as error:
         raise ConfigurationError(f"{endorsements} is no JSON object", code="policy.bad_evidence") from error

@@ -20,6 +20,7 @@ from coco import constitutions
 from coco.attestation.policy import Policy
 from coco.channel.messages import Ready
 from coco.cli.keys import make_actor, make_encryption_key
+from coco.cli.network import read_genesis
 from coco.cli.output import console, progress, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.governance import Governance
@@ -150,7 +151,7 @@ def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) ->
 
 def make_owner(files: SandboxFiles, service: str, constitution: str | None = None) -> Owner:
     """The sandbox's operator: signs for whatever node starts here (J2), under the rules in force or the first ones."""
-    genesis = json.loads(files.genesis.read_text())
+    genesis = read_genesis(files.genesis)
     certificate, key = (files.actor("operators", _OPERATOR, suffix) for suffix in (".pem", ".key.pem"))
     if not certificate.exists():
         return nobody  # a sandbox of an earlier version
@@ -324,7 +325,7 @@ async def start(
     """
     files.directory.mkdir(parents=True, exist_ok=True)
     pin = Pin.load(files.pin)
-    genesis = json.loads(files.genesis.read_text()) if files.genesis.exists() else None
+    genesis = read_genesis(files.genesis) if files.genesis.exists() else None
     if genesis is None or not files.actor("members", _MEMBER, ".encryption.key.pem").exists():
         genesis = make_genesis(files, fees=fees, fork=fork, chain_id=chain_id)
     founder = files.best_ledger()

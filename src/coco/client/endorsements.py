@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from coco.attestation.snp import REPORT_BYTES, chip_of
 from coco.attestation.verified import SGX, SNP, TDX
 from coco.errors import HostError
+from coco.ledger.statements import parse_json
 
 #: Evidence of a platform to endorsements, a JSON object of texts.
 Source = Callable[[str, bytes], bytes]
@@ -121,7 +122,7 @@ def from_azure_container(folder: Path) -> Source:
     def ask(platform: str, evidence: bytes) -> bytes:
         try:
             read = {name: (folder / f"{name}-base64").read_text().strip() for name in _SECURITY_CONTEXT}
-            chip = json.loads(base64.b64decode(read["host-amd-cert"], validate=True))
+            chip = parse_json(base64.b64decode(read["host-amd-cert"], validate=True))
             certificates = chip["vcekCert"] + chip["certificateChain"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _failed(f"the security context is not as it should be: {error}") from error

@@ -1,20 +1,59 @@
-"""A small HTTP/1.1 client over TLS: one request at a time on each connection, kept alive."""
+"""A small HTTP/1.1 client over TLS: one request at a time on each connection, kept alive.
+
+Rules: nothing waits for ever, every request has a time limit; one that waits long, as for commit, keeps nobody else
+from being sent; what replies take in memory is counted, where a budget is given; a node that does not even say that it
+is there is left for the next one.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httptools
 
-from coco.errors import CocoError, HostError
+from coco import limits
+from coco.errors import BusyError, CocoError, HostError
+from coco.ledger.statements import parse_json
 
 _READ_BYTES = 256 * 1024
 _REPLY_BYTES_MAX = 256 * 1024 * 1024
+_CONNECT_SECONDS = 10
+#: A request that waits longer is no longer counted among those under way, so that others are sent.
+_SLOW_SECONDS = 0.5
+_UNANSWERED = ("client.unreachable", "client.no_answer")
+
+
+class Budget:
+    """Bytes that may be held at once, beyond a little that everything may hold in any case."""
+
+    def __init__(self, bytes_max: int, free_bytes: int) -> None:
+        self.bytes_max, self.free_bytes = bytes_max, free_bytes
+        #: Held now, beyond what is free.
+        self.held = 0
+
+    def hold(self, before: int, now: int) -> None:
+        """Something grows (or shrinks) from ``before`` to ``now`` bytes.
+
+        Raises:
+            BusyError: there is no room for it (``client.full``).
+        """
+        more = max(0, now - self.free_bytes) - max(0, before - self.free_bytes)
+        if more > 0 and self.held + more > self.bytes_max:
+            raise BusyError(
+                f"{self.bytes_max} bytes of large requests and replies are held already",
+                code="client.full",
+                hint="try again in a moment, with fewer large requests at once",
+            )
+        self.held += more
+
+
+#: For whom nothing is counted but one reply.
+_UNBOUNDED = Budget(1 << 62, 0)
 
 
 @dataclass
@@ -32,7 +71,7 @@ class HttpReply:
             RemoteError: the node refused, with its code.
         """
         try:
-            document = json.loads(self.body)
+            document = parse_json(self.body)
         except ValueError as error:
             raise RemoteError(f"the node answered {self.status} without JSON", code="client.bad_reply") from error
         if self.status >= 400:
@@ -52,21 +91,30 @@ class RemoteError(CocoError):
 
 
 class _Parser:
-    def __init__(self) -> None:
+    """One reply; what it holds of the budget is its reader's to give back."""
+
+    def __init__(self, budget: Budget) -> None:
         self.reply = HttpReply()
         self.done = False
         self._body: list[bytes] = []
-        self._size = 0
+        self._size, self._budget = 0, budget
         self.parser: Any = httptools.HttpResponseParser(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.reply.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_body(self, body: bytes) -> None:
-        self._size += len(body)
-        if self._size > _REPLY_BYTES_MAX:
+        if self._size + len(body) > _REPLY_BYTES_MAX:
             raise HostError("the reply is too large", code="client.reply_too_large")
+        self._budget.hold(self._size, self._size + len(body))
+        self._size += len(body)
         self._body.append(body)
+
+    def forget(self) -> None:
+        """Nobody gets this reply."""
+        self._budget.hold(self._size, 0)
+        self._size = 0
+        self._body.clear()
 
     def on_message_complete(self) -> None:
         self.reply.status = self.parser.get_status_code()
@@ -87,18 +135,27 @@ class HttpsClient:
         check: Callable[[bytes], None] | None = None,
     ) -> None:
         self.host, self.port, self.context = host, port, context
+        #: Counts what replies hold; whoever gives one gives the bytes of each reply back.
+        self.budget = _UNBOUNDED
         #: Refuses a node by its certificate (DER), before anything is sent to it.
         self._check = check
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self._slots = asyncio.Semaphore(connections_max)
+        self._slots, self._kept_max = asyncio.Semaphore(connections_max), connections_max
 
     async def request(
-        self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json", floor: str = ""
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        content_type: str = "application/json",
+        floor: str = "",
+        seconds: float = limits.ANSWER_SECONDS_MAX,
     ) -> HttpReply:
         """Send one request; what answers it has committed the transaction ``floor``.
 
         Raises:
-            HostError: the node cannot be reached (``client.unreachable``).
+            HostError: the node cannot be reached (``client.unreachable``), or has not answered (``client.no_answer``).
         """
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: {self.host}:{self.port}\r\n"
@@ -106,24 +163,67 @@ class HttpsClient:
             + (f"coco-min-transaction-id: {floor}\r\n" if floor else "")
             + "\r\n"
         )
-        async with self._slots:
-            if self._idle:
-                # A kept connection may have been closed meanwhile; then one fresh one is tried, since nothing was read.
-                connection = self._idle.pop()
-                reply = await self._try(connection, head.encode() + body)
-                if reply is not None:
-                    return reply
-            reply = await self._try(await self._connect(), head.encode() + body)
-            if reply is None:
-                raise HostError(f"{self.host}:{self.port} closed the connection", code="client.unreachable")
-            return reply
+        try:
+            async with asyncio.timeout(seconds), self._under_way():
+                return await self._request(head.encode() + body)
+        except TimeoutError as error:
+            raise HostError(
+                f"{self.host}:{self.port} has not answered in {seconds:g} s",
+                code="client.no_answer",
+                hint="the node is there but does not get to it: see coco status",
+            ) from error
+
+    async def alive(self) -> bool:
+        """Whether the node answers anything at all, in time."""
+        probe = HttpsClient(self.host, self.port, self.context, check=self._check)
+        try:
+            await probe.request("GET", "/coco/caller", seconds=limits.ALIVE_SECONDS_MAX)
+        except CocoError:
+            return False
+        finally:
+            await probe.close()
+        return True
+
+    @contextlib.asynccontextmanager
+    async def _under_way(self) -> AsyncIterator[None]:
+        await self._slots.acquire()
+        counted = True
+
+        def leave() -> None:
+            nonlocal counted
+            if counted:
+                counted = False
+                self._slots.release()
+
+        timer = asyncio.get_running_loop().call_later(_SLOW_SECONDS, leave)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            leave()
+
+    async def _request(self, data: bytes) -> HttpReply:
+        if self._idle:
+            # A kept connection may have been closed meanwhile; then one fresh one is tried, since nothing was read.
+            reply = await self._try(self._idle.pop(), data)
+            if reply is not None:
+                return reply
+        reply = await self._try(await self._connect(), data)
+        if reply is None:
+            raise HostError(f"{self.host}:{self.port} closed the connection", code="client.unreachable")
+        return reply
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
-            reader, writer = await asyncio.open_connection(
-                self.host, self.port, ssl=self.context, server_hostname=self.host, ssl_handshake_timeout=10
-            )
-        except (OSError, ssl.SSLError) as error:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                reader, writer = await asyncio.open_connection(
+                    self.host,
+                    self.port,
+                    ssl=self.context,
+                    server_hostname=self.host,
+                    ssl_handshake_timeout=_CONNECT_SECONDS,
+                )
+        except (OSError, ValueError, OverflowError) as error:  # a name or a port may be none
             raise HostError(
                 f"cannot reach {self.host}:{self.port}: {error}",
                 code="client.unreachable",
@@ -141,27 +241,32 @@ class HttpsClient:
         self, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], data: bytes
     ) -> HttpReply | None:
         reader, writer = connection
-        parser = _Parser()
+        kept = False
+        parser = _Parser(self.budget)
         try:
             writer.write(data)
             await writer.drain()
             while not parser.done:
                 received = await reader.read(_READ_BYTES)
                 if not received:
-                    writer.close()
                     return None
                 parser.parser.feed_data(received)
-        except (OSError, ssl.SSLError, httptools.HttpParserError):
-            writer.close()
+            kept = parser.reply.headers.get("connection", "").lower() != "close" and len(self._idle) < self._kept_max
+            if kept:
+                self._idle.append(connection)
+            return parser.reply
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if isinstance(error.__context__, CocoError):  # of a limit of ours
+                raise error.__context__ from None
             return None
-        except BaseException:
-            writer.close()
-            raise
-        if parser.reply.headers.get("connection", "").lower() == "close":
-            writer.close()
-        else:
-            self._idle.append(connection)
-        return parser.reply
+        except OSError:
+            return None
+        finally:
+            if not parser.done:
+                parser.forget()
+            if not kept:
+                writer.close()
+            parser.parser = None  # the two hold each other
 
     async def peer_certificate(self) -> bytes:
         """DER of the certificate that the node shows."""
@@ -199,6 +304,12 @@ class FailoverClient:
         self._clients, self._floor, self._follow = list(clients), floor, follow
         self._current, self._caught_up = 0, False
         self._following = asyncio.Lock()
+        self._probes: dict[int, asyncio.Task[bool]] = {}
+
+    def spend(self, budget: Budget) -> None:
+        """Count what replies hold from now on; whoever gets one gives its bytes back."""
+        for client in self._clients:
+            client.budget = budget
 
     async def request(
         self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/json"
@@ -212,7 +323,7 @@ class FailoverClient:
         try:
             return await self._request(method, path, body, content_type)
         except HostError as error:
-            if error.code != "client.unreachable" or not await self._moved(context):
+            if error.code not in _UNANSWERED or not await self._moved(context):
                 raise
         return await self._request(method, path, body, content_type)
 
@@ -232,20 +343,51 @@ class FailoverClient:
             chosen = self._current
             floor = "" if self._caught_up else self._floor()
             try:
-                reply = await self._clients[chosen].request(
-                    method, path, body, content_type=content_type, floor=floor if floor != "0.0" else ""
+                reply = await self._answered(
+                    chosen,
+                    self._clients[chosen].request(
+                        method, path, body, content_type=content_type, floor=floor if floor != "0.0" else ""
+                    ),
                 )
             except HostError as error:
-                if error.code != "client.unreachable" or attempt == len(self._clients) - 1:
+                if error.code not in _UNANSWERED or attempt == len(self._clients) - 1:
                     raise
                 if self._current == chosen:
                     self._current, self._caught_up = (chosen + 1) % len(self._clients), False
                 continue
             self._caught_up |= self._current == chosen and reply.status == 200
             return reply
-        raise AssertionError("a network has at least one node")
+        raise HostError("no node is named", code="client.unreachable")
+
+    async def _answered(self, chosen: int, request: Coroutine[Any, Any, HttpReply]) -> HttpReply:
+        """The answer, however long it takes as long as the node lives; where there is no other, its life is not asked.
+
+        Raises:
+            HostError: also when the node does not even say that it is there (``client.no_answer``).
+        """
+        asked = asyncio.ensure_future(request)
+        try:
+            while True:
+                await asyncio.wait({asked}, timeout=limits.ANSWER_SECONDS_PATIENT)
+                if asked.done() or len(self._clients) == 1:
+                    return await asked
+                if not await self._alive(chosen) and not asked.done():
+                    client = self._clients[chosen]
+                    raise HostError(f"{client.host}:{client.port} does not answer", code="client.no_answer")
+        finally:
+            asked.cancel()
+
+    async def _alive(self, chosen: int) -> bool:
+        """Whether a node is there: whoever waits for it asks once, all together."""
+        if chosen not in self._probes:
+            probe = asyncio.ensure_future(self._clients[chosen].alive())
+            self._probes[chosen] = probe
+            probe.add_done_callback(lambda _: self._probes.pop(chosen))
+        return await asyncio.shield(self._probes[chosen])
 
     async def close(self) -> None:
         """Close every kept connection."""
+        for probe in self._probes.values():
+            probe.cancel()
         for client in self._clients:
             await client.close()

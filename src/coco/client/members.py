@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from coco.ledger.statements import (
     decrypt_share,
     fingerprint,
     identity_payload,
+    parse_json,
     share_payload,
     sign_as_member,
 )
@@ -91,7 +91,7 @@ class Record:
             ConfigurationError: it is damaged (``member.bad_record``).
         """
         try:
-            document = json.loads(path.read_text())
+            document = parse_json(path.read_bytes())
             record = cls(dict(document["seen"]), dict(document["released"]))
             for position in record.seen.values():
                 Position.parse(position)

@@ -6,7 +6,6 @@ A client moves from one service identity to the next only on the signatures of a
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from coco.client.files import write_whole
 from coco.errors import AttestationError, ConfigurationError, RequestError
 from coco.ledger import cose
 from coco.ledger.position import Position
-from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, fingerprint, spki_of
+from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, fingerprint, parse_json, spki_of
 
 _STATEMENTS_MAX = 100_000
 #: Former and new key of the service, where in the ledger, and whether the ledger goes on.
@@ -41,14 +40,18 @@ class Pin:
             ConfigurationError: it is damaged (``client.bad_pin``).
         """
         try:
-            document = json.loads(path.read_text())
+            document = parse_json(path.read_bytes())
             pin = cls(str(document["service"]), dict(document["members"]), str(document["position"]))
             pin.key()
             Position.parse(pin.position)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, RequestError) as error:
-            raise ConfigurationError(f"the pin file {path} is damaged", code="client.bad_pin") from error
+            raise ConfigurationError(
+                f"the pin file {path} is damaged",
+                code="client.bad_pin",
+                hint="take a copy of it, or compare the service certificate with the operator and begin another one",
+            ) from error
         return pin
 
     def save(self, path: Path) -> None:
@@ -126,7 +129,7 @@ class Pin:
                 if not isinstance(key, ec.EllipticCurvePublicKey):
                     continue
                 cose.verify(message, key)
-                payload = json.loads(message.payload or b"")
+                payload = parse_json(message.payload or b"")
                 link = (
                     bytes.fromhex(payload["previous_service"]),
                     bytes.fromhex(payload["next_service"]),

@@ -22,7 +22,7 @@ from coco.attestation.policy import Policy
 from coco.attestation.verified import Verified
 from coco.client.http import HttpsClient
 from coco.client.pin import Pin
-from coco.errors import AttestationError, HostError
+from coco.errors import AttestationError, ConfigurationError, HostError
 from coco.ledger import cose
 
 
@@ -48,12 +48,30 @@ def unverified_context() -> ssl.SSLContext:
 
 
 def service_context(service: str, certificate: str = "", key: str = "") -> ssl.SSLContext:
-    """TLS that trusts one service and shows a client certificate, given as file paths."""
+    """TLS that trusts one service and shows a client certificate, given as file paths.
+
+    Raises:
+        ConfigurationError: one of them is no such thing (``client.bad_certificate``, ``client.bad_key_file``).
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=service)
+    try:
+        context.load_verify_locations(cadata=service)
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigurationError(
+            "the service's certificate is none",
+            code="client.bad_certificate",
+            hint="it is the PEM file that a node writes as service.pem, or that an operator gave you",
+        ) from error
     if certificate:
-        context.load_cert_chain(certificate, key or None)
+        try:
+            context.load_cert_chain(certificate, key or None)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"{certificate} and {key or 'no key'} are no certificate and its key: {error}",
+                code="client.bad_key_file",
+                hint="both are PEM; without --key, the file of the certificate holds the key too",
+            ) from error
     return context
 
 

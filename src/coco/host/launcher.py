@@ -33,6 +33,7 @@ VIRTUAL = "insecure_virtual"
 _REACH_SECONDS, _REACH_AGAIN_S = 300.0, 0.2
 #: Streams that may wait for the enclave to accept them.
 BACKLOG = 4096
+_PORT_MAX = 65_535
 #: One for each purpose; behind ``dialled`` the host connects what it has dialled for the enclave.
 LISTENERS = ("application", "administration", "peers", "dialled")
 
@@ -88,7 +89,15 @@ def place(address: str) -> tuple[socket.AddressFamily, Any]:
             return socket.AF_VSOCK, (int(machine), int(port))
     except ValueError:
         pass
-    raise HostError(f"no enclave listens at {address}: tcp:127.0.0.1:PORT or vsock:CID:PORT", code="host.bad_enclave")
+    raise _no_enclave(address)
+
+
+def _no_enclave(address: str) -> HostError:
+    return HostError(
+        f"no enclave listens at {address[:200]}",
+        code="host.bad_enclave",
+        hint="tcp:127.0.0.1:PORT or vsock:CID:PORT, and the ports after it are the enclave's too",
+    )
 
 
 async def reach(address: str) -> Enclave:
@@ -98,6 +107,8 @@ async def reach(address: str) -> Enclave:
         HostError: it is not there (``host.no_enclave``).
     """
     loop, (family, at) = asyncio.get_running_loop(), place(address)
+    if family is socket.AF_UNIX or not 0 < at[1] <= _PORT_MAX - len(LISTENERS):
+        raise _no_enclave(address)
     machine, _, first = address.rpartition(":")
     listeners = {name: f"{machine}:{int(first) + number}" for number, name in enumerate(LISTENERS, 1)}
     until = loop.time() + _REACH_SECONDS
@@ -108,7 +119,7 @@ async def reach(address: str) -> Enclave:
             async with asyncio.timeout(max(0.0, until - loop.time())):
                 await loop.sock_connect(control, at)
             return Enclave(control, listeners)
-        except OSError as error:  # a timeout is one
+        except (OSError, OverflowError) as error:  # a timeout is one; a number may be no machine's
             control.close()
             if loop.time() >= until:
                 raise HostError(f"no enclave listens at {address}: {error}", code="host.no_enclave") from error
