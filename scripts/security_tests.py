@@ -55,7 +55,9 @@ def page() -> str:
             continue
         title = (ast.get_docstring(ast.parse(path.read_text())) or path.stem).splitlines()[0].rstrip(".")
         rows = "\n".join(attack.row() for attack in marked)
-        parts.append(f"## {title}\n`{path.relative_to(ROOT)}`\n\n| | test | before | now |\n|---|---|---|---|\n{rows}\n")
+        parts.append(
+            f"## {title}\n`{path.relative_to(ROOT)}`\n\n| | test | before | now |\n|---|---|---|---|\n{rows}\n"
+        )
     return "\n".join(parts)
 
 

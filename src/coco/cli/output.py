@@ -7,6 +7,7 @@ code: usage, files and disks too; nobody is shown a traceback who did not ask fo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -93,11 +94,12 @@ def explained(error: Exception) -> CocoError:
 
 def report(error: CocoError, as_json: bool) -> int:
     """Tell an error; the exit code for it."""
-    if as_json:
-        body = {"code": error.code, "message": str(error), **({"hint": error.hint} if error.hint else {})}
-        print(json.dumps({"error": body}), flush=True)
-    else:
-        print(f"coco: {error.diagnostics()}".encode(errors="replace").decode(), file=sys.stderr)
+    with contextlib.suppress(OSError):  # where it should be printed there may be no room either
+        if as_json:
+            body = {"code": error.code, "message": str(error), **({"hint": error.hint} if error.hint else {})}
+            print(json.dumps({"error": body}), flush=True)
+        else:
+            print(f"coco: {error.diagnostics()}".encode(errors="replace").decode(), file=sys.stderr, flush=True)
     return exit_code(error)
 
 

@@ -57,12 +57,25 @@ def open_database(path: Path) -> sqlite3.Connection:
             connection.executescript(f"BEGIN; {_MIGRATION} COMMIT; {_SCHEMA}")
             version = SCHEMA_VERSION
     except sqlite3.Error as error:
-        raise HostError(
-            f"cannot open the ledger {path}: {error}", code="host.ledger_unreadable", hint=_ASIDE_HINT
-        ) from error
+        raise unusable(path, error) from error
     if version != SCHEMA_VERSION:
         raise HostError(f"the ledger {path} has schema {version}", code="host.ledger_version")
     return connection
+
+
+def unusable(path: Path, error: sqlite3.Error) -> HostError:
+    """What an error of the database means to whoever has to do something about it."""
+    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
+        return HostError(
+            f"the ledger {path} cannot be written: {error}",
+            code="host.disk",
+            hint="make room on that disk, or look whether it is whole; nothing acknowledged is lost by starting again",
+        )
+    return HostError(
+        f"cannot open the ledger {path}: {error}",
+        code="host.ledger_unreadable",
+        hint=_ASIDE_HINT,
+    )
 
 
 def read_entries(connection: sqlite3.Connection, first: int, last: int) -> list[bytes]:
