@@ -80,6 +80,7 @@ check: build ## Format, lint, types, import rules, clippy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/security_tests.py --check
+	$(BIN)/python scripts/audit_model.py --check
 	cd rust && cargo fmt --check
 	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
 	cargo update --quiet --workspace --locked --manifest-path rust/fuzz/Cargo.toml # is its lock that of what it fuzzes?

@@ -7,9 +7,11 @@ keys from here: of the service, of the nodes, of a host.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -20,11 +22,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco import constitutions
+from coco._native import Entry as NativeEntry
 from coco._native import LedgerSecret, MerkleTree, Sealer, WriteSet
 from coco.attestation import wrapper
 from coco.attestation.evidence import Evidence, report_data, virtual
-from coco.audit import Auditor
-from coco.audit.rows import Written
 from coco.enclave.certificates import Certificates
 from coco.enclave.configuration import nodes, platforms, succession
 from coco.enclave.configuration import secrets as wrapping
@@ -36,9 +37,9 @@ from coco.enclave.core.identity import EncryptionKey, ServiceIdentity, endorsed_
 from coco.enclave.core.rules_worker import call_here
 from coco.enclave.epochs import Epochs
 from coco.enclave.snapshots import evidence_row
-from coco.ledger import cose, signature, tables
+from coco.host.persistence import open_database
+from coco.ledger import cose, receipts, signature, tables
 from coco.ledger.position import Position
-from coco.ledger.replay import Replay
 from coco.ledger.statements import (
     IDENTITY_STATEMENT,
     NODE_STATEMENT,
@@ -149,6 +150,7 @@ class Consortium:
 
     def __init__(self, directory: Path, rules: str = "majority", **genesis: Any) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self.directory, self.files = directory, 0
         self.members = [Member(directory, f"member{number}") for number in range(5)]
         self.operator, self.stranger = (Operator(Member(directory, name)) for name in ("operator", "stranger"))
         self.participants = [Member(directory, f"participant{number}") for number in range(3)]
@@ -206,9 +208,38 @@ class Consortium:
         self.service = ServiceIdentity.generate(1000 * self.now_s)
         self.keys.services[pem(self.service.certificate)] = self.service
 
-    def audited(self) -> Auditor:
+    def audited(self) -> Any:
         """What the auditor says of it."""
         return audit(self.sealed)
+
+    def clone(self, directory: Path) -> Consortium:
+        """The same, to go on from here in another way; who holds which key stays the same."""
+        other = copy(self)
+        other.directory, other.files, other.tree = directory, 0, MerkleTree()
+        other.entries, other.sealed, other.rows = [*self.entries], [*self.sealed], dict(self.rows)
+        other.keys = replace(self.keys, services=dict(self.keys.services), nodes=dict(self.keys.nodes))
+        for at in range(1, len(self.tree)):
+            other.tree.append(self.tree.leaf(at) or b"")
+        return other
+
+    def save(self, path: Path) -> Path:
+        """As a node's file."""
+        return save(path, self.sealed)
+
+    def receipt(self, seqno: int) -> dict[str, Any]:
+        """Of an entry, under the next signature behind it."""
+        at = next(n for n, entry in enumerate(self.entries, 1) if n > seqno and entry.signing)
+        parsed, writes = (NativeEntry.parse(self.sealed[n - 1]) for n in (seqno, at))
+        rows = (dict(writes.public_writes().rows(t)) for t in (tables.SIGNATURES, tables.COSE_SIGNATURES))
+        position = Position(parsed.view, seqno)
+        return receipts.Receipt(
+            position=position,
+            write_set_digest=parsed.write_set_digest,
+            commit_evidence=self.keys.secret.commit_evidence(*position),
+            claims_digest=parsed.claims_digest,
+            path=tuple(self.tree.proof(seqno, at)),
+            signature=signature.parse_rows(*(row[tables.SINGLETON] or b"" for row in rows)),
+        ).to_json()
 
     @property
     def certificates(self) -> Certificates:
@@ -643,8 +674,13 @@ def action(name: str, /, **args: Any) -> dict[str, Any]:
     return {"name": name, "args": args}
 
 
-def audit(sealed: Sequence[bytes]) -> Auditor:
+def audit(sealed: Sequence[bytes]) -> Any:
     """Judge entries as ``coco ledger audit`` does."""
+    # Not above: what is written here is given to older auditors, too.
+    from coco.audit import Auditor
+    from coco.audit.rows import Written
+    from coco.ledger.replay import Replay
+
     replay = Replay()
     auditor = Auditor(call, replay.tree)
 
@@ -655,6 +691,15 @@ def audit(sealed: Sequence[bytes]) -> Auditor:
 
     asyncio.run(feed())
     return auditor
+
+
+def save(path: Path, sealed: Sequence[bytes]) -> Path:
+    """Entries as a node's file."""
+    with contextlib.closing(open_database(path)) as connection:
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO entries VALUES (?, ?)", enumerate(sealed, 1))
+        connection.execute("COMMIT")
+    return path
 
 
 def eventful(directory: Path) -> Consortium:
