@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, WantedPart
 from coco.enclave.store import Journal, Store
 from coco.errors import CocoError, HostLiedError
 from coco.ledger import tables
+from network import TestNetwork, run
 
 # What a liar gives, and the parts of a node that it is given to, are those of the campaign and of the unit tests.
 sys.path += [str(Path(__file__).parent.parent / folder) for folder in ("faults", "unit")]
@@ -225,3 +227,23 @@ def test_a_newcomer_believes_of_its_own_disk_only_what_the_network_has(disk):
     # The ledger on the disk is the network's afterwards, whatever it was: `join` compares it.
     numbers, *_ = catching_up.join(network, given)
     assert numbers["kept"] == (0 if disk == "another network's" else 4)
+
+
+@attack(
+    "E1",
+    was="the last word of an enclave is lost when its host is busy for longer than a fifth of a second, and then writes",
+    now="the enclave waits until its host has heard it, for a second at most",
+)
+def test_a_busy_host_hears_why_its_enclave_ended(tmp_path):
+    async def story() -> None:
+        network = TestNetwork(tmp_path / "network")
+        node = await network.start()
+        node.send(messages.Appended(1 << 40))
+        time.sleep(0.6)
+        for _ in range(3):
+            node.send(messages.Tick(1))
+            await asyncio.sleep(0)
+        assert "channel.false_durability" in await node.ended
+        await node.stop()
+
+    run(story())

@@ -660,6 +660,7 @@ class Campaign:
             await node.stop()
         if joining is not None and (failed := await joining):
             wrong.append(failed)
+        wrong += [f"an honest node ended: {one.ended.result()}" for one in self.network.nodes if one.ended.done()]
         led = any(
             line.get("event") == "consensus.changed" and line.get("primary") == line.get("node") for line in lines
         )
@@ -826,6 +827,8 @@ async def campaign(seeds: Sequence[int], tell: Callable[[str], None] = print, *,
                 wrong += [f"seed {seed}: {one}" for one in life.wrong]
                 if life.silent:
                     wrong.append(f"seed {life.seed}: {life.outcome} without a reason")
+                for one in life.wrong:
+                    tell(f"      {one}")
             found = await one.end()
             tell(
                 f"      {found['acknowledged']} payments acknowledged, {len(found['lost'])} lost, forked at {found['forked']}"

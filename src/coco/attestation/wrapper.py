@@ -88,7 +88,9 @@ def _unwrap(certificate: x509.Certificate) -> tuple[Evidence | None, dict[str, b
         value = certificate.extensions.get_extension_for_oid(OID).value
     except x509.ExtensionNotFound as error:
         raise refuse("the certificate has no evidence", "no_evidence") from error
-    assert isinstance(value, x509.UnrecognizedExtension)
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise refuse("the certificate's extensions cannot be read", "malformed") from error
+    assert isinstance(value, x509.UnrecognizedExtension), "the library knows no class for this one"
     try:
         kind, body, indicator = cbor2.loads(_content(value.value))
         document = json.loads(body.decode())

@@ -75,7 +75,7 @@ class Connector:
     @property
     def port(self) -> int:
         """Port that it listens on."""
-        assert self._server is not None
+        assert self._server is not None, "asked once it has started"
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
@@ -125,7 +125,7 @@ class Connector:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = _LocalRequest(self._budget)
         task = asyncio.current_task()
-        assert task is not None
+        assert task is not None, "this runs in one"
         self._open[writer] = task
         try:
             if len(self._open) > limits.CONNECT_CONNECTIONS_MAX:

@@ -333,7 +333,7 @@ class FailoverClient:
             if self._follow is not None and self._clients[0].context is context:
                 found = await self._follow()
                 for client in self._clients if found is not None else ():
-                    assert found is not None
+                    assert found is not None, "else there is no client in this loop"
                     client.context = found
                     await client.close()
         return self._clients[0].context is not context

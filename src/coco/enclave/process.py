@@ -33,7 +33,9 @@ from coco.errors import CocoError
 
 #: Threads for calls of the extension and for signing: one for each of two cores, and one that may wait.
 _THREADS = 3
-_EXIT_SECONDS = 0.2
+#: Time for the host to hear the last word; it closes the channel when it has. A write to an enclave that has gone by
+#: then would have it never read that word.
+_EXIT_SECONDS = 1.0
 #: Under Gramine there is no kernel to ask for walls, and the processor keeps everybody out.
 _ENCLOSED = "SGX under Gramine; the lock-down of Linux processes does not exist there"
 #: What is spoken on each inherited listener.
@@ -187,5 +189,5 @@ async def _serve(
     code = error.code if isinstance(error, CocoError) else "enclave.failed"
     numbers = {"line": line, **(error.numbers if isinstance(error, CocoError) else {})}
     control.send(messages.Exit(code, numbers, {"module": module}))
-    await asyncio.sleep(_EXIT_SECONDS)
+    await asyncio.wait({control.closed}, timeout=_EXIT_SECONDS)
     return 70

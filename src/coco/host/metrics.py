@@ -46,7 +46,7 @@ class MetricsServer:
     @property
     def port(self) -> int:
         """Port that it listens on."""
-        assert self._server is not None
+        assert self._server is not None, "asked once it has started"
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 

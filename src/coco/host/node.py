@@ -127,7 +127,7 @@ class Node:
     @property
     def enclave_pid(self) -> int:
         """Process id of the enclave; 0 if somebody else has started it."""
-        assert self._enclave is not None
+        assert self._enclave is not None, "launched before anything is asked of it"
         return self._enclave.process.pid if self._enclave.process is not None else 0
 
     async def start(self) -> messages.Ready:
@@ -208,12 +208,12 @@ class Node:
         return found
 
     def _listen(self, name: str, address: tuple[str, int]) -> None:
-        assert self._enclave is not None
+        assert self._enclave is not None, "launched before anything is asked of it"
         self.relays[name] = Relay(*address, self._enclave.listeners[name], self.options.connections_max)
 
     async def _dial(self, dial: int, address: str) -> None:
         """Connect to another node, and the enclave to it."""
-        assert self._enclave is not None
+        assert self._enclave is not None, "launched before anything is asked of it"
         host, _, port = address.rpartition(":")
         sockets: list[socket.socket] = []
         try:
@@ -263,7 +263,7 @@ class Node:
 
     def receive(self, message: messages.ToHost) -> None:
         """Serve one message of the enclave."""
-        assert self._ledger is not None
+        assert self._ledger is not None, "opened before the enclave is launched"
         match message:
             case messages.Append(first, entries):
                 self._ledger.append(first, entries)
@@ -319,6 +319,8 @@ class Node:
             case messages.Exit(code, numbers, ids):
                 self._exit = message
                 self._log({"event": "enclave.exit", "code": code, **numbers, **ids})
+                if self._transport is not None:
+                    self._transport.close()  # it was heard: the enclave need not wait
 
     def lost(self) -> None:
         """The control channel closed: the enclave is gone or going."""

@@ -37,6 +37,8 @@ class Control(asyncio.Protocol):
         self.on_endorsed: Callable[[bytes], None] | None = None
         #: The owner's statement, once the host has it.
         self.owner_statement: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        #: The host has closed the channel.
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended = ended
         self._over = False
         self._reader, self._writer = FrameReader(), FrameWriter()
@@ -106,6 +108,8 @@ class Control(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The host is gone."""
+        if not self.closed.done():
+            self.closed.set_result(None)
         self._end(None)
 
     def _end(self, error: Exception | None) -> None:
