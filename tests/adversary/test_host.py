@@ -21,19 +21,22 @@ from coco import limits
 from coco._native import LedgerSecret, WriteSet
 from coco.channel import messages
 from coco.channel.framing import FrameWriter
+from coco.enclave.consensus import LedgerEntry, RollBack
 from coco.enclave.core.control import Control
 from coco.enclave.core.identity import ServiceIdentity, endorsed_names
 from coco.enclave.membership import FetchRange, Membership
 from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, WantedPart
 from coco.enclave.store import Journal, Store
-from coco.errors import CocoError, HostLiedError
+from coco.errors import CocoError, ConsensusError, HostLiedError
 from coco.ledger import tables
+from coco.ledger.position import Position
 from network import TestNetwork, run
 
 # What a liar gives, and the parts of a node that it is given to, are those of the campaign and of the unit tests.
-sys.path += [str(Path(__file__).parent.parent / folder) for folder in ("faults", "unit")]
+sys.path += [str(Path(__file__).parent.parent / folder) for folder in ("faults", "unit", "simulation")]
 import lying_host
 import test_catching_up as catching_up
+import test_driver as drivers
 import test_index as indexes
 import test_snapshots as snapshots
 
@@ -90,6 +93,35 @@ def test_a_host_name_that_no_certificate_can_hold_is_refused():
         service.endorse(key, 1, ["knoten-ä"], 1_800_000_000_000)
     assert refused.value.code == "join.bad_host_name"
     assert endorsed_names(service.endorse(key, 1, ["n1", "::1"], 1_800_000_000_000)) == ["n1", "::1"]
+
+
+@attack(
+    "E1",
+    was="a primary that is held up for a moment, and deposed while it seals an entry, meets an assertion when it proposes "
+    "that, and ends",
+    now="it is refused, rolls back and goes on as a backup",
+)
+def test_a_primary_that_is_held_up_while_it_seals_goes_on_as_a_backup():
+    net = drivers.Network()
+    old = net.elect()
+    net.write(old, b"genesis")
+    net.write(old, b"signature", signature=True)
+    net.cut = {old.node}
+    net.write(old, b"only here")
+    net.write(old, b"nor this")
+    sealed = LedgerEntry(Position(old.view, old.applied + 1), b"being sealed", False)
+    new = net.elect()
+    net.write(new, b"signature", signature=True)
+    net.cut = set()
+    for _ in range(20):
+        net.tick()
+    assert not old.is_primary and any(isinstance(action, RollBack) for action in net.seen[old.node])
+    with pytest.raises(ConsensusError) as refused:
+        old.propose(sealed)
+    assert refused.value.code == "consensus.not_primary"
+    for _ in range(5):
+        net.tick()
+    assert old.last == new.last
 
 
 # --- the ledger, snapshots and the index: each kind of lie, given to the code that reads it back ---

@@ -824,11 +824,11 @@ async def campaign(seeds: Sequence[int], tell: Callable[[str], None] = print, *,
                 )
                 if life.leaked:
                     wrong.append(f"seed {life.seed}: the liar saw the canary")
-                wrong += [f"seed {seed}: {one}" for one in life.wrong]
+                wrong += [f"seed {seed}: {said}" for said in life.wrong]
                 if life.silent:
                     wrong.append(f"seed {life.seed}: {life.outcome} without a reason")
-                for one in life.wrong:
-                    tell(f"      {one}")
+                for said in life.wrong:
+                    tell(f"      {said}")
             found = await one.end()
             tell(
                 f"      {found['acknowledged']} payments acknowledged, {len(found['lost'])} lost, forked at {found['forked']}"

@@ -296,9 +296,11 @@ class Driver:
                 (``consensus.dropped``). In both cases this node is no primary afterwards: it rolls back to ``applied``,
                 then carries out what ``advance`` says.
         """
-        assert entry.position.seqno == self.applied + 1, "entries are applied, then proposed, in order"
         try:
+            # First: it may have been sealed while this node was deposed, and be far from where that rolled back to.
             self._check_primary(entry)
+            if entry.position.seqno != self.applied + 1:
+                raise ConsensusError(f"{entry.position} is not the next entry", code="consensus.bad_entry")
             for context, data in cut(entry):
                 self._engine.propose(entry.position.view - self._view_offset, context, data)
         except ConsensusError:
