@@ -450,7 +450,9 @@ class Consortium:
             payload = retire_payload(network="test", service=service, node_id=node.id, expires_s=self.now_s + 1000)
             made = self.operator.sign(RETIRE_STATEMENT, payload) if statement is None else statement
             document["retire_statement"] = made.hex()
-        self.write([(tables.NODES_INFO, node.id.encode(), tables.row(document))])
+        gone = nodes.superseded(self, document) if replaced else []
+        more = [(table, key, None) for key in gone for table in (tables.NODES_INFO, tables.NODE_CERTIFICATES)]
+        self.write([(tables.NODES_INFO, node.id.encode(), tables.row(document)), *more])
 
     def epoch(self, *, wait_s: int = 0) -> None:
         """Another epoch begins, as the primary's duty."""
@@ -745,9 +747,10 @@ def eventful(directory: Path) -> Consortium:
     made.recover()
     made.application()
     made.sign()
-    former = made.admit("10.0.0.1:1")
-    made.admit("10.0.0.1:1")
+    former, successor = made.admit("10.0.0.1:2"), made.admit("10.0.0.1:2")
     made.retire(former, replaced=True)
+    made.admit("10.0.0.1:2")
+    made.retire(successor, replaced=True)
     made.sign()
     made.decide(action("set_constitution", constitution=constitutions.text("unanimous")))
     made.decide(action("set_user_data", user_id=participants[0].id, user_data={"desk": "a"}), by=(0, 1, 2))

@@ -14,7 +14,7 @@ containers := [{
 		"/opt/coco/coco", "node", "join", "--dir", "${data}", "--peer", "${peer}", "--genesis", "${files}/genesis.json",
 		"--service", "${files}/service.pem", "--listen", "${listen}", "--application-port", "${application_port}",
 		"--administration-port", "${administration_port}", "--peer-port", "${peer_port}", "--platform", "snp",
-		"--endorsements", "azure-container", "--json",
+		"--endorsements", "azure-container", "--left-is-done", "--json",
 	],
 	"env_rules": [
 		{"pattern": "PATH=.*", "strategy": "re2"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import shutil
 import sqlite3
@@ -18,13 +19,19 @@ import pytest
 from attacks import attack
 from cryptography import x509
 
+import membership
+from coco.cli.keys import make_actor
+from coco.cli.output import exit_code
 from coco.cli.sandbox import make_owner
-from coco.client.operators import nobody
+from coco.client.operators import nobody, owner
+from coco.enclave.configuration import nodes
 from coco.enclave.configuration.actions import ACTIONS
+from coco.enclave.configuration.draft import Draft
 from coco.enclave.core.clock import Agreement, Clock, compare_with_ledger
+from coco.enclave.core.identity import pem
 from coco.enclave.frontend.openapi import OPERATIONS
 from coco.errors import CocoError, HostError, LedgerError
-from coco.host.node import Node, NodeOptions
+from coco.host.node import HINTS, Node, NodeOptions
 from coco.ledger import tables
 from coco.ledger.replay import Replay
 from coco.ledger.statements import fingerprint
@@ -397,3 +404,153 @@ assert told == [("tomllib", "__main__"), ("wave", "__main__"), ("unknown", "__ma
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# --- G2: a supervisor that starts again what was told to leave; G7: what restarts leave behind ---
+
+
+class Door:
+    """The membership of a primary, whose ledger and consensus the test plays; and joiners at one address."""
+
+    ADDRESS = "10.0.0.1:900"
+
+    def __init__(self, directory: Path) -> None:
+        self.certificate = make_actor(directory, "operator")
+        self.files = directory / "operator.pem", directory / "operator.key.pem"
+        self.primary = membership.Primary(self.certificate)
+
+    async def knock(self, **said: str) -> str:
+        """What a new process at the address, with a fresh statement of its operator, is; or the code of its refusal."""
+        sign = owner(*self.files, network="test", service=pem(membership.SERVICE.certificate), **said)
+        joiner = membership.JoinerSide(sign)
+        try:
+            await joiner.ask(self.primary)
+        except CocoError as error:
+            return error.code
+        self.primary.commit()
+        return self.rows()[joiner.node_id]["status"]
+
+    def rows(self) -> dict[str, Any]:
+        """Rows of the nodes at the address, oldest first."""
+        found = [(key.decode(), json.loads(value)) for key, value in self.primary.store.view().scan(tables.NODES_INFO)]
+        here = [one for one in found if one[1]["peer_address"] == self.ADDRESS]
+        return dict(sorted(here, key=lambda one: one[1]["engine"]))
+
+    def newest(self) -> nodes.NodeRow:
+        return max(self.primary.joiners(), key=lambda row: row.engine)
+
+    async def vote(self, name: str, node_id: str) -> None:
+        """An accepted proposal with one action about a node."""
+        draft = Draft(self.primary.store.view())
+        ACTIONS[name](draft, {"node_id": node_id})
+        await self.primary.write_rows(draft.rows())
+        self.primary.commit()
+
+    async def retire(self) -> str:
+        """Its operator has the newest one leave."""
+        row = self.newest()
+        await self.primary.membership._retire(row, statement=b"signed, and checked elsewhere")
+        self.primary.commit()
+        return row.node_id
+
+
+@pytest.fixture
+def door(tmp_path) -> Door:
+    return Door(tmp_path)
+
+
+@attack(
+    "G2",
+    was="a supervisor's restart made a node that its operator had let go a trusted voter again, without a vote",
+    now="where a node was told to leave, another comes only by a statement that names it",
+)
+def test_a_node_that_its_operator_let_go_comes_back_only_when_the_operator_says_so(door):
+    async def story() -> None:
+        assert await door.knock() == nodes.TRUSTED
+        left = await door.retire()
+        assert await door.knock() == "join.address_left"
+        assert await door.knock(returns="ab" * 32) == "join.address_left"
+        assert list(door.rows()) == [left], "nothing of it is written"
+        assert await door.knock(returns=left) == nodes.TRUSTED
+        # Once it is back, restarts are restarts: with the word that brought it back, and without.
+        assert await door.knock() == nodes.TRUSTED
+        assert await door.knock(returns=left) == nodes.TRUSTED
+        again = await door.retire()
+        assert await door.knock(returns=left) == "join.address_left", "that word was about another time"
+        assert await door.knock(returns=again) == nodes.TRUSTED
+
+    asyncio.run(story())
+
+
+@attack(
+    "G2",
+    was="a node that members removed came back by itself, without a vote",
+    now="its address needs another vote, whatever its operator signs",
+)
+def test_a_node_that_members_removed_comes_back_only_by_another_vote(door):
+    async def story() -> None:
+        assert await door.knock() == nodes.TRUSTED
+        removed = door.newest().node_id
+        await door.vote("remove_node", removed)
+        assert await door.knock() == "join.address_left"
+        assert await door.knock(returns=removed) == nodes.PENDING
+        waiting = door.newest().node_id
+        assert await door.knock() == "join.address_left", "one that waits opens no door"
+        await door.vote("transition_node_to_trusted", waiting)
+        assert await door.knock() == nodes.TRUSTED
+
+    asyncio.run(story())
+
+
+def test_a_node_whose_code_is_not_allowed_any_more_comes_back_with_other_code(door):
+    """It was not told to leave: members replaced code, and its operator has to start the other one."""
+
+    async def story() -> None:
+        assert await door.knock() == nodes.TRUSTED
+        draft = Draft(door.primary.store.view())
+        ACTIONS["add_virtual_measurement"](draft, {"measurement": "n"})
+        ACTIONS["remove_virtual_measurement"](draft, {"measurement": "m"})
+        assert json.loads(draft.get(tables.NODES_INFO, door.newest().node_id.encode()) or b"{}")["status"] == "Retired"
+        assert nodes.left_at(draft.whole(), Door.ADDRESS) is None
+
+    asyncio.run(story())
+
+
+@attack(
+    "G2",
+    was="`coco node retire` ended the process with 3 and the hint to start it again; units restarted it always",
+    now="it ends with 5, which every unit leaves alone; pods restart on failure, and this is none",
+)
+def test_who_was_let_go_ends_with_a_code_that_supervisors_leave_alone():
+    for code in ("node.retired", "join.retired", "join.address_left"):
+        error = HostError("x", code=code, hint=HINTS[code])
+        assert exit_code(error) == 5 and "start it again" not in HINTS[code]
+    units = [path for path in (ROOT / "deploy").rglob("*.service") if "coco node join" in path.read_text()]
+    assert len(units) == 4
+    for unit in units:
+        assert "Restart=always" in unit.read_text() and "RestartPreventExitStatus=5\n" in unit.read_text(), unit
+    for pod in ("container/pod.json", "azure-container/template.json"):
+        text = (ROOT / "deploy" / pod).read_text()
+        assert '"restartPolicy": "OnFailure"' in text and '"--left-is-done"' in text
+
+
+@attack(
+    "G7",
+    was="every restart left a row for ever (11 of 15 rows), in the state, in snapshots, and in every list",
+    now="two rows at an address: the node, and the one that it replaced",
+)
+def test_restarts_leave_two_rows_at_an_address(door):
+    async def story() -> None:
+        for number in range(6):
+            assert await door.knock() == nodes.TRUSTED
+            if number:
+                former = sorted(door.primary.joiners(), key=lambda row: row.engine)[-2]
+                await door.primary.membership._retire(former, replaced=True)
+                door.primary.commit()
+        rows = door.rows()
+        assert [row["status"] for row in rows.values()] == [nodes.RETIRED, nodes.TRUSTED]
+        assert [row["engine"] for row in rows.values()] == [6, 7], "an engine id is never used again"
+        named = [key.decode() for key, _ in door.primary.store.view().scan(tables.NODE_CERTIFICATES)]
+        assert set(named) == set(rows), "nor do their certificates stay"
+
+    asyncio.run(story())

@@ -47,9 +47,17 @@ def test_nodes_leave_as_their_operator_says(operator, tmp_path):
     assert operator.retire(first) == {"retired": first}
     process, _ = operator.running.pop("n0")
     said, _ = process.communicate(timeout=40)
-    assert json.loads(said)["error"]["code"] == "node.ended" and "node.retired" in said
+    assert json.loads(said)["error"]["code"] == "node.retired" and process.returncode == 5
     left = operator.voters("n1", 2)
     assert set(left) == set(nodes) - {first}
+    # A supervisor starts it again: no. Its operator wants it back: yes.
+    port = nodes[first]["address"].rpartition(":")[2]
+    assert operator.join("n0", "--peer-port", port, by="n1")["error"]["code"] == "join.address_left"
+    operator.join("n0", "--peer-port", port, "--returns", first, by="n1")
+    operator.voters("n1", 3)
+    assert operator.retire(operator.running["n0"][1]["node_id"])
+    operator.running.pop("n0")[0].communicate(timeout=40)
+    assert set(operator.voters("n1", 2)) == set(left)
     assert operator.retire(operator.running["n2"][1]["node_id"])
     operator.running.pop("n2")[0].communicate(timeout=40)
     last = operator.voters("n1", 1)

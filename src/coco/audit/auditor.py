@@ -218,6 +218,8 @@ def _step_of_service(state: State, written: Written, there: set[str]) -> Step:
 
 def _step_of_node(state: State, written: Written) -> Step:
     names = written.keys(tables.NODES_INFO)
+    if len(names) > 1:  # with who is retired go rows of those who retired before it
+        names = [name for name in names if written.value(tables.NODES_INFO, name) is not None]
     if len(names) != 1:
         return Step.UNKNOWN
     before = state.rows.get(tables.NODES_INFO, names[0])

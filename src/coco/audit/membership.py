@@ -173,6 +173,7 @@ async def _check_owner(state: State, node_id: str, row: Mapping[str, Any]) -> No
         if row["status"] == nodes.TRUSTED or row["owner"]:
             raise illegal("a node was admitted that no operator signed for", "node")
         return
+    more, by_rule = nodes.returning(state.rows, row["peer_address"], statement)
     expected = node_payload(
         network=state.network,
         service=state.service_name,
@@ -182,6 +183,7 @@ async def _check_owner(state: State, node_id: str, row: Mapping[str, Any]) -> No
         measurement=row["measurement"],
         host_names=row["host_names"],
         expires_s=0,
+        **more,
     )
     owner = nodes.check_owner(
         state.rows,
@@ -200,7 +202,7 @@ async def _check_owner(state: State, node_id: str, row: Mapping[str, Any]) -> No
         measurement=row["measurement"],
         host_names=row["host_names"],
     )
-    if row["status"] == nodes.TRUSTED and not await state.proposals.admits(asked, state.rows):
+    if row["status"] == nodes.TRUSTED and not (by_rule and await state.proposals.admits(asked, state.rows)):
         raise illegal("the rules ask for a vote about this node", "node")
 
 
@@ -254,7 +256,7 @@ def _proof(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def retirement(state: State, written: Written) -> None:
     """A node leaves by its operator's word, or because a newer one took its place."""
-    (key,) = written.keys(tables.NODES_INFO)
+    (key,) = (key for key in written.keys(tables.NODES_INFO) if written.value(tables.NODES_INFO, key) is not None)
     node_id, before = key.decode(), state.node(key.decode())
     row = document(written.take(tables.NODES_INFO, key), "a node's row")
     statement = row.get("retire_statement", "")
@@ -277,6 +279,11 @@ def retirement(state: State, written: Written) -> None:
         others = [one for one in nodes.rows(state.rows) if one.status == nodes.TRUSTED]
         if not any(one.address == row["peer_address"] and one.engine > row["engine"] for one in others):
             raise illegal("a node left, though nobody said so and none replaced it", "node")
+        # Former ones at its address go with it; what an earlier version wrote has none of this.
+        for old in nodes.superseded(state.rows, row):
+            for table in (tables.NODES_INFO, tables.NODE_CERTIFICATES):
+                if written.has(table, old):
+                    written.take_removed(table, old)
     state.event(written.seqno, "node_retired", node=node_id)
 
 

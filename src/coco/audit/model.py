@@ -59,7 +59,8 @@ STEPS: Final[Mapping[Step, str]] = {
     Step.ADMISSION: (
         "a node that was never there, with an engine id that none had; its evidence proves its key, the service, "
         "its code, and the manifest has that; trusted: an operator signed for network, service, rules, node, address, "
-        "measurement and names, and the rules ask for no vote"
+        "measurement and names, the rules ask for no vote, and nobody was told to leave this address, or the statement "
+        "names who was and members had not removed it"
     ),
     Step.ENDORSEMENT: "a node that members trusted has no certificate yet",
     Step.CERTIFICATES: "less than a third of a trusted node's certificate is left",
@@ -147,11 +148,17 @@ TABLES: Final[Mapping[str, Mapping[Step, str]]] = {
         Step.REQUEST: _ASKED,
         Step.ADMISSION: "what its evidence proves, and its operator's statement",
         Step.EVIDENCE: "the newer evidence and what it proves; nothing else changes",
-        Step.RETIREMENT: "Retired, with the statement if there is one; nothing else changes",
+        Step.RETIREMENT: (
+            "Retired, with the statement if there is one; nothing else changes. With one that was replaced go rows of "
+            "those who had retired at its address before"
+        ),
         Step.EPOCH: "of every node that has left: that this is done",
         Step.RECOVERY: "the node that begins this life; every other trusted one is Retired",
     },
-    tables.NODE_CERTIFICATES: dict.fromkeys(_CERTIFIES, _CERTIFICATE),
+    tables.NODE_CERTIFICATES: {
+        **dict.fromkeys(_CERTIFIES, _CERTIFICATE),
+        Step.RETIREMENT: "removed, with the rows of nodes that go",
+    },
     tables.WRAPPED_SECRET: {
         Step.FOUNDING: f"the first secret: {_SHARES}",
         Step.REQUEST: f"the same secret anew where keepers changed, another where someone left: {_SHARES}",

@@ -32,7 +32,7 @@ from coco.cli import simulate as simulations
 from coco.cli import status as statuses
 from coco.cli.eif import registers
 from coco.cli.options import PORT_MAX, Json, address
-from coco.cli.output import console, explained, fail, report, run, show, working
+from coco.cli.output import LEFT, console, explained, fail, report, run, show, working
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.pin import Pin
@@ -487,12 +487,17 @@ def _serve(
     metrics_port: int | None,
     as_json: bool,
     joined: Callable[[], Awaitable[object]] | None = None,
+    *,
+    left_is_done: bool = False,
 ) -> None:
     try:
         chosen = nodes.options(files, join=join, listen=listen, ports=ports, metrics_port=metrics_port)
     except CocoError as error:
         fail(error, as_json)
-    run(nodes.serve(chosen, as_json=as_json, joined=joined), as_json)
+    try:
+        run(nodes.serve(chosen, as_json=as_json, joined=joined), as_json)
+    except typer.Exit as ended:
+        raise typer.Exit(0 if left_is_done and ended.exit_code == LEFT else ended.exit_code) from None
 
 
 @node_app.command("start")
@@ -542,14 +547,24 @@ def node_join(
     platform: PlatformName = "virtual",
     endorsements: EndorsementsOf = "",
     enclave: EnclaveAt = "",
+    returns: Annotated[
+        str, typer.Option(help="Id of the node that was told to leave this address: this one comes back there.")
+    ] = "",
+    left_is_done: Annotated[
+        bool, typer.Option("--left-is-done", help="End with 0, not 5, once the network has let this node go.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Join a network as a new node; at the address of a dead one, replace it. A restart is a join."""
+    """Join a network as a new node; at the address of a dead one, replace it. A restart is a join.
+
+    Once members or its operator have let this node go it ends with 5: a supervisor must not start it again.
+    """
     files = nodes.NodeFiles(
-        directory, genesis, service, operator, operator_key, platform, endorsements, enclave, constitution
+        *(directory, genesis, service, operator, operator_key, platform, endorsements, enclave, constitution),
+        returns=returns,
     )
     ports = (application_port, administration_port, peer_port)
-    _serve(files, peer, listen, ports, metrics_port, as_json)
+    _serve(files, peer, listen, ports, metrics_port, as_json, left_is_done=left_is_done)
 
 
 @node_app.command("replace")

@@ -22,7 +22,7 @@ from coco.client.http import HttpsClient, RemoteError
 from coco.client.operators import Owner, nobody, owner, retirement
 from coco.client.verify import service_context
 from coco.errors import ConfigurationError, HostError, NotFoundError, RequestError
-from coco.host.node import Node, NodeOptions, run_until, stop_signal
+from coco.host.node import HINTS, Node, NodeOptions, run_until, stop_signal
 from coco.host.persistence import last_signed
 from coco.ledger.statements import spki_of
 
@@ -32,6 +32,8 @@ PLATFORMS = {"virtual": VIRTUAL, "sgx": SGX, "tdx": TDX, "snp": SNP, "nitro": NI
 SERVICE, RECOVERING = "service.pem", "service.recovering.pem"
 #: A service that is being founded has one identity only, which members need in order to open it.
 _OPEN = ("Open", "Opening")
+#: The network has let this node go.
+RETIRED = "node.retired"
 #: One for each second; a primary that is to leave hands over first.
 _RETIRE_ATTEMPTS = 15
 
@@ -52,6 +54,8 @@ class NodeFiles:
     enclave: str = ""
     #: The rules in force, where they are others than the genesis has.
     constitution: Path | None = None
+    #: Id of the node that was told to leave this address; this one is to come back there all the same.
+    returns: str = ""
     #: The clock is right, whatever the end of the ledger says.
     accept_clock: bool = False
 
@@ -95,6 +99,7 @@ def options(
             network=str(genesis.get("network", "")),
             service=service,
             constitution=rules.decode(),
+            returns=files.returns,
         )
     if files.platform not in PLATFORMS:
         raise ConfigurationError(
@@ -245,6 +250,8 @@ async def serve(chosen: NodeOptions, *, as_json: bool, joined: Callable[[], Awai
                 print(f"{name:20} {value}", flush=True)
         reason = await run_until(node, stopped)
         if node.ended.done():
+            if node.end_code == RETIRED:
+                raise HostError(reason, code=RETIRED, hint=HINTS[RETIRED])
             raise HostError(reason, code="node.ended", hint="start it again: it joins its network as a new node")
     finally:
         await node.stop()

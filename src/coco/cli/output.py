@@ -1,8 +1,9 @@
 """How every command speaks: a person reads stdout, a program reads ``--json``, progress goes to stderr.
 
 Exit codes (documented in docs/cli.md): 0 done, 1 refused by a node or a rule, 2 wrong usage, 3 this machine or file
-cannot do it, 4 not verified, 70 a fault of Coco, 130 ended by Ctrl-C. Whatever goes wrong is told as one error with a
-code: usage, files and disks too; nobody is shown a traceback who did not ask for it (``COCO_TRACEBACK=1``).
+cannot do it, 4 not verified, 5 this node has left its network and must not be started again as it was, 70 a fault of
+Coco, 130 ended by Ctrl-C. Whatever goes wrong is told as one error with a code: usage, files and disks too; nobody is
+shown a traceback who did not ask for it (``COCO_TRACEBACK=1``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import typer
 import uvloop
@@ -49,8 +50,15 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
 
+#: A supervisor must not undo what an operator or members decided (``RestartPreventExitStatus`` in deploy/).
+LEFT = 5
+_LEFT: Final = frozenset({"node.retired", "join.retired", "join.address_left"})
+
+
 def exit_code(error: CocoError) -> int:
     """Exit code for an error."""
+    if error.code in _LEFT:
+        return LEFT
     return next((code for kind, code in _EXIT if isinstance(error, kind)), 1)
 
 

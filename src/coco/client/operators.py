@@ -33,7 +33,9 @@ def _load(certificate: Path, key: Path, service: str) -> tuple[ec.EllipticCurveP
     return signer, shown, key_id(service_key)
 
 
-def owner(certificate: Path, key: Path, *, network: str, service: str, constitution: str = "") -> Owner:
+def owner(
+    certificate: Path, key: Path, *, network: str, service: str, constitution: str = "", returns: str = ""
+) -> Owner:
     """Sign, with an operator's key, for whatever node asks.
 
     Args:
@@ -42,6 +44,7 @@ def owner(certificate: Path, key: Path, *, network: str, service: str, constitut
         network: name of the network.
         service: PEM of the service's certificate.
         constitution: text of the constitution.
+        returns: id of the node that was told to leave the address; this one is to come back there.
 
     Raises:
         ConfigurationError: a file is no such thing (``operator.bad_key``).
@@ -59,6 +62,7 @@ def owner(certificate: Path, key: Path, *, network: str, service: str, constitut
             measurement=measurement,
             host_names=host_names,
             expires_s=now_s + _STATEMENT_SECONDS,
+            returns=returns,
         )
         return sign_as_member(signer, shown, NODE_STATEMENT, payload, created_at_s=now_s)
 

@@ -269,6 +269,7 @@ class Membership:
         others = self._newest()
         status, owner = nodes.PENDING, ""
         if request.owner_statement:
+            more, by_rule = nodes.returning(view, request.address, request.owner_statement)
             expected = node_payload(
                 network=self._network,
                 service=self._service_name,
@@ -278,6 +279,7 @@ class Membership:
                 measurement=measurement,
                 host_names=request.host_names,
                 expires_s=0,
+                **more,
             )
             time_s = self._sequencer.clock.now_ms // 1000
             owner = nodes.check_owner(
@@ -295,7 +297,7 @@ class Membership:
                 measurement=measurement,
                 host_names=request.host_names,
             )
-            if await self._admits(node, view):
+            if by_rule and await self._admits(node, view):
                 status = nodes.TRUSTED
         most = limits.NODES_MAX if status == nodes.TRUSTED else limits.PENDING_NODES_MAX
         if sum(row.status == status for row in others) >= most:
@@ -479,14 +481,23 @@ class Membership:
                 return
 
     async def _retire(self, row: NodeRow, *, replaced: bool = False, statement: bytes = b"") -> int:
-        """Write that a node leaves; of one that its successor replaced nothing is left to wait for."""
+        """Write that a node leaves; of one that its successor replaced nothing is left to wait for.
+
+        Rows of those whom it had replaced itself go with it: restarts leave two rows at an address, and no more.
+        """
         key = row.node_id.encode()
         document = json.loads(self._sequencer.store.view().get(tables.NODES_INFO, key) or b"{}")
         document |= {"status": nodes.RETIRED, "retired_committed": replaced}
         if statement:
             document["retire_statement"] = statement.hex()
-        retired = tables.row(document)
-        seqno = await self._sequencer.write_rows([(tables.NODES_INFO, key, retired)])
+        rows: list[tuple[str, bytes, bytes | None]] = [(tables.NODES_INFO, key, tables.row(document))]
+        if replaced:
+            view = self._sequencer.store.view()
+            for old in nodes.superseded(view, document):
+                rows.append((tables.NODES_INFO, old, None))
+                if view.get(tables.NODE_CERTIFICATES, old) is not None:
+                    rows.append((tables.NODE_CERTIFICATES, old, None))
+        seqno = await self._sequencer.write_rows(rows)
         self._log("node.retired", {"engine": row.engine}, {"node": row.node_id})
         return seqno
 

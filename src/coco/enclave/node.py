@@ -306,11 +306,13 @@ class EnclaveNode:
 
     async def _leave_when_retired(self) -> None:
         """End once this node is retired and no node talks to it any more; until then its vote may be needed."""
-        retired = False
+        known = retired = False
         while not retired or self.replica.quiet_s < _QUIET_S:
             await asyncio.sleep(1)
             own = self.membership.rows().get(self.replica.node)
-            retired = own is not None and own.status == nodes.RETIRED
+            known |= own is not None
+            # Of one that others have replaced again and again the network keeps no row.
+            retired = own.status == nodes.RETIRED if own is not None else known
         self._ended(AccessError("this node was retired", code="node.retired"))
 
     def _told(self, sender: int, kind: str, body: bytes) -> None:

@@ -45,6 +45,10 @@ HINTS = {
     "clock.behind_the_ledger": f"{_SET_THE_CLOCK}{_ACCEPT} (the ledger was written under a wrong one)",
     "join.clock_ahead": f"{_SET_THE_CLOCK}; or the network's is behind",
     "join.clock_behind": f"{_SET_THE_CLOCK}; or the network runs under a wrong one (SECURITY.md, Time)",
+    "join.address_left": "a node was told to leave this address: start one elsewhere; or, if it is to come back, with "
+    "--returns NODE_ID (coco status shows who left), and a vote if members removed it",
+    "join.retired": "members or its operator let this node go",
+    "node.retired": "members or its operator let this node go; if one is to come back here: coco node join --returns",
     "ledger.damaged": "take another copy of the ledger: docs/when-nodes-are-lost.md",
     "ledger.unsigned": "nothing in this ledger was ever signed: give another --dir, or put a copy of the ledger here",
     "recovery.other_service": "--service is the service that was open last, not one whose recovery did not end",
@@ -198,6 +202,11 @@ class Node:
             except OSError as error:
                 raise HostError(f"cannot serve metrics: {error}", code="host.cannot_listen") from error
         return self.ready.result()
+
+    @property
+    def end_code(self) -> str:
+        """Why the enclave ended by itself; empty while it has not said so."""
+        return self._exit.code if self._exit is not None else ""
 
     def numbers(self) -> dict[str, dict[str, int]]:
         """What monitoring may see: each number's values by listener ("" for the node itself)."""

@@ -155,9 +155,15 @@ def node_payload(
     measurement: str,
     host_names: Sequence[str],
     expires_s: int,
+    returns: str = "",
 ) -> dict[str, Any]:
-    """What an owner signs: that this process at this address, under these names, is its node (J2, J9)."""
+    """What an owner signs: that this process at this address, under these names, is its node (J2, J9).
+
+    ``returns`` names the node that was told to leave this address, if this one is to be there all the same.
+    """
+    more = {"returns": returns} if returns else {}
     return {
+        **more,
         "network": network,
         "service": service,
         "constitution": constitution,

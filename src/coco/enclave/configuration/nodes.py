@@ -3,7 +3,8 @@
 Rules (J1, J2, J5): a node's row names its engine id, which the ledger gives and never gives again; a joiner is admitted
 when its evidence is for its own key, the service and the start that it names, its measurement is allowed, and an
 operator whom the constitution lists has signed node, address, measurement and network. Otherwise it is recorded as
-pending, and governance decides. A pending node counts for nothing.
+pending, and governance decides. A pending node counts for nothing. Where a node was told to leave, by its operator or
+members, nobody comes by the same automatic way: a statement names it, and after a removal by vote there is another.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from coco.ledger.statements import MESSAGE_TYPE, fingerprint, parse_json
 
 PENDING, TRUSTED, RETIRED = "Pending", "Trusted", "Retired"
 ALLOWED = platforms.ALLOWED
+#: In the row of a node that members removed by vote.
+REMOVED = "removed"
+_ID_DIGITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,63 @@ def admission(
         "host_names": list(host_names),
         "replaces": there[-1].node_id if there and there[-1].owner == owner else None,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The last node at an address, which was told to leave."""
+
+    node_id: str
+    #: Members removed it; else its operator had it leave.
+    by_vote: bool
+
+
+def left_at(view: Reads, address: str) -> Left | None:
+    """Who left an address last, if somebody told it to and nobody has come there since; a successor tells nobody."""
+    found: tuple[int, Left | None] = (0, None)
+    for key, value in view.scan(tables.NODES_INFO):
+        row = json.loads(value)
+        if row.get("peer_address") != address or row["status"] == PENDING or int(row.get("engine", 0)) < found[0]:
+            continue
+        told = row["status"] == RETIRED and (REMOVED in row or "retire_statement" in row)
+        found = (int(row.get("engine", 0)), Left(key.decode(), REMOVED in row) if told else None)
+    return found[1]
+
+
+def returning(view: Reads, address: str, statement: bytes) -> tuple[dict[str, str], bool]:
+    """What an operator's statement about a node at an address says besides, and whether the rules may trust it at once.
+
+    Raises:
+        AccessError: a node was told to leave this address, and the statement does not say that it is to come back
+            (``join.address_left``).
+    """
+    try:
+        said = parse_json(cose.parse(statement).payload or b"")
+        named = str(said.get("returns") or "")[:_ID_DIGITS]
+    except (ValueError, AttributeError, CocoError):
+        named = ""  # whoever checks the statement says what is wrong with it
+    left = left_at(view, address)
+    if left is not None and named != left.node_id:
+        raise AccessError(
+            f"node {left.node_id} was told to leave this address: whoever starts one here says that it returns",
+            code="join.address_left",
+            hint=f"coco node join --returns {left.node_id}",
+        )
+    return ({"returns": named} if named else {}), left is None or not left.by_vote
+
+
+def superseded(view: Reads, retired: Mapping[str, Any]) -> list[bytes]:
+    """Keys of the nodes that nobody needs a row of once a successor has replaced one at their address.
+
+    They lie in the ledger for ever; who asks for a node's last steps asks about the newest ones.
+    """
+    found = []
+    for key, value in view.scan(tables.NODES_INFO):
+        row = json.loads(value)
+        done = row["status"] == RETIRED and row.get("retired_committed")
+        if done and row.get("peer_address") == retired["peer_address"] and row.get("engine", 0) < retired["engine"]:
+            found.append(key)
+    return found
 
 
 def check_evidence(
