@@ -15,6 +15,9 @@ from eth_account import Account
 
 from coco import limits
 from coco._native import Background, LedgerSecret
+from coco.client import proofs
+from coco.client.http import HttpsClient
+from coco.client.pin import Pin
 from coco.enclave.adapters.base import (
     AdapterError,
     BlockContext,
@@ -28,7 +31,9 @@ from coco.enclave.adapters.base import (
 from coco.enclave.adapters.ethereum import visibility
 from coco.enclave.adapters.ethereum.adapter import EthereumAdapter
 from coco.enclave.store import Journal, Store
+from coco.errors import AttestationError, CocoError, LedgerError
 from coco.ledger import tables
+from coco.ledger.statements import fingerprint
 from network import TestNetwork, run, running
 
 # --- E1: readers of old blocks, and what a node must keep ---
@@ -666,3 +671,89 @@ def test_governance_tells_no_accounts_of_participants(network: TestNetwork):
                 assert MINE.address[2:].lower() not in text and RICH.address[2:].lower() not in text
 
     run(story())
+
+
+# --- F: receipts of single transactions ---
+
+
+@attack(
+    "F",
+    was="no proof of one transaction and its outcome, only of its block's place in the ledger",
+    now="`coco receipt`: who may see a transaction gets its proof, for others it does not exist; its verification trusts "
+    "no node, and refuses another service's; after a recovery the service of today signs for it",
+)
+def test_a_receipt_of_one_transaction_is_for_who_may_see_it(network: TestNetwork, tmp_path: Path):
+    network.add_participant("auditor", auditor=True)
+
+    async def refused(client: HttpsClient, what: str) -> str:
+        with pytest.raises(CocoError) as found:
+            await proofs.get(client, what)
+        return found.value.code
+
+    async def together(*clients: HttpsClient) -> str:
+        """A transaction of the first in one block with one of the second."""
+        nonce = 1
+        while True:
+            raw = [of_rich(nonce), of_mine(nonce - 1)]
+            done = await asyncio.gather(
+                *(
+                    network.rpc(client, "eth_sendRawTransactionSync", one[0])
+                    for client, one in zip(clients, raw, strict=True)
+                )
+            )
+            nonce += 1
+            if len({one["result"]["blockNumber"] for one in done}) == 1:
+                return raw[0][1]
+
+    async def story() -> None:
+        async with running(network):
+            victim, attacker = network.client("victim"), network.client("attacker")
+            raw, identity = of_rich(0)
+            sent = (await network.rpc(victim, "eth_sendRawTransactionSync", raw))["result"]
+            found = await proofs.get(victim, identity)
+            (tmp_path / "receipt.json").write_text(json.dumps(found))
+            proven = proofs.verify(proofs.read(tmp_path / "receipt.json"), Pin(network.service))
+            assert proven["transaction"]["status"] == "success" and proven["transaction"]["hash"] == identity
+            assert proven["transaction"]["block_hash"] == sent["blockHash"]
+            by_place = await proofs.get(victim, proven["transaction_id"])
+            assert proofs.verify(by_place, Pin(network.service))["claim"] == sent["blockHash"][2:]
+            # For who may not see it there is none, as for one that there is not.
+            assert await refused(attacker, identity) == await refused(attacker, "0x" + "00" * 32) == "ledger.no_receipt"
+            assert await refused(network.client(None), identity) == "access.no_participant"
+            # Its own, in one block with another's: the header would tell of that other's.
+            shared = await together(victim, attacker)
+            assert await refused(victim, shared) == "ethereum.proof_tells_of_others"
+            whole = await proofs.get(network.client("auditor"), shared)
+            assert proofs.verify(whole, Pin(network.service))["transaction"]["hash"] == shared
+            # What is of one and of the other proves nothing together.
+            for part in ("receipt", "transaction"):
+                with pytest.raises(LedgerError):
+                    proofs.verify({**found, part: whole[part]}, Pin(network.service))
+        former = network.service
+        async with running(network):
+            await network.recover()
+            again = await proofs.get(network.client("victim"), identity)
+            assert proofs.verify(again, Pin(network.service))["transaction"] == proven["transaction"]
+            with pytest.raises(AttestationError):
+                proofs.verify(found, Pin(network.service))
+            # Whoever knows only the former service needs its members to say that this one follows.
+            members = {fingerprint(network.files.member().certificate): _member_pem(network)}
+            followed = proofs.verify(again, Pin(former, members))
+            assert followed["transaction"] == proven["transaction"] and "followed" in followed["service"]
+            with pytest.raises(AttestationError):
+                proofs.verify(again, Pin(former))
+            with pytest.raises(AttestationError):
+                proofs.verify({**again, "statements": []}, Pin(former, members))
+
+    run(story())
+
+
+def of_mine(nonce: int) -> tuple[str, str]:
+    """The same of the attacker's account, which has nothing."""
+    fields = {"chainId": 2017, "gas": 100_000, "to": "0x" + "98" * 20, "value": 0, "maxFeePerGas": 0, "nonce": nonce}
+    made = MINE.sign_transaction({**fields, "maxPriorityFeePerGas": 0})
+    return "0x" + made.raw_transaction.hex(), "0x" + made.hash.hex()
+
+
+def _member_pem(network: TestNetwork) -> str:
+    return network.files.actor("members", "alice", ".pem").read_text()

@@ -79,7 +79,7 @@ def test_errors_have_codes_hints_and_exit_codes(tmp_path):
             "member send",
             "member share",
         ),
-        *("participant add", "ledger audit", "node measure"),
+        *("participant add", "ledger audit", "node measure", "receipt get", "receipt verify"),
         *("constitution show", "constitution diff"),
         *("proposal list", "proposal show", "proposal rehearse"),
         *("node start", "node join", "node replace", "node retire", "node status"),

@@ -47,6 +47,8 @@ ROWS: dict[str, list[str]] = {
     "ledger aside": ["--ledger", "ledger.db"],
     "ledger put-back": ["1", "--ledger", "ledger.db"],
     "ledger set-aside": ["1", "--ledger", "ledger.db"],
+    "receipt get": ["2.17", "--url", _URL, "--service", "service.pem", "--cert", "alice.pem", "--key", "alice.key.pem"],
+    "receipt verify": ["receipt.json", "--service", "service.pem"],
     "account bind": ["0x" + "11" * 20, "--url", _URL, "--service", "service.pem", "--cert", "alice.pem"],
     "node start": _NODE,
     "node join": _JOIN,
@@ -107,6 +109,7 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "genesis.json").write_text(json.dumps({"network": "n", "constitution": ""}))
     (tmp_path / "proposal.json").write_text(json.dumps({"actions": [{"name": "remove_user", "args": {}}]}))
     (tmp_path / "policy.json").write_text("{}")
+    (tmp_path / "receipt.json").write_text(json.dumps({"format": "coco receipt v1"}))
     (tmp_path / "evidence.json").write_text(json.dumps({"platform": "insecure_virtual"}))
     for name in ("empty", "file"):
         (tmp_path / name).touch()

@@ -27,6 +27,7 @@ from coco.cli import ledger as ledgers
 from coco.cli import measure as measuring
 from coco.cli import node as nodes
 from coco.cli import policy as policies
+from coco.cli import receipt as receipts
 from coco.cli import sandbox as sandboxes
 from coco.cli import simulate as simulations
 from coco.cli import status as statuses
@@ -52,6 +53,7 @@ app.add_typer(governance.proposal_app, name="proposal")
 app.add_typer(governance.constitution_app, name="constitution")
 app.add_typer(governance.network_app, name="network")
 app.add_typer(policies.policy_app, name="policy")
+app.add_typer(receipts.receipt_app, name="receipt")
 app.command("verify-node")(policies.verify_node_command)
 
 Directory = Annotated[Path, typer.Option("--dir", help="Folder of the sandbox.")]

@@ -81,6 +81,7 @@ from coco.errors import (
 from coco.ledger import cose, tables
 from coco.ledger.position import Position
 from coco.ledger.receipts import Receipt
+from coco.ledger.signature import verify_root
 from coco.ledger.statements import binding_text, parse_json
 
 _FIRST_VIEW = 2
@@ -1043,6 +1044,35 @@ class EnclaveNode:
         committed = self.replica.committed
         info = self.store.view(committed).get(tables.SERVICE_INFO, tables.SINGLETON)
         return await self.journal.receipt(position.seqno, committed, since(info))
+
+    async def proof(self, adapter: str, identity: bytes, caller: Caller) -> dict[str, Any]:
+        """Receipt of one transaction with its outcome, for a caller who may see it.
+
+        Raises:
+            NotFoundError: there is none, or none for this caller (``ledger.no_receipt``).
+            AccessError: the caller may see the transaction, but not what its proof tells besides.
+        """
+        runtime = next((one for one in self.sequencer.runtimes if one.name == adapter), None)
+        view = self._committed_view()
+        found = (
+            await runtime.adapter.prove(identity, caller, view) if runtime is not None and view is not None else None
+        )
+        if found is None:
+            raise NotFoundError("there is no such transaction", code="ledger.no_receipt")
+        seqno, proven = found
+        return {**await self.whole_receipt(self.journal.position(seqno)), "transaction": proven}
+
+    async def whole_receipt(self, position: Position) -> dict[str, Any]:
+        """A receipt under the service's key of today, with what ties that to the former ones."""
+        made = await self.receipt(position)
+        today = self.service.key.public_key()
+        try:
+            verify_root(made.signature, root=made.signature.root, position=made.signature.position, service_key=today)
+        except LedgerError:
+            # Signed in a former life of the service: what is signed today covers it as well.
+            committed = self.replica.committed
+            made = await self.journal.receipt(position.seqno, committed, committed - 1)
+        return {"format": "coco receipt v1", "receipt": made.to_json(), **self.identities()}
 
     def _committed_view(self) -> StoreView | None:
         """What is committed; none while this node has not got so far."""

@@ -153,7 +153,11 @@ def verify(body: dict[str, Any], service: x509.Certificate) -> Position:
     except LedgerError as error:
         raise LedgerError("the receipt is not signed by this service", code="receipt.invalid") from error
     claim = body.get("claim")
-    if claim is not None and claims_digest(bytes.fromhex(claim["salt"]), bytes.fromhex(claim["value"])) != claims:
+    try:
+        shown = None if claim is None else claims_digest(bytes.fromhex(claim["salt"]), bytes.fromhex(claim["value"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise LedgerError("the claim is malformed", code="receipt.malformed") from error
+    if shown is not None and shown != claims:
         raise LedgerError("the claim is not the one in the ledger", code="receipt.invalid")
     return position
 

@@ -333,6 +333,12 @@ class LedgerAdapter(ABC):
         """Whether the caller may know what became of the transaction with this id; every participant, as it stands."""
         return caller.kind is CallerKind.PARTICIPANT
 
+    async def prove(self, identity: bytes, caller: Caller, view: StoreView) -> tuple[int, dict[str, Any]] | None:
+        """Seqno of the entry that a transaction is in, and the proof, from the claim of that entry, of the transaction
+        and its outcome; None where the caller may see none. A protocol without such proofs has none, as it stands.
+        """
+        return None
+
     async def acknowledge(
         self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView
     ) -> Reply:

@@ -15,12 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
 from coco.attestation.evidence import NONCE_BYTES_MAX
-from coco.enclave.adapters.base import Caller, Request, RouteKind
+from coco.enclave.adapters.base import Caller, CallerKind, Request, RouteKind
 from coco.enclave.frontend import openapi
 from coco.enclave.frontend.http import error_body
 from coco.enclave.frontend.service import Service
 from coco.enclave.governing import Asked
-from coco.errors import BusyError, CocoError, HostLiedError, NotFoundError, RequestError
+from coco.errors import AccessError, BusyError, CocoError, HostLiedError, NotFoundError, RequestError
 from coco.ledger.position import Position
 
 if TYPE_CHECKING:
@@ -281,18 +281,34 @@ async def _who(node: EnclaveNode, request: HttpRequest) -> Any:
     }
 
 
-async def _fate(node: EnclaveNode, request: HttpRequest) -> Any:
-    asked = request.query_params
+def _identity(text: str) -> bytes:
     try:
-        identity = bytes.fromhex(asked.get("hash", "").removeprefix("0x"))
+        identity = bytes.fromhex(text.removeprefix("0x"))
     except ValueError as error:
         raise RequestError("a transaction's hash is hex", code="request.bad_hash") from error
     if not 0 < len(identity) <= _HASH_BYTES_MAX:
         raise RequestError("a transaction's hash is hex", code="request.bad_hash")
+    return identity
+
+
+async def _fate(node: EnclaveNode, request: HttpRequest) -> Any:
+    asked = request.query_params
+    identity = _identity(asked.get("hash", ""))
     if node.status != "Open":
         raise BusyError("the service is not open", code="node.not_open")
     adapter = asked.get("adapter", "ethereum")
     return {"hash": "0x" + identity.hex(), **await node.transaction_fate(adapter, identity, _caller(request))}
+
+
+async def _whole_receipt(node: EnclaveNode, request: HttpRequest) -> Any:
+    caller, asked = _caller(request), request.query_params
+    if caller.kind is CallerKind.ANONYMOUS:
+        raise AccessError("a receipt is for participants", code="access.no_participant")
+    if node.status != "Open":
+        raise BusyError("the service is not open", code="node.not_open")
+    if "hash" not in asked:
+        return await node.whole_receipt(Position.parse(asked.get("id", "")))
+    return await node.proof(asked.get("adapter", "ethereum"), _identity(asked["hash"]), caller)
 
 
 def _caller(request: HttpRequest) -> Caller:
@@ -305,6 +321,7 @@ def application_app(node: EnclaveNode, service: Service) -> Starlette:
     routes = [
         HttpRoute("/coco/accounts/bind", _guard(node, _bind_account), methods=["POST"]),
         HttpRoute("/coco/caller", _guard(node, _who), methods=["GET"]),
+        HttpRoute("/coco/receipt", _guard(node, _whole_receipt), methods=["GET"]),
         HttpRoute("/coco/transaction", _guard(node, _fate), methods=["GET"]),
     ]
     for runtime, route in service.routes:

@@ -40,6 +40,7 @@ from coco.enclave.adapters.ethereum.genesis import EthereumSettings
 from coco.enclave.adapters.ethereum.policy import NonceOrder
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, ConfigurationError, LedgerError
+from coco.ledger import outcomes
 from coco.ledger.position import Position
 
 if TYPE_CHECKING:
@@ -330,6 +331,26 @@ class EthereumAdapter(LedgerAdapter):
                 elif pooled is not None:
                     held.shown = visibility.may_see(caller, pooled.payload.sender, pooled.payload.to)
         return held.shown
+
+    async def prove(self, identity: bytes, caller: Caller, view: StoreView) -> tuple[int, dict[str, Any]] | None:
+        """The transaction and its receipt, from the block's hash.
+
+        Raises:
+            AccessError: the header that this takes tells of others' transactions (``ethereum.proof_tells_of_others``).
+        """
+        caller = self.viewer(caller)
+        async with visibility.one_time(caller) as held:
+            found = None
+            if visibility.sees_all(caller) or caller.accounts:
+                found = await self.locate(identity, view)
+            if found is None or not self.redact([found], caller, view):
+                return None
+            held.shown = True
+        block, index = found
+        if not self.settings.proofs_to_parties:
+            visibility.require_proof(block, caller)
+        seqno = await self.version_of(block.number, view)
+        return seqno, await self.services.run_query(outcomes.prove, block.record(), index)
 
     async def acknowledge(
         self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView

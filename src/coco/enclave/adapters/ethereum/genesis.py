@@ -42,6 +42,9 @@ class EthereumSettings(msgspec.Struct, forbid_unknown_fields=True):
     #: ``private``: what is a participant's is hidden from others and from code that runs for them, and no price tells
     #: of it. ``transparent``: every participant sees everything, and the machine is Ethereum's. docs/confidentiality.md
     visibility: Literal["private", "transparent"] = "private"
+    #: Whether the parties of a transaction get its receipt (``coco receipt``) though others' transactions are in its
+    #: block: the header that a receipt takes has their gas and the bloom of their logs. Auditors always get it.
+    proofs_to_parties: bool = False
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> EthereumSettings:
