@@ -644,6 +644,8 @@ def test_an_old_transaction_sent_again_tells_nothing_of_its_sender(network: Test
                 fate = (await victim.request("GET", f"/coco/transaction?hash={identity}")).json()
                 assert fate["status"] == status
             nobody = network.client(listener="administration")
+            info = (await nobody.request("GET", "/node/info")).json()
+            assert not {"held", "pools"} & set(info), "what waits is counted for the node's own operator alone"
             elsewhere = await nobody.request("GET", f"/node/tx?hash={done[1]}")
             assert json.loads(elsewhere.body)["error"]["code"] == "request.hash_elsewhere"
 

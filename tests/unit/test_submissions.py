@@ -151,6 +151,37 @@ def test_what_the_door_has_checked_enters_at_once():
     asyncio.run(story())
 
 
+def test_what_is_committed_or_dropped_is_held_no_longer():
+    async def story() -> None:
+        node = Node()
+        node.hand_in(b"a", b"b")
+        assert node.submissions.held == 2
+        node._resolve(node.runtime, b"a", "")
+        node._resolve(node.runtime, b"b", "replaced")
+        assert node.submissions.held == 0
+        assert node.submissions.why_dropped(node.runtime, b"b") == "replaced"
+        assert node.submissions.why_dropped(node.runtime, b"b", PARTICIPANT.actor) == "replaced", "it handed it in"
+        for nobody in ("", "another"):
+            assert node.submissions.why_dropped(node.runtime, b"b", nobody) == ""
+
+    asyncio.run(story())
+
+
+def test_a_caller_hears_what_its_protocol_lets_it_hear():
+    async def story() -> None:
+        node = Node()
+        refusal = RequestError("already known", code="pool.already_known")
+        node._sequencer.accept = lambda runtime, envelopes: [refusal] * len(envelopes)
+        node.adapter.told = lambda refusal, envelope, caller: None if caller is not PARTICIPANT else refusal
+        other = Caller(CallerKind.PARTICIPANT, "another")
+        node.hand_in(b"a")
+        assert node.answers[b"a"] is refusal
+        node.hand_in(b"b", caller=other)
+        assert node.answers[b"b"].id == b"b" and node.submissions.held == 0, "as if taken, and not held"
+
+    asyncio.run(story())
+
+
 def test_what_the_door_has_checked_enters_after_what_came_before_it():
     async def story() -> None:
         node = Node()

@@ -47,12 +47,11 @@ def _activity(node: dict[str, Any], before: dict[str, Any] | None, seconds: floa
     now = {**node["counters"], **node["stages"]}
     then = {**before["counters"], **before["stages"]} if before else dict.fromkeys(now, 0)
     change = {name: value - then.get(name, 0) for name, value in now.items()}
-    waiting = ", ".join(f"{name} {count}" for name, count in node["pools"].items())
     lines: list[Text | Table] = []
     if before:
         rates = {name: change[name] / seconds for name in ("transactions", "batches", "signatures")}
         lines.append(Text("  ".join(f"{rate:,.0f} {name}/s" for name, rate in rates.items())))
-    lines.append(Text(f"pools: {waiting or 'none'}   held: {node['held']}   refused: {now['refused']:,}"))
+    lines.append(Text(f"refused: {now['refused']:,}   (what waits: coco_pooled and coco_held of /metrics)"))
     stages = Table(box=None, pad_edge=False)
     for column in ("stage", "each", "of a"):
         stages.add_column(column, justify="right" if column == "each" else "left")

@@ -1158,8 +1158,7 @@ class EnclaveNode:
             "unexpected_errors": self._failures,
             "counters": self.sequencer.counters,
             "stages": self._stages() if self.is_governed else {},
-            "held": self.submissions.held,
-            "pools": {r.adapter.manifest().name: len(r.pool) for r in self.sequencer.runtimes},
+            # Not what waits: by that count whoever hands in another's transaction would see whether a pool took it.
         }
 
     async def retire(self, statement: bytes) -> dict[str, Any]:
