@@ -10,7 +10,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from test_governance import NOTHING, OTHER_SERVICE, ROOT, SERVICE, TIME_MS, Network, action, refused, rsa_pem
 
 from coco import constitutions
 from coco.enclave.certificates import Certificates
@@ -23,6 +22,7 @@ from coco.enclave.core.identity import ServiceIdentity, endorsed_names, pem
 from coco.errors import ConfigurationError, GovernanceError
 from coco.ledger import tables
 from coco.ledger.statements import fingerprint
+from governed import NOTHING, OTHER_SERVICE, ROOT, SERVICE, TIME_MS, Network, action, refused, rsa_pem
 from made_evidence import TCB, made_snp
 from members import Leaf, Member, Organisation, node_row
 
