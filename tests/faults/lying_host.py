@@ -57,6 +57,8 @@ LIVES_MAX = 25
 _LIFE_S, _PATIENCE_S, _SLOW_START_S = 0.8, 9.0, 20.0
 #: Time for an honest newcomer; and how often an election is forced so that the liar leads.
 _JOINS_S, _UNSEATED_MAX = 60.0, 3
+#: Time after which another snapshot is due at the latest.
+_TAKES_S = 15.0
 #: Longer than an election takes.
 _SLOW_S = 1.5
 #: Events that say what keeps an enclave waiting.
@@ -632,6 +634,12 @@ class Campaign:
             await _until(over, _SLOW_START_S)
             if starting.done() and starting.exception() is None:
                 liar = starting.result().node_id
+                if lie.wants_to_lead:
+
+                    async def taken() -> bool:
+                        return node.ended.done() or any(line.get("event") == "snapshot.taken" for line in lines)
+
+                    await _until(taken, _TAKES_S)
                 for _ in range(_UNSEATED_MAX if lie.wants_to_lead else int(self._lead and rng.random() < 0.5)):
                     await self._unseat(liar)
                     if await self._leads(liar):
