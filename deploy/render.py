@@ -24,6 +24,8 @@ KITS = sorted(path.parent.name for path in HERE.glob("*/kit.toml"))
 #: What every kit knows of a node; a kit may give others, or none.
 COMMON = {
     "listen": "0.0.0.0",
+    # Name or address under which the other nodes reach this one, as its operator is listed.
+    "advertise": "",
     "peer": "",
     "application_port": "8443",
     "administration_port": "8444",
@@ -45,7 +47,7 @@ def render(kit: str, out: Path, bundle: Path, given: Mapping[str, str]) -> list[
     """
     described = tomllib.loads((HERE / kit / "kit.toml").read_text())
     known = {**COMMON, **{name: one.get("default", "") for name, one in described.get("parameters", {}).items()}}
-    needed = {"peer"} | {n for n, one in described.get("parameters", {}).items() if "default" not in one}
+    needed = {"peer", "advertise"} | {n for n, one in described.get("parameters", {}).items() if "default" not in one}
     if unknown := sorted(given.keys() - known.keys()):
         raise Wrong(f"{kit} has no parameter {unknown[0]}; it has {', '.join(sorted(known))}")
     values = {**known, **given}

@@ -12,7 +12,7 @@ containers := [{
 	"layers": split("${layers}", ","),
 	"command": [
 		"/opt/coco/coco", "node", "join", "--dir", "${data}", "--peer", "${peer}", "--genesis", "${files}/genesis.json",
-		"--service", "${files}/service.pem", "--listen", "${listen}", "--application-port", "${application_port}",
+		"--service", "${files}/service.pem", "--listen", "${listen}", "--advertise", "${advertise}", "--application-port", "${application_port}",
 		"--administration-port", "${administration_port}", "--peer-port", "${peer_port}", "--platform", "snp",
 		"--endorsements", "azure-container", "--left-is-done", "--json",
 	],

@@ -20,6 +20,8 @@ from attacks import attack
 from cryptography import x509
 
 import membership
+from coco import constitutions, limits
+from coco.cli import network as networks
 from coco.cli.keys import make_actor
 from coco.cli.output import exit_code
 from coco.cli.sandbox import make_owner
@@ -27,17 +29,21 @@ from coco.client.operators import nobody, owner
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration.actions import ACTIONS
 from coco.enclave.configuration.draft import Draft
+from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.core.clock import Agreement, Clock, compare_with_ledger
 from coco.enclave.core.identity import pem
 from coco.enclave.frontend.openapi import OPERATIONS
-from coco.errors import CocoError, HostError, LedgerError
+from coco.errors import CocoError, ConfigurationError, GovernanceError, HostError, LedgerError
 from coco.host.node import HINTS, Node, NodeOptions
-from coco.ledger import tables
+from coco.ledger import cose, tables
 from coco.ledger.replay import Replay
 from coco.ledger.statements import fingerprint
 from everything import BODIES, OPTIONS, ROWS, WRONG, Lab, at_every_method, at_every_route, over_a_socket, stated
+from governed import NOTHING, Network, action, rsa_pem
 from hurry import Lives, change, coco, flipped, rows, writes
+from members import Member
 from network import ADAPTERS, ROOT, Several, TestNetwork, run, running
+from operators import Operator
 
 # --- E4: one start with a wrong clock ---
 
@@ -554,3 +560,108 @@ def test_restarts_leave_two_rows_at_an_address(door):
         assert set(named) == set(rows), "nor do their certificates stay"
 
     asyncio.run(story())
+
+
+# --- G7: addresses that nobody can dial, and limits that are not named ---
+
+NO_ADDRESS = {
+    "not an address": "neither an IPv4 address nor a name",
+    "": "neither an IPv4 address nor a name",
+    "node_1.example.org": "neither an IPv4 address nor a name",
+    "a..b": "neither an IPv4 address nor a name",
+    "-a.org": "neither an IPv4 address nor a name",
+    "10.0.0.256": "no IPv4 address",
+    "10.1": "no IPv4 address",
+    "0.0.0.0": "no other machine could dial it",
+    "0.0.0.0:8445": "no other machine could dial it",
+    "224.0.0.1": "no other machine could dial it",
+    "::1": "IPv6",
+    "[::1]:8445": "IPv6",
+    "fe80::1%eth0": "IPv6",
+    "10.0.0.1:0": "a port is a number",
+    "10.0.0.1:70000": "a port is a number",
+    "10.0.0.1:08445": "a port is a number",
+    "node1:port": "a port is a number",
+    "https://node1": "a port is a number",
+    "a" * 64 + ".org": "neither an IPv4 address nor a name",
+}
+
+
+@attack(
+    "G7",
+    was='`set_operator` with "not an address", an IPv6 address or `0.0.0.0` was accepted, and no node could ever be there',
+    now="refused at the rehearsal, in the genesis and by `coco network init`, with the reason",
+)
+@pytest.mark.parametrize("text", NO_ADDRESS)
+def test_what_is_no_address_of_a_node_is_refused_with_its_reason(text, tmp_path):
+    certificate = make_actor(tmp_path, "operator")
+    network = Network([Member(tmp_path, "m")], constitutions.text("sandbox"))
+    wanted = [action("set_operator", cert=certificate, addresses=["10.0.0.1", text])]
+    with pytest.raises(GovernanceError) as refused:
+        asyncio.run(network.proposals.rehearse(wanted, network))
+    assert refused.value.code == "gov.bad_argument"
+    assert NO_ADDRESS[text] in str(refused.value) or "list of texts" in str(refused.value)
+    genesis = {"network": "n", "members": [{"cert": certificate}], "recovery_threshold": 1, "production": False}
+    genesis["members"][0]["encryption_public_key"] = rsa_pem()
+    parsed = Genesis.parse(json.dumps({**genesis, "operators": [{"cert": certificate, "addresses": [text]}]}).encode())
+    for call in (parsed.check_founding, lambda: networks._operator(f"{tmp_path}/operator.pem={text}")):
+        with pytest.raises(ConfigurationError) as error:
+            call()
+        assert error.value.code in ("configuration.bad_address", "network.bad_operator")
+
+
+@pytest.mark.parametrize(
+    "text", ["10.0.0.1", "10.0.0.1:8445", "node1.example.org:47101", "localhost", "n", "xn--bcher-kva.example"]
+)
+def test_names_and_addresses_are_taken(text, tmp_path):
+    certificate = make_actor(tmp_path, "operator")
+    network = Network([Member(tmp_path, "m")], constitutions.text("sandbox"))
+    wanted = [action("set_operator", cert=certificate, addresses=[text])]
+    assert asyncio.run(network.proposals.rehearse(wanted, network))["rows"]
+
+
+@attack(
+    "G7",
+    was="an operator of `node1.example.org:47101` was listed, and no node could listen under that name",
+    now="a node is reached under the name that it is given (`--advertise`); its host listens on IPv4, or says why not",
+)
+def test_a_node_is_reached_under_a_name(tmp_path):
+    made = Operator(tmp_path)
+    try:
+        genesis = json.loads(made.genesis.read_text())
+        genesis["operators"][0]["addresses"].append("localhost")
+        made.genesis.write_text(json.dumps(genesis))
+        made.run("n0", "start", "--advertise", "localhost")
+        assert made.running["n0"][1]["peer_address"].startswith("localhost:")
+        said = made.join("n1", "--listen", "0.0.0.0", "--advertise", "localhost")
+        assert said["peer_address"].startswith("localhost:"), said
+        made.voters("n0", 2)
+        for options in (
+            ["--listen", "0.0.0.0"],
+            ["--listen", "localhost"],
+            ["--listen", "::1"],
+            ["--advertise", "::1"],
+        ):
+            refused = made.join("n2", *options)
+            assert refused["error"]["code"] == "configuration.bad_address" and refused["error"]["message"], refused
+    finally:
+        made.stop()
+
+
+@attack(
+    "G7",
+    was="a proposal of 400 actions was refused without a word of how many there may be",
+    now="refusals name the limit and what was given",
+)
+def test_refusals_name_the_limit(tmp_path):
+    member = Member(tmp_path, "m")
+    network = Network([member], constitutions.text("sandbox"))
+    for call in (
+        lambda: network.propose(member, *[NOTHING] * 400),
+        lambda: asyncio.run(network.proposals.rehearse([NOTHING] * 400, network)),
+    ):
+        with pytest.raises(CocoError, match=f"1 to {limits.PROPOSAL_ACTIONS_MAX} actions, and this one 400"):
+            call()
+    large = member.sign("proposal", {"actions": [action("set_user", cert="a" * 3_000_000)]})
+    with pytest.raises(CocoError, match=f"at most {cose.MESSAGE_BYTES_MAX} bytes, and this one {len(large)}"):
+        network.propose(member, body=large)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import requests
 
+from conftest import ROOT
 from operators import PATIENCE_S, Operator
 
 
@@ -17,10 +19,17 @@ def test_a_network_of_processes_and_a_host_that_dies(operator):
     before = operator.voters("n0", 3)
     text = requests.get(operator.running["n2"][1]["metrics_url"], timeout=10).text
     deadline = time.monotonic() + PATIENCE_S
-    while "coco_voters 3" not in text and time.monotonic() < deadline:
+    while not {"coco_voters 3", "coco_voters_reachable 3"} <= set(text.splitlines()) and time.monotonic() < deadline:
         text = requests.get(operator.running["n2"][1]["metrics_url"], timeout=10).text
     assert {"coco_leads 0", "coco_primary_known 1", "coco_voters 3"} <= set(text.splitlines())
     assert 'coco_relay_open{listener="peers"}' in text and "# TYPE coco_transactions_total counter" in text
+    rules = (ROOT / "deploy" / "monitoring" / "alerts.yml").read_text()
+    served = set(re.findall(r"^coco_\w+", text, re.M)) | {"coco_endorsements_left_s"}  # of platforms that have some
+    assert set(re.findall(r"\bcoco_\w+", rules)) <= served
+    numbers = dict(line.split() for line in text.splitlines() if line.startswith("coco_") and "{" not in line)
+    assert (numbers["coco_voters_reachable"], numbers["coco_quorum_margin"]) == ("3", "1")
+    assert numbers["coco_recovery_shares_held"] == numbers["coco_recovery_threshold"] == "1"
+    assert 0 < int(numbers["coco_node_certificates_left_s"]) <= 7 * 86400 and int(numbers["coco_ledger_bytes"]) > 0
     dead = operator.kill("n0")
     # The host is gone with its enclave; the operator, or a supervisor, starts a process at the same address.
     operator.join("n0", "--peer-port", dead["peer_address"].rpartition(":")[2], by="n1")

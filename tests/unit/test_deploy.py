@@ -62,7 +62,9 @@ def bundle(tmp_path_factory) -> Path:
 
 
 def rendered(kit: str, out: Path, bundle: Path, **values: str) -> list[Path]:
-    return render.render(kit, out, bundle, {"peer": "10.0.0.1:8445", **NEEDED.get(kit, {}), **values})
+    return render.render(
+        kit, out, bundle, {"peer": "10.0.0.1:8445", "advertise": "10.0.0.2", **NEEDED.get(kit, {}), **values}
+    )
 
 
 @pytest.mark.parametrize("kit", render.KITS)
@@ -319,6 +321,7 @@ def test_a_file_that_is_no_image_is_refused(tmp_path):
     ("kit", "values", "says"),
     [
         ("virtual", {"peer": ""}, "needs peer"),
+        ("virtual", {"advertise": ""}, "needs advertise"),
         ("virtual", {"colour": "red"}, "no parameter colour"),
         ("virtual", {"listen": "0.0.0.0 --insecure"}, "listen has a character"),
         ("virtual", {"data": "/x\nUser=root"}, "data has a character"),
@@ -334,7 +337,7 @@ def test_what_a_person_gives_wrongly_is_named(kit, values, says, tmp_path, bundl
 
 
 def test_the_command_renders_and_refuses(tmp_path, bundle):
-    command = [sys.executable, str(DEPLOY / "render.py"), "virtual", str(tmp_path / "out")]
+    command = [sys.executable, str(DEPLOY / "render.py"), "virtual", str(tmp_path / "out"), "advertise=10.0.0.2"]
     done = subprocess.run([*command, "--bundle", str(bundle), "peer=a:1"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip().endswith("coco-node.service")
     done = subprocess.run([*command, "--bundle", str(tmp_path), "peer=a:1"], capture_output=True, text=True)

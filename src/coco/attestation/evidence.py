@@ -23,7 +23,7 @@ _CONTEXT_LABEL: Final = b"coco report data v1"
 NONCE_BYTES_MAX: Final = 64
 #: Evidence of Azure has a certificate chain and a policy with it; collateral of Intel is the largest.
 _BYTES_MAX: Final = 256 * 1024
-_FOR_EVER_S = (1 << 53) - 1
+FOR_EVER_S = (1 << 53) - 1
 
 
 def _sized(value: bytes) -> bytes:
@@ -128,7 +128,7 @@ def _verify_virtual(evidence: bytes, endorsements: Mapping[str, str], *, now_s: 
         debug=False,
         tcb_status="",
         valid_from_s=0,
-        valid_until_s=_FOR_EVER_S,
+        valid_until_s=FOR_EVER_S,
     )
 
 

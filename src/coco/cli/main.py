@@ -454,7 +454,10 @@ def account_bind(
 
 
 NodeDirectory = Annotated[Path, typer.Option("--dir", help="Folder of the node.")]
-Listen = Annotated[str, typer.Option(help="IP address to listen on, where the other nodes reach it, too.")]
+Listen = Annotated[str, typer.Option(help="IPv4 address to listen on.")]
+Advertise = Annotated[
+    str, typer.Option(help="Name or IPv4 address under which other nodes reach this one; by default where it listens.")
+]
 ApplicationPort = Annotated[
     int, typer.Option(help="Port of the application listener (TLS); 0 chooses one.", min=0, max=PORT_MAX)
 ]
@@ -508,6 +511,7 @@ def node_start(
     genesis: GenesisFile,
     service: Annotated[Path | None, typer.Option(help="Service certificate to recover, PEM.", exists=True)] = None,
     listen: Listen = "127.0.0.1",
+    advertise: Advertise = "",
     application_port: ApplicationPort = 0,
     administration_port: AdministrationPort = 0,
     peer_port: PeerPort = 0,
@@ -527,6 +531,7 @@ def node_start(
         endorsements=endorsements,
         enclave=enclave,
         accept_clock=accept_clock,
+        advertise=advertise,
     )
     ports = (application_port, administration_port, peer_port)
     _serve(files, [], listen, ports, metrics_port, as_json)
@@ -542,6 +547,7 @@ def node_join(
     operator_key: Annotated[Path | None, typer.Option(help="Its key; by default beside it.", exists=True)] = None,
     constitution: ConstitutionFile = None,
     listen: Listen = "127.0.0.1",
+    advertise: Advertise = "",
     application_port: ApplicationPort = 0,
     administration_port: AdministrationPort = 0,
     peer_port: PeerPort = 0,
@@ -564,6 +570,7 @@ def node_join(
     files = nodes.NodeFiles(
         *(directory, genesis, service, operator, operator_key, platform, endorsements, enclave, constitution),
         returns=returns,
+        advertise=advertise,
     )
     ports = (application_port, administration_port, peer_port)
     _serve(files, peer, listen, ports, metrics_port, as_json, left_is_done=left_is_done)
@@ -579,7 +586,10 @@ def node_replace(
     operator: Annotated[Path, typer.Option(help="Certificate of the operator, PEM.", exists=True)],
     operator_key: Annotated[Path | None, typer.Option(help="Its key; by default beside it.", exists=True)] = None,
     constitution: ConstitutionFile = None,
-    listen: Annotated[str, typer.Option(help="IP address; by default that of the dead node.")] = "",
+    listen: Annotated[str, typer.Option(help="IPv4 address to listen on; by default that of the dead node.")] = "",
+    advertise: Annotated[
+        str, typer.Option(help="Name or IPv4 address under which others reach it; by default that of the dead node.")
+    ] = "",
     application_port: ApplicationPort = 0,
     administration_port: AdministrationPort = 0,
     peer_port: PeerPort = 0,
@@ -593,9 +603,11 @@ def node_replace(
     host, port = address(admin)
     dead = run(nodes.find_dead(host, port, service, node_id), as_json)
     dead_host, _, dead_port = dead.address.rpartition(":")
-    same = listen in ("", dead_host) and peer_port in (0, int(dead_port))
+    reached = advertise or listen or dead_host
+    same = reached == dead_host and peer_port in (0, int(dead_port))
     files = nodes.NodeFiles(
-        directory, genesis, service, operator, operator_key, platform, endorsements, enclave, constitution
+        *(directory, genesis, service, operator, operator_key, platform, endorsements, enclave, constitution),
+        advertise=reached,
     )
     ports = (application_port, administration_port, int(dead_port) if same else peer_port)
 
@@ -603,7 +615,8 @@ def node_replace(
         await nodes.retire(host, port, service, operator, operator_key, dead.node_id)
 
     # At the same address one change of the members lets the new one in and the dead one go.
-    _serve(files, dead.others, listen or dead_host, ports, metrics_port, as_json, joined=None if same else let_go)
+    listen = listen or nodes.where_to_listen(reached)
+    _serve(files, dead.others, listen, ports, metrics_port, as_json, joined=None if same else let_go)
 
 
 @node_app.command("retire")

@@ -15,6 +15,7 @@ from typing import Any
 
 from cryptography import x509
 
+from coco import addresses as known
 from coco import constitutions
 from coco.cli.keys import make_actor, make_encryption_key
 from coco.enclave.configuration import supermajority
@@ -114,7 +115,7 @@ def _operator(text: str) -> dict[str, Any]:
     path, separator, addresses = text.partition("=")
     if not separator or not addresses:
         raise ConfigurationError(f"{text}: an operator is CERTIFICATE=ADDRESS,...", code="network.bad_operator")
-    return {"cert": _certificate(Path(path)), "addresses": addresses.split(",")}
+    return {"cert": _certificate(Path(path)), "addresses": [known.check(one) for one in addresses.split(",")]}
 
 
 def _rules(text: str) -> str:

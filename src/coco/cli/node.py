@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from coco import addresses
 from coco.attestation.evidence import VIRTUAL
 from coco.attestation.verified import AZURE_VTPM, NITRO, SGX, SNP, TDX
 from coco.channel.messages import Ready
@@ -32,6 +34,8 @@ PLATFORMS = {"virtual": VIRTUAL, "sgx": SGX, "tdx": TDX, "snp": SNP, "nitro": NI
 SERVICE, RECOVERING = "service.pem", "service.recovering.pem"
 #: A service that is being founded has one identity only, which members need in order to open it.
 _OPEN = ("Open", "Opening")
+#: Every address of this machine.
+_ANY = "0.0.0.0"
 #: The network has let this node go.
 RETIRED = "node.retired"
 #: One for each second; a primary that is to leave hands over first.
@@ -54,6 +58,8 @@ class NodeFiles:
     enclave: str = ""
     #: The rules in force, where they are others than the genesis has.
     constitution: Path | None = None
+    #: Name or address under which other nodes reach this one; empty: where it listens.
+    advertise: str = ""
     #: Id of the node that was told to leave this address; this one is to come back there all the same.
     returns: str = ""
     #: The clock is right, whatever the end of the ledger says.
@@ -65,6 +71,37 @@ def _read(path: Path, what: str) -> str:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"cannot read the {what} {path}: {error}", code="node.bad_file") from error
+
+
+def where_to_listen(reached: str) -> str:
+    """Where a node listens that others reach at an address: there; everywhere, if that is a name."""
+    try:
+        return str(ipaddress.IPv4Address(reached))
+    except ValueError:
+        return _ANY
+
+
+def _reached(listen: str, advertise: str) -> str:
+    """Where other nodes reach this one.
+
+    Raises:
+        ConfigurationError: nowhere (``configuration.bad_address``).
+    """
+    try:
+        ipaddress.IPv4Address(listen)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"cannot listen on {listen[:100]!r}: nodes listen on IPv4 addresses",
+            code="configuration.bad_address",
+            hint="give an IPv4 address of this machine to --listen, and its name to --advertise",
+        ) from error
+    if not advertise and listen == _ANY:
+        raise ConfigurationError(
+            f"other nodes cannot dial {listen}",
+            code="configuration.bad_address",
+            hint="say with --advertise under which name or address they reach this one",
+        )
+    return addresses.check_host(advertise or listen)
 
 
 def options(
@@ -106,6 +143,7 @@ def options(
             f"no enclave runs on {files.platform}", code="node.unknown_platform", hint=f"one of {', '.join(PLATFORMS)}"
         )
     application, administration, peers = ports
+    reached = _reached(listen, files.advertise)
     return NodeOptions(
         ledger=files.directory / "ledger.db",
         genesis=genesis,
@@ -117,11 +155,12 @@ def options(
         enclave=files.enclave,
         endorse=source(files.endorsements),
         join=join,
+        advertise=reached,
         accept_clock=files.accept_clock,
         owner=sign,
         expected_service=service.encode(),
         expected_constitution=sha256(rules).digest() if join else b"",
-        host_names=list(dict.fromkeys([listen, "localhost", "127.0.0.1"])),
+        host_names=list(dict.fromkeys([reached, *([listen] if listen != _ANY else []), "localhost", "127.0.0.1"])),
     )
 
 
@@ -235,7 +274,7 @@ async def serve(chosen: NodeOptions, *, as_json: bool, joined: Callable[[], Awai
             "status": ready.status,
             "application_url": urls["application"],
             "administration_url": urls["administration"],
-            "peer_address": urls["peers"].removeprefix("https://"),
+            "peer_address": node.address,
             "service_certificate": str(kept.current),
             "enclave_pid": node.enclave_pid,
         }

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coco import limits
+from coco import addresses, limits
 from coco.attestation.verified import Verified
 from coco.enclave.attesting import EVIDENCE
 from coco.enclave.certificates import Certificates
@@ -35,7 +35,15 @@ from coco.enclave.links import decode
 from coco.enclave.replica import Replica
 from coco.enclave.sequencer import Sequencer
 from coco.enclave.store import StoreView
-from coco.errors import AccessError, BusyError, ConsensusError, HostLiedError, NotFoundError, RequestError
+from coco.errors import (
+    AccessError,
+    BusyError,
+    ConfigurationError,
+    ConsensusError,
+    HostLiedError,
+    NotFoundError,
+    RequestError,
+)
 from coco.ledger import cose, tables
 from coco.ledger.statements import (
     MESSAGE_TYPE,
@@ -263,6 +271,10 @@ class Membership:
         return verified
 
     async def _admit(self, node_id: str, key: ec.EllipticCurvePublicKey, request: JoinRequest) -> NodeRow:
+        try:
+            addresses.check(request.address)
+        except ConfigurationError as error:
+            raise AccessError(str(error), code="join.bad_address") from error
         verified = self._check(key, request)
         measurement = verified.measurement
         view = self._sequencer.store.view()
@@ -301,7 +313,7 @@ class Membership:
                 status = nodes.TRUSTED
         most = limits.NODES_MAX if status == nodes.TRUSTED else limits.PENDING_NODES_MAX
         if sum(row.status == status for row in others) >= most:
-            raise BusyError("the network has as many nodes as it may have", code="join.too_many_nodes")
+            raise BusyError(f"the network may have {most} nodes that are {status}", code="join.too_many_nodes")
         heard = {node for node, _, active in self._replica.progress() if active} | {self._replica.node}
         for row in others:
             if row.address == request.address and row.status == nodes.TRUSTED and row.engine in heard:
@@ -367,7 +379,11 @@ class Membership:
         now_ms = self._sequencer.clock.now_ms
         lately = [at for at in self._admissions.get(address, ()) if now_ms - at < 1000 * limits.ADMISSIONS_SECONDS]
         if len(lately) >= limits.ADMISSIONS_MAX:
-            raise BusyError("too many nodes began at this address lately", code="join.too_often")
+            raise BusyError(
+                f"{limits.ADMISSIONS_MAX} nodes began at this address in {limits.ADMISSIONS_SECONDS} seconds, which is "
+                "as many as may",
+                code="join.too_often",
+            )
         self._admissions[address] = [*lately, now_ms]
 
     async def retire(self, statement: bytes) -> str:

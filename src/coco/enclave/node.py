@@ -65,6 +65,7 @@ from coco.enclave.recovery import PAGE, Recovery, read_former_life
 from coco.enclave.replica import ENGINE, Replica
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
 from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, Snapshots
+from coco.enclave.standing import Standing, quorum
 from coco.enclave.store import Journal, LogIndex, Store, StoreView
 from coco.enclave.submissions import DROPPED, EXECUTING, PENDING, SUBMIT, Submissions
 from coco.enclave.succession import Succession
@@ -136,6 +137,7 @@ class EnclaveNode:
         self._listeners: list[Listener] = []
         self._recovery: Recovery | None = None
         self._failures = 0
+        self._standing = Standing(self._committed_view)
         self._ticked_at = self._loop.time()
         self._position = (-1, b"")
         self._configuration_hash = bytes(32)
@@ -409,6 +411,7 @@ class EnclaveNode:
 
     async def _create(self, start: messages.Start) -> None:
         self.genesis = Genesis.parse(start.genesis)
+        self.genesis.check_founding()
         self._check_platform()
         await self._identities_for(start, _FOUNDER)
         secret = _native.LedgerSecret.generate(start.genesis)
@@ -945,6 +948,8 @@ class EnclaveNode:
             "leads": int(replica.is_primary),
             "primary_known": int(replica.primary != 0),
             "voters": len(replica.members.voters),
+            **quorum(replica.members.voters, self._agreement.reached(self._loop.time())),
+            **self._standing.numbers(self.clock.now_ms // 1000, self._loop.time()),
             "pooled": sum(len(runtime.pool) for runtime in self.sequencer.runtimes),
             "held": self.submissions.held,
             "unexpected": self._failures,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 _HEAD_SECONDS = 5.0
 _HEAD_BYTES_MAX = 8192
@@ -21,6 +23,19 @@ _COUNTERS = frozenset(
         *("check_us", "execute_us", "seal_us", "sign_us", "commit_us"),
     )
 )
+
+
+def sizes(ledger: Path) -> dict[str, int]:
+    """Bytes of a ledger, with what is not merged into its file yet, and of what is free beside it."""
+    parts = (ledger, ledger.with_name(f"{ledger.name}-wal"), ledger.with_name("index.db"))
+    taken = 0
+    for part in parts:
+        with contextlib.suppress(FileNotFoundError):
+            taken += part.stat().st_size
+    found = {"ledger_bytes": taken}
+    with contextlib.suppress(OSError):
+        found["disk_free_bytes"] = shutil.disk_usage(ledger.parent).free
+    return found
 
 
 def render(numbers: Mapping[str, Mapping[str, int]]) -> str:

@@ -26,7 +26,7 @@ from coco.channel.framing import FrameReader, FrameWriter
 from coco.errors import CocoError, ConfigurationError, HostError
 from coco.host.folder import FolderLock
 from coco.host.launcher import VIRTUAL, Enclave, launch, place, reach, take_turns
-from coco.host.metrics import MetricsServer
+from coco.host.metrics import MetricsServer, sizes
 from coco.host.persistence import Aside, LedgerFile, unreadable
 
 TICK_SECONDS = 1.0
@@ -67,6 +67,8 @@ class NodeOptions:
     peers: tuple[str, int] = ("127.0.0.1", 0)
     #: Nodes of a network to join, ``host:port`` of their peer listeners; empty to create or recover one.
     join: list[str] = field(default_factory=list)
+    #: Name or address under which other nodes reach this one; empty: where it listens for its peers.
+    advertise: str = ""
     #: The joiner's owner: signs for node id, measurement, address and host names (COSE Sign1); empty leaves it to
     #: governance.
     owner: Callable[[str, str, str, Sequence[str]], bytes] = lambda node_id, measurement, address, host_names: b""
@@ -169,7 +171,7 @@ class Node:
         last = self._ledger.last_seqno
         create = options.genesis is not None and last == 0 and not options.join
         self._listen("peers", options.peers)
-        self._address = f"{options.peers[0]}:{self.relays['peers'].port}"
+        self._address = f"{options.advertise or options.peers[0]}:{self.relays['peers'].port}"
         self.send(
             messages.Start(
                 mode="join" if options.join else "create" if create else "recover",
@@ -204,6 +206,11 @@ class Node:
         return self.ready.result()
 
     @property
+    def address(self) -> str:
+        """Where other nodes reach this one, ``host:port``."""
+        return self._address
+
+    @property
     def end_code(self) -> str:
         """Why the enclave ended by itself; empty while it has not said so."""
         return self._exit.code if self._exit is not None else ""
@@ -214,6 +221,7 @@ class Node:
         for listener, relay in self.relays.items():
             for name, value in zip(_RELAY_NUMBERS, relay.counters(), strict=True):
                 found.setdefault(f"relay.{name}", {})[listener] = value
+        found |= {name: {"": value} for name, value in sizes(self.options.ledger).items()}
         return found
 
     def _listen(self, name: str, address: tuple[str, int]) -> None:
@@ -223,7 +231,7 @@ class Node:
     async def _dial(self, dial: int, address: str) -> None:
         """Connect to another node, and the enclave to it."""
         assert self._enclave is not None, "launched before anything is asked of it"
-        host, _, port = address.rpartition(":")
+        host, _, port = address.rpartition(":")  # a name is resolved here: who answers is known by its key
         sockets: list[socket.socket] = []
         try:
             async with asyncio.timeout(DIAL_SECONDS):

@@ -90,9 +90,13 @@ def parse(message: bytes) -> Sign1:
     Raises:
         RequestError: not such a message (code ``cose.malformed``).
     """
+    if len(message) > MESSAGE_BYTES_MAX:
+        raise RequestError(
+            f"a signed message has at most {MESSAGE_BYTES_MAX} bytes, and this one {len(message)}",
+            code="cose.malformed",
+            hint="make several of it",
+        )
     try:
-        if len(message) > MESSAGE_BYTES_MAX:
-            raise ValueError("too large")
         tagged = cbor2.loads(message)
         if not isinstance(tagged, cbor2.CBORTag) or tagged.tag != SIGN1_TAG:
             raise ValueError("no COSE_Sign1 tag")

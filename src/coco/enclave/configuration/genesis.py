@@ -12,7 +12,7 @@ import msgspec
 from cryptography import x509
 from msgspec import Meta
 
-from coco import limits
+from coco import addresses, limits
 from coco.attestation.policy import parse_rules
 from coco.enclave.configuration import chains, settings, supermajority
 from coco.enclave.configuration.keepers import OWNER
@@ -132,6 +132,16 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
                 raise ConfigurationError(
                     "insecure_any_account is for a sandbox only", code="configuration.insecure_any_account"
                 )
+
+    def check_founding(self) -> None:
+        """What is asked of a network that begins; older ones go on as they are.
+
+        Raises:
+            ConfigurationError: an operator's address is none (``configuration.bad_address``).
+        """
+        for operator in self.operators:
+            for address in operator.addresses:
+                addresses.check(address)
 
     @staticmethod
     def _check_alone(pem: str, seen: set[bytes]) -> None:

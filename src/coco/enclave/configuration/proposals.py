@@ -460,7 +460,8 @@ class Proposals:
         if isinstance(effects, GovernanceError):
             raise effects
         if not isinstance(effects, list) or len(effects) > limits.PROPOSAL_ACTIONS_MAX:
-            raise GovernanceError("the rules gave no list of actions", code="gov.rules_failed")
+            most = limits.PROPOSAL_ACTIONS_MAX
+            raise GovernanceError(f"the rules gave no list of at most {most} actions", code="gov.rules_failed")
         actions.perform(draft, effects)
         if (tables.CONSTITUTION, tables.SINGLETON) in draft.writes:
             await self._can_be_replaced(draft)

@@ -101,6 +101,10 @@ class Agreement:
         """A node's host says that it is ``host_ms``; the event loop's clock says ``loop_s``."""
         self._said[node] = host_ms, loop_s
 
+    def reached(self, loop_s: float) -> set[int]:
+        """Nodes that were heard of lately."""
+        return {node for node, (_, at) in self._said.items() if loop_s - at < limits.TIME_SAID_SECONDS_MAX}
+
     def ceiling_alone_ms(self, now_ms: int, passed_s: float) -> int:
         """The same while a majority has not been heard of: a host alone moves the time as fast as it passes."""
         return now_ms + int(1000 * passed_s) + limits.TIME_STEP_ALONE_MS

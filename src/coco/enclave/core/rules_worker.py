@@ -52,13 +52,16 @@ def call(source: str, function: str, arguments: list[Any]) -> dict[str, Any]:
         value = module.freeze().call_with(options, function, *arguments).value
         return {"value": json.loads(json.dumps(value, allow_nan=False))}
     except _TooLong:
-        return {"code": "gov.rules_too_long", "reason": "the rules take too many steps"}
+        return {"code": "gov.rules_too_long", "reason": f"the rules take more than {_THOUSANDS_OF_STEPS},000 steps"}
     except (starlark.StarlarkError, ValueError, TypeError, RecursionError) as error:
         return {"code": "gov.rules_failed", "reason": str(error)[-1000:]}
     except ImportError as error:
         return {"code": "enclave.late_import", "reason": f"{error.name} is imported after the lock-down"}
     except MemoryError:
-        return {"code": "gov.rules_out_of_memory", "reason": "the rules take too much memory"}
+        return {
+            "code": "gov.rules_out_of_memory",
+            "reason": f"the rules take more than {_MEMORY_BYTES} bytes of memory",
+        }
 
 
 def size() -> int:
@@ -115,7 +118,11 @@ def call_apart(request: bytes, memory: int, *private: int) -> bytes:
     os.waitpid(child, 0)
     if not answer or len(answer) > ANSWER_BYTES_MAX:
         return json.dumps(
-            {"code": "gov.rules_out_of_memory", "reason": "the rules take too much memory or time"}
+            {
+                "code": "gov.rules_out_of_memory",
+                "reason": f"the rules take more than {_MEMORY_BYTES} bytes of memory or {_CPU_SECONDS} s, or answer "
+                f"with more than {ANSWER_BYTES_MAX} bytes",
+            }
         ).encode()
     return bytes(answer)
 

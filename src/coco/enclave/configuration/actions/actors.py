@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from coco import addresses
 from coco.enclave.configuration import chains
 from coco.enclave.configuration.actions.arguments import (
     certificate,
@@ -22,6 +23,7 @@ from coco.enclave.configuration.actions.arguments import (
 )
 from coco.enclave.configuration.draft import ACCEPTED, ACTIVE, Draft
 from coco.enclave.configuration.keepers import OWNER, PARTICIPANT
+from coco.errors import ConfigurationError
 from coco.ledger import tables
 from coco.ledger.statements import fingerprint
 
@@ -122,7 +124,13 @@ def set_user_data(draft: Draft, args: Mapping[str, Any]) -> None:
 def set_operator(draft: Draft, args: Mapping[str, Any]) -> None:
     """Who may sign for nodes, and at which addresses."""
     found = certificate(args)
-    document = {"cert": text(args, "cert"), "addresses": texts(args, "addresses")}
+    listed = texts(args, "addresses")
+    for one in listed:
+        try:
+            addresses.check(one)
+        except ConfigurationError as error:
+            raise refuse(f"addresses: {error}") from error
+    document = {"cert": text(args, "cert"), "addresses": listed}
     draft.put(tables.OPERATORS, fingerprint(found).encode(), tables.row(document))
 
 
