@@ -92,7 +92,9 @@ format: build
 	cd rust && cargo fmt
 	cargo fmt --manifest-path rust/fuzz/Cargo.toml
 
-bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built bench/peers/bin/geth ## Beside anvil and geth
+bench: build tests/clients/node_modules/.built ## Beside anvil, geth and etcd, as far as they are there
+	-@$(MAKE) --no-print-directory bench/peers/node_modules/.built
+	-@$(MAKE) --no-print-directory bench/peers/bin/geth
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --target-dir $(CARGO_TARGET)
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/workload.py
@@ -103,6 +105,7 @@ bench: build tests/clients/node_modules/.built bench/peers/node_modules/.built b
 bench-attack: build ## Writes and memory, quiet and under each attack, in one run
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked --target-dir $(CARGO_TARGET)
 	$(BIN)/python bench/attack.py $(ARGS)
+	$(BIN)/python bench/connect.py
 
 wheel: build ## Byte-identical wheel in dist/
 	PATH=$(CURDIR)/$(BIN):$$PATH sh scripts/build_wheel.sh dist

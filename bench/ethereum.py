@@ -24,7 +24,7 @@ from eth_account import Account
 from eth_utils import keccak, to_checksum_address
 
 from load import Connection, run
-from systems import CHAIN_ID, FUNDER_KEY, Anvil, Coco, Geth, System, cpu_seconds, disk_bytes, rss_mb, running
+from systems import CHAIN_ID, FUNDER_KEY, Anvil, Coco, Geth, System, cpu_seconds, disk_bytes, rss_mb, running, there
 
 HERE = Path(__file__).parent
 OUT = HERE / "out"
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--systems", default="coco,anvil,geth")
     chosen = parser.parse_args()
-    kinds = [kind for kind in (Coco, Anvil, Geth) if kind.name in chosen.systems.split(",")]
+    kinds = there([kind for kind in (Coco, Anvil, Geth) if kind.name in chosen.systems.split(",")])
     prepared = prepare(chosen.transactions)
     runs: dict[str, list[dict]] = {kind.name: [] for kind in kinds}
     for number in range(chosen.runs):

@@ -27,7 +27,7 @@ from eth_account import Account
 
 from ethereum import OUT, load, prepare, sign
 from load import Connection
-from systems import CHAIN_ID, FUNDER, FUNDER_KEY, Coco, Etcd, Target, running
+from systems import CHAIN_ID, FUNDER, FUNDER_KEY, Coco, Etcd, Target, running, there
 
 ELECTION_TIMEOUT_S = 0.75
 PATIENCE_S = 60
@@ -254,7 +254,7 @@ def main() -> None:
     if "catch_up" not in skip:
         found["catch_up"] = catch_up(prepared)
         print(f"catch-up: {found['catch_up']}")
-    if "etcd" not in skip:
+    if "etcd" not in skip and there([Etcd]):
         found["etcd"] = etcd(chosen.transactions)
         three = figures.get("3")
         if three is not None:

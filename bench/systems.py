@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from load import Target
@@ -74,6 +74,13 @@ class System:
     name = ""
     version = ""
     settings = ""
+    #: How it comes to this machine.
+    install = ""
+
+    @classmethod
+    def program(cls) -> str | None:
+        """What is run; None where it is not installed."""
+        return sys.executable
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -97,6 +104,14 @@ class System:
                     return
             time.sleep(0.1)
         raise RuntimeError(f"{self.name} did not start")
+
+
+def there(kinds: Sequence[type[System]]) -> list[type[System]]:
+    """Those that can be run here; which ones are missing is said, and the others go on."""
+    for kind in kinds:
+        if kind.program() is None:
+            print(f"{kind.name} is missing and left out: {kind.install}", flush=True)
+    return [kind for kind in kinds if kind.program() is not None]
 
 
 class Coco(System):
@@ -129,10 +144,15 @@ class Coco(System):
 class Anvil(System):
     name = "anvil"
     settings = "--block-time 1 --prune-history, memory only, no TLS"
+    install = "cd bench/peers && npm ci"
+
+    @classmethod
+    def program(cls) -> str | None:
+        return shutil.which(str(HERE / "peers/node_modules/.bin/anvil"))
 
     def start(self) -> None:
         self.target = Target("127.0.0.1", free_port())
-        binary = str(HERE / "peers/node_modules/.bin/anvil")
+        binary = self.program()
         command = [binary, "--port", str(self.target.port), "--chain-id", str(CHAIN_ID), "--block-time", "1"]
         command += ["--silent", "--prune-history", "--gas-limit", "500000000", "--hardfork", "osaka"]
         self.process = subprocess.Popen(
@@ -146,10 +166,15 @@ class Anvil(System):
 class Geth(System):
     name = "geth"
     settings = "--dev --dev.period 1 --dev.gaslimit 500000000, on disk, no TLS"
+    install = "make bench/peers/bin/geth, which needs Go"
+
+    @classmethod
+    def program(cls) -> str | None:
+        return shutil.which("geth", path=f"{HERE / 'peers/bin'}:{os.environ['PATH']}")
 
     def start(self) -> None:
         self.target = Target("127.0.0.1", free_port())
-        binary = shutil.which("geth", path=f"{HERE / 'peers/bin'}:{os.environ['PATH']}")
+        binary = self.program()
         command = [binary, "--dev", "--dev.period", "1", "--dev.gaslimit", "500000000", "--http"]
         command += [
             "--http.port",
@@ -182,11 +207,14 @@ class Etcd(System):
     settings = (
         "three processes, fsync before commit; no TLS, no encryption, no execution, no signed ledger; JSON gateway"
     )
+    install = "apt-get install etcd-server"
+
+    @classmethod
+    def program(cls) -> str | None:
+        return shutil.which("etcd")
 
     def start(self) -> None:
-        binary = shutil.which("etcd")
-        if binary is None:
-            raise RuntimeError("etcd is not there (apt-get install etcd-server)")
+        binary = self.program()
         shown = subprocess.run([binary, "--version"], capture_output=True, text=True)
         self.version = shown.stdout.splitlines()[0]
         clients, peers = [free_port() for _ in range(3)], [free_port() for _ in range(3)]

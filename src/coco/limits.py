@@ -87,6 +87,8 @@ ANSWER_SECONDS_MAX: Final = 45
 ANSWER_SECONDS_PATIENT: Final = 2
 ALIVE_SECONDS_MAX: Final = 5
 
+#: Accounts that are recorded of one participant.
+ACCOUNTS_MAX: Final = 1_000
 #: Transactions of a pool, and of one lane (an account) in it.
 POOL_TRANSACTIONS_MAX: Final = 50_000
 POOL_BYTES_MAX: Final = 128 * MIB

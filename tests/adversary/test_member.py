@@ -9,6 +9,7 @@ import pytest
 from attacks import attack
 
 from coco import constitutions, limits
+from coco.enclave.configuration import participants
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.configuration.proposals import Proposals
 from coco.errors import ConfigurationError
@@ -318,3 +319,67 @@ def test_a_proposal_whose_proposer_left_can_be_withdrawn_or_decided(members):
     assert network.withdraw(others[0], orphans[0])["proposalState"] == "Withdrawn"
     network.vote(others[0], orphans[2])
     assert network.vote(others[1], orphans[2])["proposalState"] == "Accepted"
+
+
+# --- F: what is no text, and accounts that are none ------------------------------------------------------------------
+
+
+@attack("F", was="half a surrogate pair in the name of an action: node.internal, 500", now="gov.malformed, 400")
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"actions": [{"name": "\ud800", "args": {}}]},
+        {"actions": [action("set_member_data", member_id="\udfff", member_data={})]},
+        {"actions": [action("set_member_data", member_id="00", member_data={"\ud800": 1})]},
+        {"actions": [action("set_constitution", constitution="\ud800")]},
+        {"actions": [{"name": "set_user", "args": {"\udbff": 1}}]},
+        {"actions": [], "\ud800": 1},
+    ],
+)
+def test_half_a_surrogate_pair_is_no_text_anywhere_in_a_proposal(network, members, content):
+    body = members[0].sign("proposal", content)
+    refused(lambda: network.propose(members[0], body=body), "gov.malformed")
+
+
+@attack("F", was="the same in any other message", now="gov.malformed, or no message of that kind")
+@pytest.mark.parametrize("payload", [{"vote": "\ud800"}, {"vote": True, "\ud800": 1}, "\udfff"])
+def test_half_a_surrogate_pair_is_no_text_in_a_ballot(network, members, payload):
+    made = network.propose(members[0], action("set_member_data", member_id=members[1].id, member_data={}))
+    body = members[1].sign("ballot", payload, made["proposalId"])
+    refused(lambda: network.vote(members[1], made["proposalId"], body=body), "gov.malformed")
+
+
+BAD_ACCOUNTS = [
+    ["zz"],
+    ["0x00"],
+    [7],
+    [None],
+    ["0x" + "1" * 41],
+    "0x" + "11" * 20,
+    {"0x": 1},
+    ["0x" + "11" * 20] * 1001,
+]
+
+
+@attack(
+    "F",
+    was='user_data {"accounts": ["zz"]} is accepted, and makes the participant\'s connections close without a word',
+    now="configuration.bad_accounts; where a ledger has it, it is nobody's account",
+)
+@pytest.mark.parametrize("accounts", BAD_ACCOUNTS, ids=repr)
+def test_accounts_that_are_none_are_never_written(network, members, accounts):
+    said = {"accounts": accounts}
+    made = network.propose(members[0], action("set_user", cert=members[3].pem, user_data=said))
+    for voter in members[:2]:
+        made = network.vote(voter, made["proposalId"]) if made["proposalState"] == "Open" else made
+    assert made["proposalState"] == "Failed" and "accounts" in made["failure"]["reason"]
+    assert network.document(tables.USERS_INFO, members[3].id) is None
+    document = {
+        "network": "n",
+        "members": [{"cert": members[0].pem}],
+        "participants": [{"cert": members[3].pem, "user_data": said}],
+        **SANDBOX,
+    }
+    with pytest.raises(ConfigurationError):
+        Genesis.parse(json.dumps({**document, "recovery_threshold": 1}).encode())
+    assert participants.accounts(said) <= {bytes.fromhex("11" * 20)}

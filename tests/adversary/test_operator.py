@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import re
+import resource
 import shutil
+import signal
 import sqlite3
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,7 @@ from coco.enclave.core.clock import Agreement, Clock, compare_with_ledger
 from coco.enclave.core.identity import pem
 from coco.enclave.frontend.openapi import OPERATIONS
 from coco.errors import CocoError, ConfigurationError, GovernanceError, HostError, LedgerError
+from coco.host.folder import TemporaryFolder
 from coco.host.node import HINTS, Node, NodeOptions
 from coco.ledger import cose, tables
 from coco.ledger.replay import Replay
@@ -665,3 +670,174 @@ def test_refusals_name_the_limit(tmp_path):
     large = member.sign("proposal", {"actions": [action("set_user", cert="a" * 3_000_000)]})
     with pytest.raises(CocoError, match=f"at most {cose.MESSAGE_BYTES_MAX} bytes, and this one {len(large)}"):
         network.propose(member, body=large)
+
+
+# --- F: small and sharp: what is typed in a hurry, a full disk, Ctrl-C, a file that is gone ---
+
+
+def _typed(*arguments: str, cwd: Path, bytes_max: int = -1) -> tuple[int, str]:
+    """What a person sees of a command, and its exit code; it may write files of so many bytes."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_max, resource.RLIM_INFINITY))
+
+    command = [sys.executable, "-m", "coco.cli.main", *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, timeout=120, preexec_fn=limit if bytes_max >= 0 else None
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+_NOWHERE = "https://127.0.0.1:1"
+
+
+@attack(
+    "F",
+    was="a traceback for a bad --service, a port of 70000, a folder that cannot be written or is a file, a damaged "
+    "genesis, a full disk, http:// and --cert without --key",
+    now="an error with a code, a hint and the documented exit code; the table of every command and kind of wrong value: "
+    "tests/unit/test_cli_errors.py",
+)
+@pytest.mark.parametrize(
+    ("typed", "code", "ends"),
+    [
+        (["status", _NOWHERE, "--service", "text"], "client.bad_certificate", 2),
+        (["sandbox", "--node-port", "70000"], "cli.usage", 2),
+        (["node", "start", "--dir", "n", "--genesis", "genesis.json", "--peer-port", "70000"], "cli.usage", 2),
+        (["sandbox", "--dir", "/sys/coco"], "cli.bad_file", 2),
+        (["sandbox", "--dir", "text"], "cli.bad_file", 2),
+        (["node", "start", "--dir", "n", "--genesis", "cut.json"], "node.bad_file", 2),
+        (["status", "http://127.0.0.1:1", "--service", "alice.pem"], "cli.bad_url", 2),
+        (
+            ["account", "bind", "0x" + "11" * 20, "--url", _NOWHERE, "--service", "alice.pem", "--cert", "alice.pem"],
+            "client.bad_key_file",
+            2,
+        ),
+        (["ledger", "export", "/sys/coco", "--ledger", "text"], "cli.bad_file", 2),
+    ],
+)
+def test_what_is_typed_in_a_hurry_ends_with_a_code_and_a_hint(tmp_path: Path, typed: list[str], code: str, ends: int):
+    make_actor(tmp_path, "alice")
+    (tmp_path / "text").write_text("no certificate")
+    (tmp_path / "cut.json").write_text('{"network": "n", "memb')
+    (tmp_path / "genesis.json").write_text('{"network": "n"}')
+    exits, said = _typed(*typed, cwd=tmp_path)
+    assert "Traceback" not in said and f"[{code}]" in said and "try: " in said, said
+    assert exits == ends
+
+
+@attack("F", was="a full disk: a traceback", now="host.disk with a hint, exit code 3")
+@pytest.mark.parametrize(
+    ("typed", "bytes_max"),
+    [
+        (["sandbox", "--nodes", "1", "--port", "0", "--json"], 20_000),
+        (["sandbox", "--nodes", "1", "--port", "0", "--json"], 100_000),
+        (["member", "keygen", "bob", "--json"], 10),
+        (["network", "init", "n", "--member", "alice.pem", "--recovery-threshold", "1", "--json"], 10),
+    ],
+)
+def test_a_disk_without_room_is_named(tmp_path: Path, typed: list[str], bytes_max: int):
+    make_actor(tmp_path, "alice")
+    (tmp_path / "alice.encryption.pem").write_text("x")
+    exits, said = _typed(*typed, cwd=tmp_path, bytes_max=bytes_max)
+    assert "Traceback" not in said and '"host.disk"' in said and '"hint"' in said, said
+    assert exits == 3
+
+
+@attack(
+    "F",
+    was="Ctrl-C during a start: 11 to 15 s",
+    now="a node that is not ready has acknowledged nothing: it ends at once",
+)
+@pytest.mark.parametrize("command", ["sandbox", "join"])
+def test_a_start_that_is_broken_off_waits_for_nothing(tmp_path: Path, command: str):
+    make_actor(tmp_path, "service")
+    (tmp_path / "genesis.json").write_text('{"network": "n"}')
+    typed = {
+        "sandbox": ["sandbox", "--json", "--port", "0", "--dir", "s"],
+        "join": ["node", "join", "--json", "--dir", "n", "--peer", "127.0.0.1:1", "--genesis", "genesis.json"],
+    }[command]
+    typed += ["--service", "service.pem"] if command == "join" else []
+    started = subprocess.Popen(
+        [sys.executable, "-m", "coco.cli.main", *typed],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+    while not (enclaves := children.read_text().split()):
+        assert started.poll() is None
+        time.sleep(0.01)
+    started.send_signal(signal.SIGINT)
+    # The former code waited 10 s for an enclave that hears nothing before its start is done.
+    said, errors = started.communicate(timeout=8)
+    assert "Traceback" not in said + errors
+    assert started.returncode in (0, 130)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in enclaves)
+
+
+@attack(
+    "F",
+    was="a ledger file that is deleted while the host runs: everything goes on, and is lost at the end",
+    now="noticed within a second: the node ends (host.ledger_gone), and what the file had is in a copy beside it",
+)
+@pytest.mark.parametrize("how", ["deleted", "replaced", "its log of writes deleted"])
+def test_a_ledger_that_is_removed_under_a_node_is_noticed_and_kept(tmp_path: Path, how: str):
+    network = TestNetwork(tmp_path / "network")
+    ledger = network.files.ledger(0)
+
+    async def story() -> None:
+        async with running(network):
+            assert network.node is not None
+            before = rows(ledger)
+            if how == "its log of writes deleted":
+                ledger.with_name("ledger.db-wal").unlink()
+            else:
+                ledger.unlink()
+            if how == "replaced":
+                ledger.write_bytes(b"")
+            await asyncio.wait_for(asyncio.shield(network.node.ended), 60)
+            assert network.node.failure is not None and network.node.failure.code == "host.ledger_gone"
+            (rescued,) = ledger.parent.glob("ledger.rescued.*.db")
+            assert rows(rescued)[: len(before)] == before
+
+    run(story())
+
+
+@attack(
+    "F",
+    was="folders in /tmp stay behind for ever when hosts are killed",
+    now="the next start removes those, and no other",
+)
+def test_folders_of_killed_hosts_are_removed_by_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    killed = (
+        "import os, signal; from coco.host.folder import TemporaryFolder; kept = TemporaryFolder('coco-'); "
+        "print(kept.name, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    left = Path(subprocess.run([sys.executable, "-c", killed], capture_output=True, text=True).stdout.strip())
+    assert left.is_dir() and left.parent == tmp_path
+    others = tmp_path / "coco-of-somebody"
+    others.mkdir()
+    (others / "precious").touch()
+    (tmp_path / "coco-link").symlink_to(others)
+    with contextlib.closing(TemporaryFolder("coco-")) as living:
+        assert not left.exists()
+        with contextlib.closing(TemporaryFolder("coco-")) as another:
+            assert Path(living.name).exists() and Path(another.name).exists() and (others / "precious").exists()
+    assert not Path(living.name).exists() and not Path(another.name).exists()
+
+
+@attack(
+    "F", was="make bench ends with a traceback where etcd is not installed", now="says what is missing, and goes on"
+)
+def test_a_benchmark_goes_on_without_what_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    systems = importlib.import_module("systems")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(systems, "HERE", Path("/nowhere"))
+    assert systems.there([systems.Coco, systems.Geth, systems.Etcd]) == [systems.Coco]
+    assert "etcd is missing and left out: apt-get install etcd-server" in capsys.readouterr().out

@@ -87,6 +87,7 @@ class Evidence:
             if len(evidence) + len(endorsed) > _BYTES_MAX:
                 raise refuse("evidence is not that large", "malformed")
             endorsements = json.loads(endorsed.decode()) if endorsed else {}
+            json.dumps(endorsements, ensure_ascii=False).encode()  # half a surrogate pair could be written nowhere
         except (ValueError, TypeError, RecursionError) as error:
             raise refuse("the evidence is malformed", "malformed") from error
         if not isinstance(endorsements, dict) or not all(isinstance(one, str) for one in endorsements.values()):
@@ -116,6 +117,7 @@ def _verify_virtual(evidence: bytes, endorsements: Mapping[str, str], *, now_s: 
     try:
         body = json.loads(evidence.decode())
         measurement, data = str(body["measurement"]), bytes.fromhex(body["report_data"])
+        measurement.encode()  # half a surrogate pair could be written nowhere
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise refuse("the evidence is malformed", "malformed") from error
     if len(data) != REPORT_DATA_BYTES:

@@ -137,10 +137,11 @@ def _holds(replay: Replay, end: int, path: Path) -> Position:
         if path.stat().st_size > limits.BODY_BYTES_MAX:
             raise ValueError("it is too long")
         body = parse_json(path.read_bytes())
+        body = body.get("receipt", body)  # of coco receipt get, or as a node gives it
         parts = body["leaf_components"]
         digest, claims = bytes.fromhex(parts["write_set_digest"]), bytes.fromhex(parts["claims_digest"])
         leaf = receipts.leaf(digest, str(parts["commit_evidence"]), claims)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"{path} is no receipt: {error}", code="receipt.malformed") from error
     position, refused = None, None
     for service in replay.services():

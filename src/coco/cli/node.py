@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
-import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,6 +24,7 @@ from coco.client.http import HttpsClient, RemoteError
 from coco.client.operators import Owner, nobody, owner, retirement
 from coco.client.verify import service_context
 from coco.errors import ConfigurationError, HostError, NotFoundError, RequestError
+from coco.host.folder import TemporaryFolder
 from coco.host.node import HINTS, Node, NodeOptions, run_until, stop_signal
 from coco.host.persistence import last_signed
 from coco.ledger.statements import spki_of
@@ -177,11 +178,11 @@ async def measure() -> str:
             said.set_result(measurement)
         return b""
 
-    with tempfile.TemporaryDirectory(prefix="coco-measure-") as directory:
-        nobody_s = make_actor(Path(directory), "service")
+    with contextlib.closing(TemporaryFolder("coco-measure-")) as folder:
+        nobody_s = make_actor(Path(folder.name), "service")
         node = Node(
             NodeOptions(
-                ledger=Path(directory) / "ledger.db",
+                ledger=Path(folder.name) / "ledger.db",
                 join=["127.0.0.1:1"],
                 owner=hear,
                 expected_service=nobody_s.encode(),
@@ -190,9 +191,12 @@ async def measure() -> str:
         starting = asyncio.ensure_future(node.start())
         first: set[asyncio.Future[Any]] = {starting, said}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        why = starting.exception() if starting.done() else None
         starting.cancel()
         await asyncio.wait({starting})
         await node.stop()
+        if why is not None and not said.done():
+            raise why
         if not said.done():
             raise HostError("the enclave did not say what it runs", code="host.enclave_ended")
         return said.result()
@@ -289,6 +293,8 @@ async def serve(chosen: NodeOptions, *, as_json: bool, joined: Callable[[], Awai
                 print(f"{name:20} {value}", flush=True)
         reason = await run_until(node, stopped)
         if node.ended.done():
+            if node.failure is not None:
+                raise node.failure
             if node.end_code == RETIRED:
                 raise HostError(reason, code=RETIRED, hint=HINTS[RETIRED])
             raise HostError(reason, code="node.ended", hint="start it again: it joins its network as a new node")

@@ -1,4 +1,4 @@
-"""The lock of a data folder: one process at a time uses what lies in it.
+"""The lock of a data folder: one process at a time uses what lies in it; and folders for sockets, with the same lock.
 
 Rules: the kernel holds the lock and lets it go when its process ends, however that ends, so nothing is ever left to be
 cleaned up; the file stays, for removing it would let two processes lock two files of one name; it names the holder for
@@ -7,14 +7,20 @@ whoever comes second.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import shutil
+import tempfile
+import weakref
 from pathlib import Path
 
 from coco.errors import HostError
 
 #: Name of the lock file in each data folder.
 LOCK = "lock"
+#: The same of a folder for sockets.
+_MARK = "host"
 
 
 class FolderLock:
@@ -66,3 +72,43 @@ def _holder(descriptor: int) -> int:
     """The process that wrote its id into a lock file; 0 when none did."""
     said = os.pread(descriptor, 20, 0).strip()
     return int(said) if said.isdigit() else 0
+
+
+class TemporaryFolder:
+    """A folder for sockets of a running process; what a killed one has left behind, the next one removes.
+
+    It is marked by a file that is locked before it has its name: one that nobody holds any more is of a process that
+    has ended, also where processes of other containers share the place.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        """Make one, and remove those of ``prefix`` that are marked and whose process has ended."""
+        _clear(prefix)
+        self.name = tempfile.mkdtemp(prefix=prefix)
+        marking = Path(self.name) / f"{_MARK}.new"
+        descriptor = os.open(marking, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        marking.rename(marking.with_name(_MARK))
+        self._remove = weakref.finalize(self, _remove, self.name, descriptor)
+
+    def close(self) -> None:
+        """Remove it."""
+        self._remove()
+
+
+def _remove(name: str, descriptor: int) -> None:
+    shutil.rmtree(name, ignore_errors=True)
+    os.close(descriptor)
+
+
+def _clear(prefix: str) -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            descriptor = os.open(folder / _MARK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)

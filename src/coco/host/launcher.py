@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import coco
 from coco import code_identity
 from coco.errors import HostError
+from coco.host.folder import TemporaryFolder
 
 #: The only environment that an enclave accepts (coco.enclave.core.bundle checks the same list).
 ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
@@ -47,7 +47,7 @@ class Enclave:
     listeners: dict[str, str]
     #: Of an enclave that this host has started.
     process: subprocess.Popen[bytes] | None = None
-    directory: tempfile.TemporaryDirectory[str] | None = None
+    directory: TemporaryFolder | None = None
 
     def close(self) -> None:
         """End it: its control channel closes, and a process of this host is killed if it still runs."""
@@ -57,7 +57,7 @@ class Enclave:
             self.process.wait()
         self.control.close()
         if self.directory is not None:
-            self.directory.cleanup()
+            self.directory.close()
 
 
 def take_turns() -> None:
@@ -155,7 +155,7 @@ def launch(
     # Every connection takes two descriptors here and one in the enclave, which inherits the limit.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    directory = tempfile.TemporaryDirectory(prefix="coco-")
+    directory = TemporaryFolder("coco-")
     ours, theirs = socket.socketpair()
     listeners: dict[str, str] = {}
     inherited: dict[str, socket.socket] = {"control": theirs}

@@ -30,7 +30,7 @@ from coco.host.metrics import MetricsServer, sizes
 from coco.host.persistence import Aside, LedgerFile, unreadable
 
 TICK_SECONDS = 1.0
-STOP_SECONDS = 10.0
+STOP_SECONDS, STOP_STARTING_SECONDS = 10.0, 0.2
 DIAL_SECONDS = 3.0
 _RELAY_NUMBERS = ("accepted", "refused", "open", "bytes_in", "bytes_out")
 
@@ -211,6 +211,11 @@ class Node:
         return self._address
 
     @property
+    def failure(self) -> HostError | None:
+        """Why the host itself could not go on, if that is why the node ended."""
+        return self._failure
+
+    @property
     def end_code(self) -> str:
         """Why the enclave ended by itself; empty while it has not said so."""
         return self._exit.code if self._exit is not None else ""
@@ -258,8 +263,10 @@ class Node:
         self._stopping = True
         if self._enclave is not None and not self.ended.done():
             self.send(messages.Stop())
+            # One that is not ready has acknowledged nothing: it may be anywhere in its start, and is not waited for.
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self.ended), STOP_SECONDS)
+                seconds = STOP_SECONDS if self.ready.done() else STOP_STARTING_SECONDS
+                await asyncio.wait_for(asyncio.shield(self.ended), seconds)
         for task in self._tasks:
             task.cancel()
         if "peers" in self.relays:
@@ -355,10 +362,11 @@ class Node:
         self._log({"event": "ledger.set_aside", **found, "signed": left.signed, "reason": left.reason, "hint": hint})
 
     def _disk_failed(self, error: Exception) -> None:
-        # "malformed" is a DatabaseError itself; what a disk without room says is one of its kinds.
-        if type(error) is sqlite3.DatabaseError:
+        if isinstance(error, sqlite3.Error):
             self._failure = unreadable(self.options.ledger, error)
-        self._end(f"the ledger file failed: {error}")
+        elif isinstance(error, HostError):
+            self._failure = error
+        self._end(str(self._failure or f"the ledger file failed: {error}"))
 
     def _end(self, reason: str) -> None:
         if not self.ended.done():
@@ -383,6 +391,8 @@ class Node:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self.send(messages.Tick(self.options.clock_ms()))
+            if self._ledger is not None:
+                self._ledger.check()
 
     async def _endorse(self, request: int, platform: str, evidence: bytes) -> None:
         """Answer, and offer whatever is newer from then on."""

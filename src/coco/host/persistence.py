@@ -7,6 +7,7 @@ start deletes no entry: what it does not believe is *set aside*, in a table of t
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 import time
@@ -36,6 +37,8 @@ _SIGNATURES, _IV_VIEW = b"public:ccf.internal.signatures", 32
 #: Entries that are set aside in one transaction, from the last one down: a start that is cut short loses none.
 _ASIDE_AT_ONCE = 1000
 _ASIDE_HINT = "move the file away: a node that joins fetches the ledger from the others; to recover, take another copy"
+#: The disk is full, broken or may only be read.
+_OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 _Job = Callable[[sqlite3.Connection], None]
 
@@ -57,25 +60,10 @@ def open_database(path: Path) -> sqlite3.Connection:
             connection.executescript(f"BEGIN; {_MIGRATION} COMMIT; {_SCHEMA}")
             version = SCHEMA_VERSION
     except sqlite3.Error as error:
-        raise unusable(path, error) from error
+        raise unreadable(path, error) from error
     if version != SCHEMA_VERSION:
         raise HostError(f"the ledger {path} has schema {version}", code="host.ledger_version")
     return connection
-
-
-def unusable(path: Path, error: sqlite3.Error) -> HostError:
-    """What an error of the database means to whoever has to do something about it."""
-    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
-        return HostError(
-            f"the ledger {path} cannot be written: {error}",
-            code="host.disk",
-            hint="make room on that disk, or look whether it is whole; nothing acknowledged is lost by starting again",
-        )
-    return HostError(
-        f"cannot open the ledger {path}: {error}",
-        code="host.ledger_unreadable",
-        hint=_ASIDE_HINT,
-    )
 
 
 def read_entries(connection: sqlite3.Connection, first: int, last: int) -> list[bytes]:
@@ -123,7 +111,13 @@ def last_signed(path: Path) -> tuple[int, int]:
 
 
 def unreadable(path: Path, error: sqlite3.Error) -> HostError:
-    """What to say of a ledger whose file is damaged."""
+    """What to say of a ledger whose file is damaged, or whose disk takes no more."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
+        return HostError(
+            f"the ledger {path} cannot be written: {error}",
+            code="host.disk",
+            hint="make room on that disk, or look whether it is whole, and start again: what was acknowledged is there",
+        )
     return HostError(f"cannot read the ledger {path}: {error}", code="host.ledger_unreadable", hint=_ASIDE_HINT)
 
 
@@ -256,6 +250,16 @@ class IndexFile:
         self._path.unlink(missing_ok=True)
 
 
+def _identities(path: Path) -> dict[str, tuple[int, int]]:
+    """Which files the ledger and its log of writes are, by name, as far as they are there."""
+    found: dict[str, tuple[int, int]] = {}
+    for name in (path.name, f"{path.name}-wal"):
+        with contextlib.suppress(OSError):
+            status = path.with_name(name).stat()
+            found[name] = (status.st_dev, status.st_ino)
+    return found
+
+
 class LedgerFile:
     """The ledger of one node, written by one thread."""
 
@@ -268,6 +272,7 @@ class LedgerFile:
     ) -> None:
         """Open ``path``; ``appended`` and ``failed`` are called from the writing thread."""
         self._connection = open_database(path)
+        self._path, self._files = path, _identities(path)
         self._index = IndexFile(path.with_name("index.db"))
         self._appended = appended
         self._failed = failed
@@ -362,6 +367,31 @@ class LedgerFile:
 
         self._queue.put(job)
 
+    def check(self) -> None:
+        """Queue a look whether the file is still the one in its folder."""
+        self._queue.put(lambda _: self._is_there())
+
+    def _is_there(self) -> None:
+        """Written into a file that is gone, nothing is safe, though every write succeeds.
+
+        Raises:
+            HostError: it was removed or replaced (``host.ledger_gone``); what it had is in a new file beside it.
+        """
+        if all(_identities(self._path).get(name) == found for name, found in self._files.items()):
+            return
+        rescued = self._path.with_name(f"ledger.rescued.{time.time_ns()}.db")
+        try:
+            with contextlib.closing(sqlite3.connect(rescued)) as copy:
+                self._connection.backup(copy)
+            what = f"what it had is in {rescued}"
+        except sqlite3.Error as error:
+            what = f"it could not be copied: {error}"
+        raise HostError(
+            f"the ledger {self._path} was removed or replaced while its node ran; {what}",
+            code="host.ledger_gone",
+            hint="move the copy to where the ledger was and start again",
+        )
+
     def close(self) -> None:
         """Write what is queued and close."""
         self._queue.put(None)
@@ -399,6 +429,7 @@ class LedgerFile:
     def _commit(self, waiting: list[tuple[int, bytes]]) -> None:
         if not waiting:
             return
+        self._is_there()
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany("INSERT INTO entries VALUES (?, ?)", waiting)
         if self._aside:

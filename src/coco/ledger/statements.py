@@ -31,11 +31,19 @@ SHARE_PADDING: Final = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm
 def parse_json(data: bytes) -> Any:
     """JSON that somebody sent: in UTF-8 and nothing else, for an enclave has no other codec, and not nested for ever.
 
+    Half a surrogate pair is no text: ``"\\ud800"`` could be written nowhere afterwards (RFC 8259, 8.2).
+
     Raises:
         ValueError: it is none.
     """
     try:
-        return json.loads(data.decode())
+        text = data.decode()
+        document = json.loads(text)
+        if "\\u" in text:
+            json.dumps(document, ensure_ascii=False).encode()
+        return document
+    except UnicodeEncodeError as error:
+        raise ValueError("a text has half a surrogate pair") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

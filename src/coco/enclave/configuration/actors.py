@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from coco.enclave.adapters.base import Caller, CallerKind
-from coco.enclave.configuration import chains, settings
+from coco.enclave.configuration import chains, participants, settings
 from coco.enclave.configuration.draft import ACTIVE
 from coco.enclave.configuration.reads import Reads
 from coco.errors import AccessError, RequestError
@@ -118,9 +118,7 @@ class Actors:
         accounts = frozenset(key[len(prefix) :] for key, _ in self._view.scan(tables.ACCOUNTS, prefix))
         to_everyone = settings.in_force(self._view)["default_visibility"] == settings.PARTICIPANTS
         sees_all = data.get("auditor") is True or to_everyone
-        recorded = data.get("accounts", [])
-        if isinstance(recorded, list):
-            accounts |= {bytes.fromhex(str(account).removeprefix("0x")) for account in recorded}
+        accounts |= participants.accounts(data)
         return Caller(
             kind=CallerKind.PARTICIPANT,
             actor=actor,

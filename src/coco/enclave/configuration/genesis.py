@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from coco import addresses, limits
 from coco.attestation.policy import parse_rules
-from coco.enclave.configuration import chains, settings, supermajority
+from coco.enclave.configuration import chains, participants, settings, supermajority
 from coco.enclave.configuration.keepers import OWNER
 from coco.errors import ConfigurationError, GovernanceError
 from coco.ledger import tables
@@ -128,10 +128,7 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
             for actor in actors:
                 self._check_alone(actor.cert, seen)
         for participant in self.participants:
-            if participant.user_data.get("insecure_any_account") and self.production:
-                raise ConfigurationError(
-                    "insecure_any_account is for a sandbox only", code="configuration.insecure_any_account"
-                )
+            participants.check(participant.user_data, production=self.production)
 
     def check_founding(self) -> None:
         """What is asked of a network that begins; older ones go on as they are.

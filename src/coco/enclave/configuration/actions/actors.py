@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from coco import addresses
-from coco.enclave.configuration import chains
+from coco.enclave.configuration import chains, participants
 from coco.enclave.configuration.actions.arguments import (
     certificate,
     data,
@@ -91,12 +91,18 @@ def set_member_data(draft: Draft, args: Mapping[str, Any]) -> None:
     draft.put(tables.MEMBERS_INFO, name.encode(), tables.row({**info, "member_data": data(args, "member_data")}))
 
 
+def _check_user_data(draft: Draft, said: Mapping[str, Any]) -> None:
+    try:
+        participants.check(said, production=draft.production)
+    except ConfigurationError as error:
+        raise refuse(str(error), error.code) from error
+
+
 def set_user(draft: Draft, args: Mapping[str, Any]) -> None:
     """A participant; a certificate that may issue stands for an organisation."""
     found = certificate(args)
     said = data(args, "user_data")
-    if said.get("insecure_any_account") and draft.production:
-        raise refuse("insecure_any_account is for a sandbox only", "configuration.insecure_any_account")
+    _check_user_data(draft, said)
     _check_alone(draft, tables.USERS_CERTS, found)
     name = fingerprint(found).encode()
     draft.put(tables.USERS_CERTS, name, text(args, "cert").encode())
@@ -116,8 +122,7 @@ def set_user_data(draft: Draft, args: Mapping[str, Any]) -> None:
     name = key(args, "user_id")
     info = known(draft, tables.USERS_INFO, name, "user")
     said = data(args, "user_data")
-    if said.get("insecure_any_account") and draft.production:
-        raise refuse("insecure_any_account is for a sandbox only", "configuration.insecure_any_account")
+    _check_user_data(draft, said)
     draft.put(tables.USERS_INFO, name.encode(), tables.row({**info, "user_data": said}))
 
 
