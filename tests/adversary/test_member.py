@@ -14,7 +14,7 @@ from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.configuration.proposals import Proposals
 from coco.errors import ConfigurationError
 from coco.ledger import tables
-from governed import NOTHING, Network, action, refused
+from governed import NOTHING, Network, action, refused, rsa_pem
 from members import Member
 
 MAJORITY = constitutions.text("majority")
@@ -380,6 +380,8 @@ def test_accounts_that_are_none_are_never_written(network, members, accounts):
         "participants": [{"cert": members[3].pem, "user_data": said}],
         **SANDBOX,
     }
-    with pytest.raises(ConfigurationError):
-        Genesis.parse(json.dumps({**document, "recovery_threshold": 1}).encode())
+    document["members"][0]["encryption_public_key"] = rsa_pem()
+    with pytest.raises(ConfigurationError) as error:
+        Genesis.parse(json.dumps(document).encode()).check_founding()
+    assert error.value.code == "configuration.bad_accounts"
     assert participants.accounts(said) <= {bytes.fromhex("11" * 20)}

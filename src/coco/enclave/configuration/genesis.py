@@ -128,14 +128,17 @@ class Genesis(msgspec.Struct, forbid_unknown_fields=True):
             for actor in actors:
                 self._check_alone(actor.cert, seen)
         for participant in self.participants:
-            participants.check(participant.user_data, production=self.production)
+            participants.check_alone(participant.user_data, production=self.production)
 
     def check_founding(self) -> None:
         """What is asked of a network that begins; older ones go on as they are.
 
         Raises:
-            ConfigurationError: an operator's address is none (``configuration.bad_address``).
+            ConfigurationError: an operator's address is none (``configuration.bad_address``), or a participant's
+                account (``configuration.bad_accounts``).
         """
+        for participant in self.participants:
+            participants.check(participant.user_data, production=self.production)
         for operator in self.operators:
             for address in operator.addresses:
                 addresses.check(address)

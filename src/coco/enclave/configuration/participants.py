@@ -18,16 +18,25 @@ def check(data: Mapping[str, Any], *, production: bool) -> None:
     Raises:
         ConfigurationError: ``configuration.insecure_any_account`` or ``configuration.bad_accounts``.
     """
-    if data.get("insecure_any_account") and production:
-        raise ConfigurationError(
-            "insecure_any_account is for a sandbox only", code="configuration.insecure_any_account"
-        )
+    check_alone(data, production=production)
     given = data.get("accounts", [])
     if not isinstance(given, list) or len(given) > limits.ACCOUNTS_MAX or not all(map(_is_account, given)):
         raise ConfigurationError(
             f"accounts are a list of at most {limits.ACCOUNTS_MAX} addresses",
             code="configuration.bad_accounts",
             hint="an address is 0x and 40 hex digits",
+        )
+
+
+def check_alone(data: Mapping[str, Any], *, production: bool) -> None:
+    """Refuse only what must never count, also where an earlier version took the rest.
+
+    Raises:
+        ConfigurationError: ``configuration.insecure_any_account``.
+    """
+    if data.get("insecure_any_account") and production:
+        raise ConfigurationError(
+            "insecure_any_account is for a sandbox only", code="configuration.insecure_any_account"
         )
 
 
