@@ -11,7 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import requests
+from eth_account import Account
+
 from coco._native import Entry
+from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS
 from coco.ledger import tables
 from operators import Operator
 
@@ -24,6 +28,23 @@ def coco(*arguments: str | Path, timeout_s: float = PATIENCE_S) -> dict[str, Any
     done = subprocess.run([*COCO, *map(str, arguments), "--json"], capture_output=True, text=True, timeout=timeout_s)
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[0])
     return said
+
+
+def rpc(url: str, method: str, *params: Any, **tls: Any) -> Any:
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    answer = requests.post(url, json=body, timeout=40, **tls).json()
+    assert "result" in answer, answer
+    return answer["result"]
+
+
+def pay(url: str, nonce: int, *, chain_id: int = 2017, **tls: Any) -> str:
+    """Have a payment of a well-known account acknowledged; its hash."""
+    fields = {"to": WELL_KNOWN_ACCOUNTS[1][0], "value": 1, "gas": 21_000, "nonce": nonce, "chainId": chain_id}
+    fees = {"maxFeePerGas": 0, "maxPriorityFeePerGas": 0}
+    signed = Account.from_key(WELL_KNOWN_ACCOUNTS[0][1]).sign_transaction({**fields, **fees})
+    receipt = rpc(url, "eth_sendRawTransactionSync", "0x" + signed.raw_transaction.hex(), **tls)
+    assert receipt["status"] == "0x1"
+    return str(receipt["transactionHash"])
 
 
 def rows(ledger: Path) -> list[tuple[int, bytes]]:

@@ -120,6 +120,8 @@ STRANGER_SECONDS_MAX: Final = 30
 #: Nodes that are trusted by their operator's word alone at one address, in ten minutes; a person must wait after that.
 ADMISSIONS_MAX: Final = 30
 ADMISSIONS_SECONDS: Final = 600
+#: Time without a primary after which a majority of the voters is taken to be lost; an election takes a second or two.
+MAJORITY_LOST_SECONDS: Final = 10
 #: Time for which a joiner asks when nobody answers.
 JOIN_SECONDS_MAX: Final = 30
 #: Who may wait for fresh evidence of a node, whose platform gives a few in a second.

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from cryptography import x509
 
 import membership
 from coco import constitutions, limits
+from coco.cli import keys
 from coco.cli import network as networks
 from coco.cli.keys import make_actor
 from coco.cli.output import exit_code
-from coco.cli.sandbox import make_owner
+from coco.cli.sandbox import make_genesis, make_owner
+from coco.cli.sandbox_folder import SandboxFiles, begin_anew, prepare
 from coco.client.operators import nobody, owner
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration.actions import ACTIONS
@@ -39,13 +42,15 @@ from coco.enclave.core.identity import pem
 from coco.enclave.frontend.openapi import OPERATIONS
 from coco.errors import CocoError, ConfigurationError, GovernanceError, HostError, LedgerError
 from coco.host.folder import TemporaryFolder
-from coco.host.node import HINTS, Node, NodeOptions
+from coco.host.hints import HINTS
+from coco.host.node import Node, NodeOptions
 from coco.ledger import cose, tables
 from coco.ledger.replay import Replay
 from coco.ledger.statements import fingerprint
+from conftest import SandboxProcess
 from everything import BODIES, OPTIONS, ROWS, WRONG, Lab, at_every_method, at_every_route, over_a_socket, stated
 from governed import NOTHING, Network, action, rsa_pem
-from hurry import Lives, change, coco, flipped, rows, writes
+from hurry import COCO, PATIENCE_S, Lives, change, coco, flipped, pay, rows, rpc, writes
 from members import Member
 from network import ADAPTERS, ROOT, Several, TestNetwork, run, running
 from operators import Operator
@@ -289,6 +294,20 @@ def test_a_recovery_that_was_stopped_is_begun_again_with_the_same_file(lives, tm
 
 
 @attack(
+    "G3",
+    was="killed between the opening of a recovered service and the writing of `service.pem`, a start with that file ends "
+    "with `recovery.other_service`",
+    now="the members' statements in the ledger lead from the one to the other",
+)
+def test_a_host_killed_as_the_service_opened_finds_its_way_by_the_members_statements(lives, tmp_path):
+    folder = lives.copy(tmp_path)
+    shutil.copy(lives.services[0], folder / "service.pem")
+    said = lives.start(folder, "--service", folder / "service.pem")
+    assert said["status"] == "WaitingForRecoveryShares", said
+    assert (folder / "service.pem").read_bytes() == lives.services[0].read_bytes()
+
+
+@attack(
     "G3", was="`--service known.pem` on an empty ledger founds another service, status Open", now="`recovery.no_ledger`"
 )
 @pytest.mark.parametrize("there", ["nothing", "an empty folder", "an empty ledger", "an unsigned ledger"])
@@ -316,6 +335,355 @@ def test_a_folder_that_lost_its_ledger_founds_nothing(lives, tmp_path):
     said = lives.start(folder)
     assert said["error"]["code"] == "node.service_of_another" and said["error"]["hint"]
     assert (folder / "service.pem").read_bytes() == lives.services[-1].read_bytes()
+
+
+# --- E3: the sandbox ---
+
+
+class Written:
+    """A sandbox of three nodes that has acknowledged payments and whose host was killed while others wanted its folder."""
+
+    def __init__(self, directory: Path) -> None:
+        self.process = SandboxProcess(directory / "sandbox", ["--nodes", "3"])
+        self.directory = self.process.directory
+        self.process.start()
+        self.paid = [pay(self.process.url, nonce) for nonce in range(5)]
+        sandbox = ("sandbox", "--port", "0", "--nodes", "1", "--dir", self.directory)
+        self.second = coco(*sandbox)
+        self.fresh = coco(*sandbox, "--fresh")
+        given = ("--genesis", self.directory / "genesis.json")
+        self.node = coco("node", "start", "--dir", self.directory / "n0", *given)
+        self.aside = coco("ledger", "set-aside", "3", "--ledger", self.directory / "n0" / "ledger.db")
+        self.paid.append(pay(self.process.url, 5))
+        self.holder = int(self.process.summary["host_pid"])
+        self.process.kill("host")
+
+    def copy(self, to: Path, *arguments: str) -> SandboxProcess:
+        shutil.copytree(self.directory, to / "sandbox")
+        return SandboxProcess(to / "sandbox", list(arguments))
+
+    def all_there(self, sandbox: SandboxProcess) -> bool:
+        found = [rpc(sandbox.url, "eth_getTransactionReceipt", identity) for identity in self.paid]
+        return all(receipt is not None and receipt["status"] == "0x1" for receipt in found)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return Written(tmp_path_factory.mktemp("written"))
+
+
+@attack(
+    "E3",
+    was="a second start runs beside the first and 220 acknowledged writes are lost; `--fresh` erases it while it runs; "
+    "`coco node start` on a running node's folder overwrites `service.pem` and kills the first",
+    now="`host.folder_in_use` names the process; after kill -9 everything acknowledged is there",
+)
+def test_a_folder_in_use_is_nobody_elses(written):
+    for said in (written.second, written.fresh, written.node, written.aside):
+        assert said["error"]["code"] == "host.folder_in_use", said
+        assert str(written.holder) in said["error"]["message"] and said["error"]["hint"]
+    assert len(written.paid) == 6
+
+
+@attack(
+    "E3",
+    was="entry 1 of one copy damaged, `connect.json` gone: all three ledgers are cut to 8 entries",
+    now="a whole copy is taken, the bad one named and left as it is",
+)
+def test_a_damaged_copy_costs_no_whole_one(written, tmp_path):
+    sandbox = written.copy(tmp_path)
+    (sandbox.directory / "connect.json").unlink()
+    copies = [sandbox.directory / f"n{number}" / "ledger.db" for number in range(3)]
+    change(copies[0], "UPDATE entries SET entry = ? WHERE seqno = 1", flipped(rows(copies[0])[0][1], 3))
+    before = [rows(copy) for copy in copies]
+    try:
+        assert sandbox.start()["recovered"]
+        assert written.all_there(sandbox)
+    finally:
+        sandbox.stop()
+    damaged = [json.loads(line) for line in sandbox.log.read_text().splitlines() if "sandbox.ledger_damaged" in line]
+    assert [(line["node"], "entry 1" in line["reason"]) for line in damaged] == [("n0", True)]
+    assert rows(copies[0]) == before[0]
+    grown = next(number for number in (1, 2) if rows(copies[number]) != before[number])
+    whole = max(before[1:], key=len)
+    assert rows(copies[grown])[: len(whole)] == whole
+
+
+@attack(
+    "E3",
+    was="one unreadable file of three, or `genesis.json` missing, and no start works any more, or the keys are made anew",
+    now="the node is named, its file kept beside, its copy mended from a good one; the genesis comes from the ledger",
+)
+def test_a_good_copy_mends_a_bad_one(written, tmp_path):
+    sandbox = written.copy(tmp_path, "--nodes", "3")
+    keys = {path: path.read_bytes() for path in sandbox.directory.glob("*/*.pem")}
+    bad = sandbox.directory / "n1" / "ledger.db"
+    for beside in bad.parent.glob("ledger.db-*"):
+        beside.unlink()
+    bad.write_bytes(b"no database" * 1000)
+    (sandbox.directory / "genesis.json").unlink()
+    try:
+        sandbox.start()
+        assert written.all_there(sandbox)
+    finally:
+        sandbox.stop()
+    told = [json.loads(line) for line in sandbox.log.read_text().splitlines() if line.startswith('{"event": "sandbox.')]
+    assert [(line["event"], line["node"]) for line in told] == [
+        ("sandbox.ledger_damaged", "n1"),
+        ("sandbox.ledger_moved", "n1"),
+        ("sandbox.ledger_mended", "n1"),
+    ]
+    assert Path(told[1]["to"]).read_bytes() == b"no database" * 1000
+    good = sandbox.directory / "n0" / "ledger.db"
+    assert rows(bad)[:20] == rows(good)[:20] and len(rows(bad)) > 20
+    genesis = [json.loads((folder / "genesis.json").read_text()) for folder in (sandbox.directory, written.directory)]
+    assert genesis[0] == genesis[1]
+    assert {path: path.read_bytes() for path in sandbox.directory.glob("*/*.pem")} == keys
+
+
+@attack(
+    "E3",
+    was="`genesis.json` or a key missing: every key is made anew and the ledger lost for good",
+    now="said, nothing made",
+)
+@pytest.mark.parametrize("lost", ["members/alice.encryption.key.pem", "members/alice.key.pem", "participants/dapp.pem"])
+def test_what_a_sandbox_lacks_is_named_and_not_made_anew(written, tmp_path, lost):
+    sandbox = written.copy(tmp_path)
+    (sandbox.directory / lost).unlink()
+    before = {path: path.read_bytes() for path in sandbox.directory.rglob("*.pem")}
+    said = coco("sandbox", "--port", "0", "--nodes", "1", "--dir", sandbox.directory)
+    assert said["error"]["code"] == "sandbox.incomplete" and lost in said["error"]["message"], said
+    assert {path: path.read_bytes() for path in sandbox.directory.rglob("*.pem")} == before
+
+
+@attack(
+    "E3",
+    was="`--fresh --dir X` erases any folder that holds a `genesis.json`",
+    now="only with the marker; moved, not erased",
+)
+def test_begin_anew_moves_aside_only_what_is_a_sandbox(tmp_path):
+    other = SandboxFiles(tmp_path / "other")
+    other.directory.mkdir()
+    (other.directory / "genesis.json").write_text("{}")
+    (other.directory / "thesis.tex").write_text("years")
+    with pytest.raises(ConfigurationError) as refused:
+        begin_anew(other)
+    assert refused.value.code == "sandbox.not_a_sandbox"
+    assert sorted(path.name for path in other.directory.iterdir()) == ["genesis.json", "thesis.tex"]
+    files = SandboxFiles(tmp_path / "sandbox")
+    for generation in range(3):
+        files.directory.mkdir()
+        assert prepare(files, lambda at: make_genesis(at, fees="free", fork="osaka", chain_id=1))
+        (files.directory / "generation").write_text(str(generation))
+        former = begin_anew(files)
+        assert former is not None and (former / "generation").read_text() == str(generation)
+        assert not files.directory.exists()
+    # What lies where the former one would go is somebody's too.
+    (former / "sandbox.json").unlink()
+    files.directory.mkdir()
+    prepare(files, lambda at: make_genesis(at, fees="free", fork="osaka", chain_id=1))
+    with pytest.raises(ConfigurationError):
+        begin_anew(files)
+    assert (former / "generation").exists() and files.genesis.exists()
+
+
+def test_a_folder_of_something_else_gets_no_sandbox(tmp_path):
+    (tmp_path / "coco.lock").write_text("")
+    (tmp_path / "letters").mkdir()
+    said = coco("sandbox", "--port", "0", "--dir", tmp_path)
+    assert said["error"]["code"] == "sandbox.not_a_sandbox"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["coco.lock", "letters"]
+
+
+@attack(
+    "E3",
+    was="a bad `--fees` or `--fork` leaves a folder that never starts",
+    now="refused with what is wrong; no folder",
+)
+@pytest.mark.parametrize("wrong", [("--fees", "none"), ("--fork", "london"), ("--chain-id", "0")])
+def test_a_wrong_setting_leaves_no_folder(tmp_path, wrong):
+    said = coco("sandbox", "--port", "0", "--nodes", "1", "--dir", tmp_path / "sandbox", *wrong)
+    assert said["error"]["code"] == "configuration.ethereum", said
+    assert not (tmp_path / "sandbox").exists()
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_making_a_sandbox_may_be_cut_short_anywhere(tmp_path, monkeypatch, after):
+    """Whatever was written when the process died: the next start has all of it, or makes it again."""
+    files, left = SandboxFiles(tmp_path / "sandbox"), [after]
+    files.directory.mkdir()
+    make = lambda at: make_genesis(at, fees="free", fork="osaka", chain_id=1)  # noqa: E731
+    rename, write = Path.rename, keys._write_new
+
+    def dies(step: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return step(*arguments)
+
+        return run
+
+    with monkeypatch.context() as cut:
+        cut.setattr(Path, "rename", dies(rename))
+        cut.setattr(keys, "_write_new", dies(write))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(files, make)
+    before = {path.name: path.read_bytes() for path in files.directory.glob("*/*.pem")}
+    prepare(files, make)
+    assert all(path.exists() for path in files.needed()) and files.is_marked()
+    after_all = {path.name: path.read_bytes() for path in files.directory.glob("*/*.pem")}
+    assert before.items() <= after_all.items()
+    assert not prepare(files, make), "nothing is made twice"
+
+
+@attack("E3", was="`make_actor` and the sandbox write keys over keys", now="`network.file_exists`")
+def test_no_key_is_overwritten(tmp_path):
+    keys.make_actor(tmp_path, "alice")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ConfigurationError) as refused:
+        keys.make_actor(tmp_path, "alice")
+    assert refused.value.code == "network.file_exists"
+    (tmp_path / "alice.key.pem").unlink()
+    with pytest.raises(ConfigurationError):
+        keys.make_actor(tmp_path, "alice")
+    assert (tmp_path / "alice.pem").read_bytes() == before[tmp_path / "alice.pem"]
+
+
+# --- G5: nodes that are lost ---
+
+
+class Lost:
+    """A network of three whose majority was started again with whole disks; then it is recovered, and goes on."""
+
+    def __init__(self, directory: Path) -> None:
+        self.operator = operator = Operator(directory)
+        assert operator.run("n0", "start")["status"] == "Open"
+        operator.join("n1")
+        operator.join("n2", by="n1")
+        operator.voters("n0", 3)
+        at = operator.running["n0"][1]
+        self.paid = [self.pay(at["application_url"], nonce) for nonce in range(3)]
+        dead = [operator.kill(name) for name in ("n1", "n2")]
+        self.before = {name: rows(directory / name / "ledger.db") for name in ("n1", "n2")}
+        self.told = self._waits("n1", dead[0]["peer_address"], by=at["peer_address"])
+        self.status = operator.status("n0")
+        shown = [*COCO, "status", at["administration_url"], "--service", operator.service, "--once"]
+        self.shown = subprocess.run(shown, capture_output=True, text=True, timeout=PATIENCE_S).stdout
+        self.kept = {name: rows(directory / name / "ledger.db") for name in ("n1", "n2")}
+        operator.kill("n0")
+
+    def pay(self, url: str, nonce: int, *, chain_id: int = 1) -> str:
+        files = SandboxFiles(self.operator.directory)
+        pair = tuple(str(files.actor("participants", "dapp", end)) for end in (".pem", ".key.pem"))
+        return pay(url, nonce, chain_id=chain_id, verify=self.operator.service, cert=pair)
+
+    def _waits(self, name: str, address: str, *, by: str) -> dict[str, Any]:
+        """What a node that is started again at its address says while it waits."""
+        host, _, port = address.rpartition(":")
+        known = ("--peer", by, "--service", self.operator.service, "--operator", self.operator.certificate)
+        given = ("--dir", self.operator.directory / name, "--genesis", self.operator.genesis, "--peer-port", port)
+        process = subprocess.Popen(
+            [*COCO, *map(str, ("node", "join", *known, *given, "--listen", host)), "--json"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if "majority_lost" in line:
+                    return dict(json.loads(line))
+        finally:
+            process.kill()
+            process.communicate(timeout=PATIENCE_S)
+        raise AssertionError("it ended without a word of the majority")
+
+
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory):
+    made = Lost(tmp_path_factory.mktemp("lost"))
+    yield made
+    made.operator.stop()
+
+
+@attack(
+    "G5",
+    was="two of three nodes restarted with whole disks wait for ever with `join.waiting`, state `no_primary`",
+    now="`join.majority_lost` and `coco status` say what that means and which command recovers; no disk changes meanwhile",
+)
+def test_who_waits_for_a_majority_that_is_lost_is_told(lost):
+    assert lost.told["event"] == "join.majority_lost" and lost.told["seconds"] >= 10
+    assert "coco node start" in lost.told["hint"] and "when-nodes-are-lost" in lost.told["hint"]
+    assert lost.status["network"]["without_primary_s"] >= 10
+    assert "3 nodes vote, 2 must agree" in lost.status["majority_lost"]
+    assert "the majority is lost" in lost.shown and "coco node start" in lost.shown
+    assert lost.kept == lost.before
+
+
+class Recovered:
+    """The same network, recovered by its member from the ledger that goes furthest, and joined by another node."""
+
+    def __init__(self, lost: Lost) -> None:
+        self.operator, self.paid = lost.operator, lost.paid
+        self.directory = lost.operator.directory
+        folders = {name: self.directory / name for name in ("n0", "n1", "n2")}
+        ends = {name: coco("ledger", "verify", "--ledger", at / "ledger.db") for name, at in folders.items()}
+        best = max(ends, key=lambda name: [int(part) for part in ends[name]["last_signed"].split(".")])
+        self.former = (folders["n0"] / "service.pem").read_bytes()
+        self.known = self.directory / "known.pem"
+        self.known.write_bytes(self.former)
+        self.said = self.operator.run(best, "start", "--service", str(self.known))
+        given = ("--service", self.known, "--cert", self.directory / "members" / "alice.pem", "--insecure-virtual")
+        self.state = coco("member", "share", "--admin", self.said["administration_url"], *given)
+        self.folder = folders[best]
+        deadline = time.monotonic() + PATIENCE_S
+        while (self.folder / "service.pem").read_bytes() == self.former and time.monotonic() < deadline:
+            time.sleep(0.1)
+        shutil.copy(self.folder / "service.pem", self.known)
+        other = next(name for name in folders if name != best)
+        self.names, self.joined = (best, other), self.join(other)
+
+    def join(self, name: str) -> dict[str, Any]:
+        known = ("--service", str(self.known), "--operator", str(self.operator.certificate))
+        return self.operator.run(name, "join", "--peer", self.said["peer_address"], *known)
+
+
+@pytest.fixture(scope="module")
+def recovered(lost):
+    return Recovered(lost)
+
+
+def test_a_lost_majority_is_recovered_from_the_ledger_that_goes_furthest(recovered):
+    assert recovered.said["status"] == "WaitingForRecoveryShares", recovered.said
+    assert recovered.state["status"] == "Open" and recovered.joined["status"] == "Open"
+    # The file is another one now, and the former one lies beside it.
+    assert recovered.known.read_bytes() != recovered.former
+    assert recovered.former in [path.read_bytes() for path in recovered.folder.glob("service.*.pem")]
+    pair = tuple(str(recovered.directory / "participants" / f"dapp{end}") for end in (".pem", ".key.pem"))
+    for name in recovered.names:
+        url = recovered.operator.running[name][1]["application_url"]
+        for identity in recovered.paid:
+            receipt = rpc(url, "eth_getTransactionReceipt", identity, verify=str(recovered.known), cert=pair)
+            assert receipt is not None and receipt["status"] == "0x1"
+
+
+@attack(
+    "E2",
+    was="a join on a folder with another network's ledger deletes that ledger",
+    now="set aside, and put back bit for bit",
+)
+def test_a_joiner_keeps_what_another_network_wrote(recovered, lives):
+    folder = recovered.directory / "borrowed"
+    shutil.copytree(lives.folder, folder)
+    before = rows(folder / "ledger.db")
+    assert recovered.join("borrowed")["status"] == "Open"
+    recovered.operator.kill("borrowed")
+    (kept,) = coco("ledger", "aside", "--ledger", folder / "ledger.db")["aside"]
+    assert (kept["reason"], kept["entries"]) == ("join", len(before))
+    assert lives.services[-1].read_bytes() in [path.read_bytes() for path in folder.glob("service.*.pem")]
+    coco("ledger", "put-back", str(kept["number"]), "--ledger", folder / "ledger.db")
+    assert rows(folder / "ledger.db") == before
 
 
 # --- G1: whatever is imported late, after the lock-down ---

@@ -34,6 +34,7 @@ from coco.cli import status as statuses
 from coco.cli.eif import registers
 from coco.cli.options import PORT_MAX, Json, address
 from coco.cli.output import LEFT, console, explained, fail, report, run, show, working
+from coco.cli.sandbox_folder import SandboxFiles, begin_anew
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.pin import Pin
@@ -80,7 +81,7 @@ def sandbox(
         int, typer.Option(help="Port of the node's administration listener (TLS).", min=0, max=PORT_MAX)
     ] = 0,
     count: Annotated[int, typer.Option("--nodes", help="Validating nodes.", min=1, max=limits.NODES_MAX)] = 3,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Erase the folder first.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move the folder aside first, to DIR.former.")] = False,
     expect: Annotated[str, typer.Option(help="Refuse a ledger that does not contain this view.seqno.")] = "",
     fees: Annotated[str, typer.Option(help="free or eip1559; only for a new sandbox.")] = "free",
     fork: Annotated[str, typer.Option(help="Ethereum fork; only for a new sandbox.")] = "osaka",
@@ -100,10 +101,10 @@ def sandbox(
 
         show({"accounts": listed}, as_json, text)
         return
-    files = sandboxes.SandboxFiles(directory.resolve())
+    files = SandboxFiles(directory.resolve())
     try:
         if fresh:
-            sandboxes.erase(files)
+            begin_anew(files)
     except CocoError as error:
         fail(error, as_json)
     work = sandboxes.serve(
@@ -697,6 +698,8 @@ def network_status(
     host, port = address(admin)
     if as_json or once or not console.is_terminal:
         found = run(nodes.status(host, port, service), as_json)
+        if lost := statuses.majority_lost(found):
+            found["majority_lost"] = lost
         show(found, as_json, lambda: console.print(statuses.view(found, None, 1.0)))
         return
     with contextlib.suppress(KeyboardInterrupt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,7 @@ from coco import addresses
 from coco.attestation.evidence import VIRTUAL
 from coco.attestation.verified import AZURE_VTPM, NITRO, SGX, SNP, TDX
 from coco.channel.messages import Ready
+from coco.cli import continuity
 from coco.cli.keys import make_actor
 from coco.cli.network import read_genesis
 from coco.client.endorsements import source
@@ -25,7 +27,8 @@ from coco.client.operators import Owner, nobody, owner, retirement
 from coco.client.verify import service_context
 from coco.errors import ConfigurationError, HostError, NotFoundError, RequestError
 from coco.host.folder import TemporaryFolder
-from coco.host.node import HINTS, Node, NodeOptions, run_until, stop_signal
+from coco.host.hints import HINTS
+from coco.host.node import Node, NodeOptions, run_until, stop_signal
 from coco.host.persistence import last_signed
 from coco.ledger.statements import spki_of
 
@@ -235,12 +238,17 @@ class ServiceFiles:
             write_bytes_whole(self.recovering, ready.service)
             return
         self.current = self.open
-        before = self.open.read_bytes() if self.open.exists() else b""
-        if before != ready.service:
-            if before and _fingerprint(before) != _fingerprint(ready.service):
-                write_bytes_whole(self.directory / f"service.{_fingerprint(before)[:16]}.pem", before)
-            write_bytes_whole(self.open, ready.service)
+        self.opened(ready.service)
         self.recovering.unlink(missing_ok=True)
+
+    def opened(self, service: bytes) -> None:
+        """Have ``service.pem`` name a service that is open; of another one before it the certificate is kept."""
+        before = self.open.read_bytes() if self.open.exists() else b""
+        if before == service:
+            return
+        if before and _fingerprint(before) != _fingerprint(service):
+            write_bytes_whole(self.directory / f"service.{_fingerprint(before)[:16]}.pem", before)
+        write_bytes_whole(self.open, service)
 
 
 def _fingerprint(certificate: bytes) -> str:
@@ -249,6 +257,15 @@ def _fingerprint(certificate: bytes) -> str:
         return sha256(spki_of(certificate.decode())).hexdigest()
     except ValueError:
         return sha256(certificate).hexdigest()
+
+
+def _continued(chosen: NodeOptions, starting: asyncio.Future[Ready]) -> bytes:
+    """The service that the ledger ends in, if the one to recover is a former one of it, as members have stated."""
+    error = starting.exception() if starting.done() and not starting.cancelled() else None
+    if not isinstance(error, HostError) or error.code != "recovery.other_service" or chosen.genesis is None:
+        return b""
+    pin = continuity.pin_of(chosen.expected_service.decode(), chosen.genesis)
+    return pin.service.encode() if continuity.follow(chosen.ledger, pin) else b""
 
 
 async def serve(chosen: NodeOptions, *, as_json: bool, joined: Callable[[], Awaitable[object]] | None = None) -> None:
@@ -267,6 +284,13 @@ async def serve(chosen: NodeOptions, *, as_json: bool, joined: Callable[[], Awai
         starting = asyncio.ensure_future(node.start())
         first: set[asyncio.Future[Any]] = {starting, stopped}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if following := _continued(chosen, starting):
+            await node.stop()
+            node = Node(dataclasses.replace(chosen, expected_service=following))
+            node.announced = kept.keep
+            starting = asyncio.ensure_future(node.start())
+            again: set[asyncio.Future[Any]] = {starting, stopped}
+            await asyncio.wait(again, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
             await asyncio.wait({starting})

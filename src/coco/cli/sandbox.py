@@ -7,29 +7,44 @@ import dataclasses
 import json
 import os
 import secrets
-import shutil
 import ssl
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coco import constitutions
 from coco.attestation.policy import Policy
 from coco.channel.messages import Ready
+from coco.cli import continuity
 from coco.cli.keys import make_actor, make_encryption_key
 from coco.cli.network import read_genesis
+from coco.cli.node import ServiceFiles
 from coco.cli.output import console, progress, working
+from coco.cli.sandbox_folder import (
+    LOG,
+    MEMBER,
+    OPERATOR,
+    PARTICIPANT,
+    SandboxFiles,
+    check,
+    examine,
+    forget_a_founding,
+    move_away,
+    prepare,
+    unmake,
+)
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.governance import Governance
 from coco.client.http import FailoverClient, HttpsClient
-from coco.client.members import Member, recover
+from coco.client.members import recover
 from coco.client.operators import Owner, nobody, owner
 from coco.client.pin import Pin
 from coco.client.verify import follow, service_context, unverified_context, verify_node
-from coco.errors import AttestationError, CocoError, ConfigurationError, HostError
+from coco.enclave.adapters.ethereum.genesis import EthereumSettings
+from coco.errors import AttestationError, CocoError, HostError
+from coco.host.folder import FolderLock
 from coco.host.node import Node, NodeOptions, stop_signal
 from coco.host.persistence import last_signed
 
@@ -77,73 +92,37 @@ WELL_KNOWN_ACCOUNTS = (
     ),
 )
 _BALANCE_WEI = 1000 * 10**18
-_MEMBER, _PARTICIPANT, _OPERATOR = "alice", "dapp", "operator"
 _HOST = "127.0.0.1"
 _RESTART_SECONDS = 0.5
 _JOIN_SECONDS, _POLL_SECONDS = 60.0, 0.05
 
 
-@dataclass(frozen=True)
-class SandboxFiles:
-    """Where everything of one sandbox lies."""
+def chain(*, fees: str, fork: str, chain_id: int) -> dict[str, Any]:
+    """The settings of the sandbox's chain.
 
-    directory: Path
-
-    def ledger(self, number: int) -> Path:
-        """Ledger of a node."""
-        return self.directory / f"n{number}" / "ledger.db"
-
-    def best_ledger(self) -> int:
-        """The node whose ledger goes furthest: the one to recover from."""
-        found = [(int(path.parent.name[1:]), path) for path in self.directory.glob("n*/ledger.db")]
-        return max(found, key=lambda item: (last_signed(item[1]), -item[0]), default=(0, None))[0]
-
-    @property
-    def pin(self) -> Path:
-        """What the sandbox's client knows of the service."""
-        return self.directory / "connect.json"
-
-    @property
-    def service(self) -> Path:
-        """Service certificate."""
-        return self.directory / "service.pem"
-
-    @property
-    def genesis(self) -> Path:
-        """Genesis document."""
-        return self.directory / "genesis.json"
-
-    def actor(self, kind: str, name: str, suffix: str) -> Path:
-        """A key or certificate file."""
-        return self.directory / kind / f"{name}{suffix}"
-
-    def member(self) -> Member:
-        """The development member's keys."""
-        paths = (self.actor("members", _MEMBER, suffix) for suffix in (".pem", ".key.pem", ".encryption.key.pem"))
-        return Member.load(*paths)
+    Raises:
+        ConfigurationError: there is no such chain (``configuration.ethereum``).
+    """
+    alloc = {address: {"balance": str(_BALANCE_WEI)} for address, _ in WELL_KNOWN_ACCOUNTS}
+    settings = {"chain_id": chain_id, "fork": fork, "fees": {"policy": fees}, "alloc": alloc}
+    EthereumSettings.parse(settings)
+    return settings
 
 
 def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) -> dict[str, Any]:
     """Make the sandbox's actors and its genesis document."""
-    member = make_actor(files.directory / "members", _MEMBER)
-    public = make_encryption_key(files.actor("members", _MEMBER, ".encryption.key.pem"))
-    participant = make_actor(files.directory / "participants", _PARTICIPANT)
+    member = make_actor(files.directory / "members", MEMBER)
+    public = make_encryption_key(files.actor("members", MEMBER, ".encryption.key.pem"))
+    participant = make_actor(files.directory / "participants", PARTICIPANT)
     genesis: dict[str, Any] = {
         "network": f"coco-dev-{secrets.token_hex(2)}",
-        "members": [{"cert": member, "encryption_public_key": public, "member_data": {"name": _MEMBER}}],
-        "participants": [{"cert": participant, "user_data": {"name": _PARTICIPANT, "insecure_any_account": True}}],
-        "operators": [{"cert": make_actor(files.directory / "operators", _OPERATOR), "addresses": [_HOST]}],
+        "members": [{"cert": member, "encryption_public_key": public, "member_data": {"name": MEMBER}}],
+        "participants": [{"cert": participant, "user_data": {"name": PARTICIPANT, "insecure_any_account": True}}],
+        "operators": [{"cert": make_actor(files.directory / "operators", OPERATOR), "addresses": [_HOST]}],
         "constitution": constitutions.text("sandbox"),
         "insecure_virtual": True,
         "production": False,
-        "adapters": {
-            "ethereum": {
-                "chain_id": chain_id,
-                "fork": fork,
-                "fees": {"policy": fees},
-                "alloc": {address: {"balance": str(_BALANCE_WEI)} for address, _ in WELL_KNOWN_ACCOUNTS},
-            }
-        },
+        "adapters": {"ethereum": chain(fees=fees, fork=fork, chain_id=chain_id)},
     }
     files.genesis.write_text(json.dumps(genesis, indent=1))
     return genesis
@@ -152,7 +131,7 @@ def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) ->
 def make_owner(files: SandboxFiles, service: str, constitution: str | None = None) -> Owner:
     """The sandbox's operator: signs for whatever node starts here (J2), under the rules in force or the first ones."""
     genesis = read_genesis(files.genesis)
-    certificate, key = (files.actor("operators", _OPERATOR, suffix) for suffix in (".pem", ".key.pem"))
+    certificate, key = (files.actor("operators", OPERATOR, suffix) for suffix in (".pem", ".key.pem"))
     if not certificate.exists():
         return nobody  # a sandbox of an earlier version
     rules = genesis.get("constitution", "") if constitution is None else constitution
@@ -167,8 +146,10 @@ async def _votes(client: HttpsClient, node_id: str) -> bool:
 class Sandbox:
     """A running sandbox: its nodes, each restarted as a new one when it dies, and a connector before them."""
 
-    def __init__(self, files: SandboxFiles, founder: int, node: Node, ready: Ready, *, log: Any) -> None:
-        self.files, self._log = files, log
+    def __init__(
+        self, files: SandboxFiles, founder: int, node: Node, ready: Ready, *, log: Any, lock: FolderLock
+    ) -> None:
+        self.files, self._log, self._lock = files, log, lock
         self.nodes: dict[int, Node] = {founder: node}
         self.connector: Connector | None = None
         self.service = ready.service.decode()
@@ -233,7 +214,7 @@ class Sandbox:
         moved = await follow(nodes, pin, policy=Policy(insecure_virtual=True))
         if pin.service != self.service:
             self.service = pin.service
-            self.files.service.write_text(pin.service)
+            ServiceFiles(self.files.directory).opened(pin.service.encode())
             pin.save(self.files.pin)
         return moved
 
@@ -286,10 +267,7 @@ class Sandbox:
             self._tell({"event": "sandbox.node_joined", "node": f"n{number}", "enclave_pid": pid})
 
     def _tell(self, line: dict[str, Any]) -> None:
-        if self._log is not None:
-            self._log(line)
-        else:
-            print(json.dumps(line), file=sys.stderr, flush=True)
+        _tell(self._log, line)
 
     async def stop(self) -> None:
         """End in good order."""
@@ -299,6 +277,7 @@ class Sandbox:
         if self.connector is not None:
             await self.connector.stop()
         await asyncio.gather(*(node.stop() for node in self.nodes.values()))
+        self._lock.release()
 
 
 async def start(
@@ -323,24 +302,42 @@ async def start(
     Raises:
         ConfigurationError, HostError, AttestationError: with what to do about it.
     """
-    files.directory.mkdir(parents=True, exist_ok=True)
-    pin = Pin.load(files.pin)
-    genesis = read_genesis(files.genesis) if files.genesis.exists() else None
-    if genesis is None or not files.actor("members", _MEMBER, ".encryption.key.pem").exists():
-        genesis = make_genesis(files, fees=fees, fork=fork, chain_id=chain_id)
-    founder = files.best_ledger()
-    options = NodeOptions(
-        ledger=files.ledger(founder),
-        genesis=genesis,
-        application=(_HOST, node_port),
-        administration=(_HOST, admin_port),
-        expected_service=pin.service.encode() if pin is not None else b"",
-        expected_position=expect,
-        accept_clock=accept_clock,
-        replaying=lambda entry, last: say(f"replaying the ledger: {entry} of {last} entries"),
-    )
-    node, ready = await _launch(files, options, log, first_start=pin is None)
-    sandbox = Sandbox(files, founder, node, ready, log=log)
+    check(files)
+    if not files.holds():
+        chain(fees=fees, fork=fork, chain_id=chain_id)
+    existed = files.directory.exists()
+    lock = FolderLock(files.directory)
+    try:
+        made = prepare(files, lambda at: make_genesis(at, fees=fees, fork=fork, chain_id=chain_id))
+        genesis = read_genesis(files.genesis)
+        pin = Pin.load(files.pin)
+        if pin is None and files.service.exists():
+            pin = continuity.pin_of(files.service.read_text(), genesis)
+        service = pin.service if pin is not None else ""
+        copies = await asyncio.get_running_loop().run_in_executor(None, examine, files, service, say)
+        for number, error in copies.bad.items():
+            _tell(log, {"event": "sandbox.ledger_damaged", "node": f"n{number}", "reason": str(error)})
+        founder = copies.best or 0
+        options = NodeOptions(
+            ledger=files.ledger(founder),
+            genesis=genesis,
+            application=(_HOST, node_port),
+            administration=(_HOST, admin_port),
+            expected_position=expect,
+            accept_clock=accept_clock,
+            replaying=lambda entry, last: say(f"replaying the ledger: {entry} of {last} entries"),
+        )
+        try:
+            node, ready = await _launch(options, pin, log, signed=copies.best is not None or bool(copies.bad))
+        except CocoError:
+            if made and (not options.ledger.exists() or last_signed(options.ledger) == (0, 0)):
+                lock.release()
+                unmake(files, keep_folder=existed)
+            raise
+    except BaseException:
+        lock.release()
+        raise
+    sandbox = Sandbox(files, founder, node, ready, log=log, lock=lock)
     try:
         if ready.status != "Open":
             await _recover(files, node, pin)
@@ -348,11 +345,17 @@ async def start(
         if pin is None:
             pin = Pin(verified.service, dict(verified.network["members"]))
         pin.save(files.pin)
-        files.service.write_text(sandbox.service)
+        ServiceFiles(files.directory).opened(sandbox.service.encode())
+        for number, error in copies.bad.items():
+            if error.code == "host.ledger_unreadable":
+                moved = move_away(files.ledger(number))
+                _tell(log, {"event": "sandbox.ledger_moved", "node": f"n{number}", "to": str(moved)})
         say("joining the other nodes")
         # One after the other: a network of one waits for nobody while it becomes one of two.
         for number in [number for number in range(max(nodes, founder + 1)) if number != founder][: nodes - 1]:
             await sandbox.join(number)
+            if number in copies.bad:
+                _tell(log, {"event": "sandbox.ledger_mended", "node": f"n{number}", "from": f"n{founder}"})
         sandbox.watch()
         if connect:
             sandbox.connector = await _connect(files, sandbox, pin, port, origins)
@@ -362,25 +365,37 @@ async def start(
     return sandbox
 
 
-async def _launch(files: SandboxFiles, options: NodeOptions, log: Any, *, first_start: bool) -> tuple[Node, Ready]:
-    node = Node(options, log)
-    try:
-        return node, await node.start()
-    except HostError as error:
-        await node.stop()
-        if not first_start or error.code != "ledger.unsigned":
-            raise
-        # The very first start was cut short before its first signature: nothing was ever served from this ledger.
-        shutil.rmtree(options.ledger.parent)
-        node = Node(options, log)
+async def _launch(options: NodeOptions, pin: Pin | None, log: Any, *, signed: bool) -> tuple[Node, Ready]:
+    """Start the first node: to recover the service of ``pin``, whatever there is without one, or to found."""
+    while True:
+        expected = pin.service.encode() if pin is not None else b""
+        node = Node(dataclasses.replace(options, expected_service=expected), log)
         try:
             return node, await node.start()
+        except HostError as error:
+            await node.stop()
+            if pin is not None and _moved(error, options.ledger, pin) and pin.service.encode() != expected:
+                continue
+            if error.code != "ledger.unsigned" or signed or pin is not None:
+                where = f"{options.ledger.parent.name}: {error}"
+                raise HostError(where, code=error.code, hint=error.hint) from error
+            # The very first start was cut short before its first signature: nothing was ever served from this ledger.
+            forget_a_founding(options.ledger)
         except BaseException:
             await node.stop()
             raise
-    except BaseException:
-        await node.stop()
-        raise
+
+
+def _moved(error: HostError, ledger: Path, pin: Pin) -> bool:
+    """Whether a start was refused because the ledger goes on under a later service, to which ``pin`` has moved now."""
+    return error.code == "recovery.other_service" and continuity.follow(ledger, pin)
+
+
+def _tell(log: Any, line: dict[str, Any]) -> None:
+    if log is not None:
+        log(line)
+    else:
+        print(json.dumps(line), file=sys.stderr, flush=True)
 
 
 async def _recover(files: SandboxFiles, node: Node, pin: Pin | None) -> None:
@@ -398,8 +413,8 @@ async def _recover(files: SandboxFiles, node: Node, pin: Pin | None) -> None:
 
 
 async def _connect(files: SandboxFiles, sandbox: Sandbox, pin: Pin, port: int, origins: tuple[str, ...]) -> Connector:
-    certificate = files.actor("participants", _PARTICIPANT, ".pem")
-    key = files.actor("participants", _PARTICIPANT, ".key.pem")
+    certificate = files.actor("participants", PARTICIPANT, ".pem")
+    key = files.actor("participants", PARTICIPANT, ".key.pem")
 
     def trusting() -> ssl.SSLContext:
         return service_context(sandbox.service, str(certificate), str(key))
@@ -419,7 +434,7 @@ def banner(sandbox: Sandbox, seconds: float) -> None:
     """Print what a person needs first."""
     network = json.loads(sandbox.files.genesis.read_text())
     chain = network["adapters"]["ethereum"]["chain_id"]
-    how = f"recovered from its ledger ({sandbox.discarded} unsigned entries discarded)" if sandbox.recovered else "new"
+    how = f"recovered from its ledger ({sandbox.discarded} entries set aside)" if sandbox.recovered else "new"
     assert sandbox.connector is not None
     console.print(
         "[bold]Coco sandbox[/]  [red](INSECURE: virtual enclave, no confidentiality; for development only)[/]"
@@ -435,7 +450,7 @@ def banner(sandbox: Sandbox, seconds: float) -> None:
     for address, key in WELL_KNOWN_ACCOUNTS[:3]:
         console.print(f"            {address}  {key}")
     console.print(f"            and {len(WELL_KNOWN_ACCOUNTS) - 3} more: coco sandbox --accounts")
-    console.print(f"Ctrl-C stops it; state stays in {sandbox.files.directory} (--fresh erases it).")
+    console.print(f"Ctrl-C stops it; state stays in {sandbox.files.directory} (--fresh moves it aside).")
 
 
 def summary(sandbox: Sandbox) -> dict[str, Any]:
@@ -446,8 +461,8 @@ def summary(sandbox: Sandbox) -> dict[str, Any]:
         "application_url": f"https://127.0.0.1:{sandbox.application_port()}",
         "administration_url": f"https://127.0.0.1:{sandbox.administration_port()}",
         "service_certificate": str(sandbox.files.service),
-        "participant_certificate": str(sandbox.files.actor("participants", _PARTICIPANT, ".pem")),
-        "participant_key": str(sandbox.files.actor("participants", _PARTICIPANT, ".key.pem")),
+        "participant_certificate": str(sandbox.files.actor("participants", PARTICIPANT, ".pem")),
+        "participant_key": str(sandbox.files.actor("participants", PARTICIPANT, ".key.pem")),
         "insecure": "platform virtual, well-known accounts, any_account",
         "recovered": sandbox.recovered,
         "discarded_entries": sandbox.discarded,
@@ -466,16 +481,20 @@ def summary(sandbox: Sandbox) -> dict[str, Any]:
 
 def _log_for_a_person(files: SandboxFiles) -> Callable[[dict[str, Any]], None]:
     """Keep every line of the nodes in ``sandbox.log``; show what concerns whoever is looking."""
-    files.directory.mkdir(parents=True, exist_ok=True)
-    log = (files.directory / "sandbox.log").open("a", buffering=1)
 
     def write(line: dict[str, Any]) -> None:
-        log.write(json.dumps(line) + "\n")
+        # Opened for each line: until the first one nobody knows whether the folder is a sandbox's.
+        with (files.directory / LOG).open("a") as log:
+            log.write(json.dumps(line) + "\n")
         event, node = line.get("event"), line.get("node")
         said = {
             "sandbox.node_ended": f"{node} ended: {line.get('reason')}; starting it as a new node",
             "sandbox.node_joined": f"{node} has joined again",
             "sandbox.node_not_joined": f"{node} could not join: {line.get('reason')}",
+            "sandbox.ledger_damaged": f"the ledger of {node} is damaged: {line.get('reason')}",
+            "sandbox.ledger_moved": f"the unreadable ledger of {node} is kept as {line.get('to')}",
+            "sandbox.ledger_mended": f"the ledger of {node} is whole again, from {line.get('from')}",
+            "ledger.set_aside": f"{line.get('entries')} entries are set aside; {line.get('hint')}",
             "sandbox.majority_lost": f"the majority of the nodes is lost; {line.get('hint')}",
         }.get(str(event))
         if said is not None:
@@ -513,16 +532,3 @@ async def serve(files: SandboxFiles, *, as_json: bool, **options: Any) -> None:
         raise HostError(ended, code="sandbox.ended", hint="start it again: everything acknowledged is in the ledger")
     if not as_json:
         print("stopped", file=sys.stderr)
-
-
-def erase(files: SandboxFiles) -> None:
-    """Remove a sandbox.
-
-    Raises:
-        ConfigurationError: the folder is something else (``sandbox.not_a_sandbox``).
-    """
-    if not files.directory.exists():
-        return
-    if any(one.name != "sandbox.log" for one in files.directory.iterdir()) and not files.genesis.exists():
-        raise ConfigurationError(f"{files.directory} is not a sandbox", code="sandbox.not_a_sandbox")
-    shutil.rmtree(files.directory)

@@ -12,8 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from coco import limits
 from coco.cli.node import status
 from coco.cli.output import console
+from coco.host.hints import MAJORITY_LOST
 
 _EVERY_S = 1.0
 #: Stage, the number of what passed it, and what that is.
@@ -40,7 +42,19 @@ def view(found: dict[str, Any], before: dict[str, Any] | None, seconds: float) -
         role = "primary" if row["primary"] else "votes" if row["votes"] else ""
         here = " (this one)" if name == node["node_id"] else ""
         nodes.add_row(str(row["engine"]), row["status"], role, row["address"], name[:16] + here)
-    return Group(head, nodes, Text(), *_activity(node, before["node"] if before else None, seconds))
+    lost = [Text(f"the majority is lost: {why}", style="red"), Text()] if (why := majority_lost(found)) else []
+    return Group(head, nodes, Text(), *lost, *_activity(node, before["node"] if before else None, seconds))
+
+
+def majority_lost(found: dict[str, Any]) -> str:
+    """What it means that a node has known of no primary for so long, and what to do; nothing if it has not."""
+    network = found["network"]
+    if network.get("without_primary_s", 0) < limits.MAJORITY_LOST_SECONDS:
+        return ""
+    voters = sum(1 for row in network["nodes"].values() if row["votes"])
+    return (
+        f"{voters} nodes vote, {voters // 2 + 1} must agree, and for {network['without_primary_s']} s {MAJORITY_LOST}"
+    )
 
 
 def _activity(node: dict[str, Any], before: dict[str, Any] | None, seconds: float) -> list[Text | Table]:

@@ -25,7 +25,16 @@ from coco.enclave.consensus import Members, Start
 from coco.enclave.core.control import Control
 from coco.enclave.core.identity import EncryptionKey, NodeIdentity, ServiceIdentity, private_der, self_signed
 from coco.enclave.links import Link, Links, decode
-from coco.enclave.membership import FETCH, JOIN, OTHER_RULES, WELCOME_STATEMENT, FetchRange, JoinAnswer, Welcome
+from coco.enclave.membership import (
+    FETCH,
+    JOIN,
+    NO_PRIMARY,
+    OTHER_RULES,
+    WELCOME_STATEMENT,
+    FetchRange,
+    JoinAnswer,
+    Welcome,
+)
 from coco.errors import AttestationError, BusyError, CocoError, ConfigurationError, LedgerError
 from coco.ledger import cose
 from coco.ledger.position import Position
@@ -130,6 +139,7 @@ class Joiner:
         loop = asyncio.get_running_loop()
         said, heard_at, unheard = "", loop.time(), dict.fromkeys(self._addresses, loop.time())
         began, waits_s = heard_at, _WAITING_S
+        led_at, lost_s = heard_at, limits.MAJORITY_LOST_SECONDS
         while True:
             for address in list(self._addresses):
                 passed_ms = int(1000 * (loop.time() - self._started_at))
@@ -145,11 +155,17 @@ class Joiner:
                     self._addresses.remove(address)
                     self._addresses.insert(0, address)
                     return self._accept(answer, request)
+                if answer is not None and answer.state != NO_PRIMARY:
+                    led_at = loop.time()
                 if answer is not None and answer.state != said:
                     said = answer.state
                     self._control.log(f"join.{said}")
                 if answer is not None and answer.primary and answer.primary not in self._addresses:
                     self._addresses.append(answer.primary)
+            if said == NO_PRIMARY and loop.time() - led_at > lost_s:
+                # Two of three that are started again would wait for ever: they are new ones, and may not vote for it.
+                self._control.log("join.majority_lost", {"seconds": int(lost_s)})
+                lost_s *= 2
             if said and loop.time() - began > waits_s:
                 self._control.log("join.waiting", {"seconds": int(waits_s)}, {"state": said})
                 waits_s *= 2

@@ -60,6 +60,8 @@ Admits = Callable[[dict[str, Any], StoreView], Awaitable[bool]]
 
 #: Nothing is sent to a newcomer that has approved other rules.
 OTHER_RULES = "join.other_constitution"
+#: What a joiner hears of a node that knows of nobody who leads.
+NO_PRIMARY = "no_primary"
 _DUTY_S = 0.1
 #: A learner that lacks no more entries of the engine's log than this is made a voter.
 _CAUGHT_UP = 20
@@ -219,7 +221,7 @@ class Membership:
     async def _join(self, certificate: bytes, request: JoinRequest) -> bytes:
         if not self._replica.may_execute:
             primary = self.address(self._replica.primary) or ""
-            return self._answer(Waiting("no_primary" if not primary else "redirected", primary))
+            return self._answer(Waiting(NO_PRIMARY if not primary else "redirected", primary))
         key = _key_of(certificate)
         node_id = cose.key_id(key)
         self._compare_clocks(request)

@@ -138,6 +138,8 @@ class EnclaveNode:
         self._recovery: Recovery | None = None
         self._failures = 0
         self._standing = Standing(self._committed_view)
+        #: Time without a primary after which the loss of the majority is named next.
+        self._lost_after_s = limits.MAJORITY_LOST_SECONDS
         self._ticked_at = self._loop.time()
         self._position = (-1, b"")
         self._configuration_hash = bytes(32)
@@ -928,7 +930,19 @@ class EnclaveNode:
             # H5: whoever orders entries gives them their time; another host's is nearer to most.
             self._control.log("clock.ahead_of_the_median", {"ms": time_ms - ceiling_ms})
             self._spawn(self.replica.hand_over())
+        self._name_a_lost_majority()
         self._control.send(messages.Metrics(self._numbers()))
+
+    def _name_a_lost_majority(self) -> None:
+        """A node that others do not answer says so, and again after twice the time; a person must decide."""
+        missing_s = self.replica.without_primary_s
+        if missing_s < limits.MAJORITY_LOST_SECONDS:
+            self._lost_after_s = limits.MAJORITY_LOST_SECONDS
+        elif missing_s >= self._lost_after_s:
+            self._lost_after_s *= 2
+            voters = len(self.replica.members.voters)
+            numbers = {"seconds": int(missing_s), "voters": voters, "needed": voters // 2 + 1}
+            self._control.log("consensus.majority_lost", numbers)
 
     def _forget_secrets(self) -> None:
         """K5: a former ledger secret is in memory only while something needs it."""
@@ -947,6 +961,7 @@ class EnclaveNode:
             "last": self.journal.last_seqno,
             "leads": int(replica.is_primary),
             "primary_known": int(replica.primary != 0),
+            "without_primary_s": int(replica.without_primary_s),
             "voters": len(replica.members.voters),
             **quorum(replica.members.voters, self._agreement.reached(self._loop.time())),
             **self._standing.numbers(self.clock.now_ms // 1000, self._loop.time()),
@@ -1120,6 +1135,7 @@ class EnclaveNode:
             "service_certificate": pem(self.service.certificate),
             "committed": str(self.committed_position()),
             "view": self.journal.view,
+            "without_primary_s": int(self.replica.without_primary_s),
             "nodes": self._nodes(),
             "members": {key.decode(): value.decode() for key, value in self.store.view().scan(tables.MEMBERS_CERTS)},
         }

@@ -85,7 +85,7 @@ class Replica:
         #: Work under way to the disk: the number to report, and the seqno that must be durable first.
         self._persisting: deque[tuple[int, int]] = deque()
         self._written = self._durable = start.position.seqno
-        self._heard_at = self._members_at = self._loop.time()
+        self._heard_at = self._members_at = self._led_at = self._loop.time()
         self._reads: dict[bytes, asyncio.Future[None]] = {}
         #: The round of confirmation under way, and the one after it.
         self._round: asyncio.Task[None] | None = None
@@ -151,6 +151,11 @@ class Replica:
         return self._loop.time() - self._heard_at
 
     @property
+    def without_primary_s(self) -> float:
+        """Seconds since this node knew of a primary."""
+        return 0.0 if self._driver.primary else self._loop.time() - self._led_at
+
+    @property
     def anchor(self) -> Start:
         """Where a joiner can begin to follow."""
         return self._driver.anchor
@@ -181,6 +186,8 @@ class Replica:
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(TICK_S, self._tick)
         self._guarded(self._driver.tick)
+        if self._driver.primary:
+            self._led_at = self._loop.time()
 
     def receive(self, sender: int, message: bytes) -> None:
         """A message that came over the link of ``sender``.

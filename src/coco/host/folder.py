@@ -18,7 +18,7 @@ from pathlib import Path
 from coco.errors import HostError
 
 #: Name of the lock file in each data folder.
-LOCK = "lock"
+LOCK = "coco.lock"
 #: The same of a folder for sockets.
 _MARK = "host"
 

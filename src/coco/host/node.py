@@ -25,6 +25,7 @@ from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
 from coco.errors import CocoError, ConfigurationError, HostError
 from coco.host.folder import FolderLock
+from coco.host.hints import HINTS
 from coco.host.launcher import VIRTUAL, Enclave, launch, place, reach, take_turns
 from coco.host.metrics import MetricsServer, sizes
 from coco.host.persistence import Aside, LedgerFile, unreadable
@@ -36,23 +37,6 @@ _RELAY_NUMBERS = ("accepted", "refused", "open", "bytes_in", "bytes_out")
 
 #: How often it is looked for newer endorsements.
 ENDORSE_SECONDS = 60.0
-
-_SET_THE_CLOCK = "set this machine's clock, then start again; nothing was written"
-_ACCEPT = "; if the clock is right: --accept-clock, once"
-#: What an operator can do about why an enclave ended.
-HINTS = {
-    "clock.ahead_of_the_ledger": f"{_SET_THE_CLOCK}{_ACCEPT} (the ledger slept for so long)",
-    "clock.behind_the_ledger": f"{_SET_THE_CLOCK}{_ACCEPT} (the ledger was written under a wrong one)",
-    "join.clock_ahead": f"{_SET_THE_CLOCK}; or the network's is behind",
-    "join.clock_behind": f"{_SET_THE_CLOCK}; or the network runs under a wrong one (SECURITY.md, Time)",
-    "join.address_left": "a node was told to leave this address: start one elsewhere; or, if it is to come back, with "
-    "--returns NODE_ID (coco status shows who left), and a vote if members removed it",
-    "join.retired": "members or its operator let this node go",
-    "node.retired": "members or its operator let this node go; if one is to come back here: coco node join --returns",
-    "ledger.damaged": "take another copy of the ledger: docs/when-nodes-are-lost.md",
-    "ledger.unsigned": "nothing in this ledger was ever signed: give another --dir, or put a copy of the ledger here",
-    "recovery.other_service": "--service is the service that was open last, not one whose recovery did not end",
-}
 
 External = Callable[[bytes], Awaitable[bytes]]
 
