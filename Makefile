@@ -7,7 +7,7 @@ CARGO_TARGET := rust/target
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path 'rust/target/*') rust/Cargo.toml rust/Cargo.lock rust/coco-core/Cargo.toml rust/coco-native/Cargo.toml .cargo/config.toml
 DIR ?= tests/vectors/ethereum-tests
 
-.PHONY: build sandbox test fuzz test-clients test-net test-vectors check format bench bench-attack wheel bundle verify-release lock soak clean
+.PHONY: build sandbox test fuzz test-clients test-net test-vectors check format bench bench-attack wheel bundle verify-release lock soak forge clean
 
 build: $(VENV)/.built ## Environment, extension, independent ledger reader
 
@@ -55,7 +55,10 @@ endif
 test-vectors: build ## Conformance data below DIR; ends with "N passed, N failed"
 	$(BIN)/python tests/conformance/run.py $(DIR)
 
-soak: build ## 10,000 seeds of simulated networks of three and of five nodes; 1,200 lives of lying hosts
+forge: build .venv-ccf/.built ## 10,000 forgeries by whoever holds the service key; 300 of them given to ccf as well
+	$(BIN)/python tests/adversary/forger.py --seeds 0-9999 --ccf 300
+
+soak: build forge ## 10,000 seeds of simulated networks of three and of five nodes; 1,200 lives of lying hosts; 10,000 forgeries
 	$(BIN)/coco simulate --nodes 3 --seeds 0-9999
 	$(BIN)/coco simulate --nodes 5 --seeds 0-9999
 	$(BIN)/python tests/faults/lying_host.py --seeds 0-999

@@ -1,9 +1,12 @@
 """Verify chunk files, and receipts beside them, with the independent ``ccf`` package; a fresh process for each ledger.
 
 python verify_with_ccf.py CHUNKS [RECEIPT.json SERVICE.pem]
+python verify_with_ccf.py --each FOLDER   prints how many of the ledgers, each in a folder of FOLDER, it accepts
 """
 
 import base64
+import contextlib
+import io
 import json
 import sys
 from hashlib import sha256
@@ -41,6 +44,22 @@ def verify_receipt(path: str, service: str) -> None:
     print("verified receipt")
 
 
+def accepted(folder: Path) -> int:
+    """How many ledgers pass; whatever is raised is a refusal."""
+    count = 0
+    for directory in sorted(folder.iterdir()):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                verify_ledger(str(directory))
+            count += 1
+        except Exception:
+            continue
+    return count
+
+
+if sys.argv[1] == "--each":
+    print(accepted(Path(sys.argv[2])))
+    sys.exit()
 verify_ledger(sys.argv[1])
 if len(sys.argv) > 2:
     verify_receipt(sys.argv[2], sys.argv[3])

@@ -9,9 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forger
+import legal
 import pytest
 from attacks import attack
 
+import consortium
 from coco.attestation.evidence import Evidence, virtual
 from coco.cli.ledger import audit
 from coco.enclave.configuration import nodes
@@ -51,7 +54,7 @@ def illegal(made: Consortium, entry: int = 0) -> dict[str, Any]:
     return first
 
 
-def legal(made: Consortium) -> None:
+def passes(made: Consortium) -> None:
     """The same of one that is what it says."""
     if made.entries[-1].signing is None:
         made.sign()
@@ -78,7 +81,7 @@ def refile(made: Consortium, former: list[bytes]) -> None:
 )
 def test_a_recovery_that_no_member_stated_is_found(ledger):
     ledger.recover()
-    legal(ledger)
+    passes(ledger)
     former = [body for table, _, body in _rows(ledger) if table == tables.IDENTITY_STATEMENTS]
     ledger.begin_recovery()
     filed = len(ledger.entries) + 1
@@ -354,3 +357,23 @@ def test_another_ledger_at_the_same_place_is_not_the_receipts(ledger, tmp_path):
     with pytest.raises(LedgerError) as refused:
         audit(path, "", receipts_held=[held])
     assert refused.value.code == "ledger.other_entry"
+
+
+@attack(
+    "B",
+    was="of such edits hundreds in a thousand passed as legal governance, most of them without any request",
+    now="of 10,000 seeded edits none that a second model calls illegal is accepted (`make forge`; here a few hundred)",
+)
+def test_no_forgery_passes_that_a_second_model_calls_illegal(tmp_path):
+    made = forger.Forger(consortium.eventful(tmp_path))
+    assert legal.why_illegal(made.made.sealed) == ""
+    summary = forger.Summary()
+    for seed in range(20_000, 20_300):
+        summary.add(made.forge(seed)[0])
+    assert summary.accepted_illegal == []
+    assert summary.made == 300 and summary.refused > 200, "the forger forges"
+    assert summary.accepted_legal, "what means nothing is not refused for its own sake"
+    assert len(summary.kinds) > 15
+    # The second model is no rubber stamp: it knows most forgeries by itself.
+    forged = [made.whole(seed) for seed in range(20_000, 20_040)]
+    assert sum(bool(legal.why_illegal(one)) for one in forged if one) > 20

@@ -144,7 +144,8 @@ class Written:
 
     def take_any(self, table: str, key: bytes = tables.SINGLETON) -> bytes | None:
         """The same of a row that may be removed."""
-        assert model.writes(self.step, table), f"the model does not let {self.step} write {table}"
+        if not model.writes(self.step, table):
+            raise illegal(f"{table} changed in {self.step.value}, which does not write that", "no_request")
         if (table, key) not in self._left:
             raise illegal(f"{self.step.value} without its row of {table}", "row_missing")
         self._left.discard((table, key))
