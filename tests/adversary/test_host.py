@@ -6,7 +6,10 @@ The campaign with many lives of lying hosts is ``tests/faults/lying_host.py``; h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import shutil
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -19,8 +22,10 @@ from attacks import attack
 
 from coco import limits
 from coco._native import LedgerSecret, WriteSet
+from coco.audit import report
 from coco.channel import messages
 from coco.channel.framing import FrameWriter
+from coco.cli import ledger as ledgers
 from coco.enclave.consensus import LedgerEntry, RollBack
 from coco.enclave.core.control import Control
 from coco.enclave.core.identity import ServiceIdentity, endorsed_names
@@ -28,8 +33,10 @@ from coco.enclave.membership import FetchRange, Membership
 from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, WantedPart
 from coco.enclave.store import Journal, Store
 from coco.errors import CocoError, ConsensusError, HostLiedError
+from coco.host.persistence import open_database
 from coco.ledger import tables
 from coco.ledger.position import Position
+from consortium import Consortium
 from network import TestNetwork, run
 
 # What a liar gives, and the parts of a node that it is given to, are those of the campaign and of the unit tests.
@@ -279,3 +286,148 @@ def test_a_busy_host_hears_why_its_enclave_ended(tmp_path):
         await node.stop()
 
     run(story())
+
+
+# --- B: a ledger that a host hands to an auditor ---
+
+
+@pytest.fixture(scope="module")
+def handed(tmp_path_factory):
+    made = Consortium(tmp_path_factory.mktemp("handed"))
+    made.found()
+    made.application()
+    made.sign()
+    return made
+
+
+#: A file that calls itself a ledger, the code of the refusal, and what that names.
+FILES: dict[str, tuple[str, str, str]] = {
+    "an endless view": (
+        "DROP TABLE entries; CREATE VIEW entries AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+        "SELECT i AS seqno, zeroblob(9) AS entry FROM n",
+        "host.ledger_unreadable",
+        "no ledger",
+    ),
+    "an entry that is made when it is read": (
+        "DROP TABLE entries; CREATE TABLE entries (seqno INTEGER PRIMARY KEY, entry BLOB AS (zeroblob(900000000)));"
+        "INSERT INTO entries (seqno) VALUES (1)",
+        "host.ledger_unreadable",
+        "no ledger",
+    ),
+    "text where bytes belong": (
+        "CREATE TABLE other AS SELECT * FROM entries; DROP TABLE entries;"
+        "CREATE TABLE entries (seqno INTEGER PRIMARY KEY, entry BLOB NOT NULL); INSERT INTO entries SELECT * FROM other;"
+        "UPDATE entries SET entry = 'x' WHERE seqno = 3",
+        "ledger.damaged",
+        "entry 3",
+    ),
+    "a number where bytes belong": (
+        "CREATE TABLE other AS SELECT * FROM entries; DROP TABLE entries;"
+        "CREATE TABLE entries (seqno INTEGER PRIMARY KEY, entry BLOB NOT NULL); INSERT INTO entries SELECT * FROM other;"
+        "UPDATE entries SET entry = 7 WHERE seqno = 2",
+        "ledger.damaged",
+        "entry 2",
+    ),
+    "an entry that is gone": ("DELETE FROM entries WHERE seqno = 3", "ledger.gap", "entry 3"),
+    "an entry of an endless length": (
+        "UPDATE entries SET entry = zeroblob(30000000) WHERE seqno = 4",
+        "host.ledger_unreadable",
+        "too big",
+    ),
+    "an entry that is none": ("UPDATE entries SET entry = x'00' WHERE seqno = 3", "ledger.damaged", "entry 3"),
+}
+
+
+@attack(
+    "B",
+    was="an endless view named `entries` was read for ever; text or a number for an entry ended in a traceback",
+    now="`entries` is a table of bytes, numbered without gap; whatever else it is, is refused with the place named",
+)
+@pytest.mark.parametrize("kind", FILES)
+def test_an_auditor_is_given_a_file_that_is_no_ledger(handed, tmp_path, kind):
+    statements, code, named = FILES[kind]
+    path = handed.save(tmp_path / "ledger.db")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(statements)
+    for read in (ledgers.verify, ledgers.audit):
+        with pytest.raises(CocoError) as refused:
+            read(path, "")
+        assert refused.value.code == code and named in str(refused.value), refused.value
+
+
+@pytest.fixture
+def usual_recursion():
+    """Python's own limit: a library of the tests raises it so far that the interpreter's stack ends first."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(before)
+
+
+def _nested() -> bytes:
+    return b"[" * 100_000 + b"]" * 100_000
+
+
+@attack(
+    "B",
+    was="a row with JSON that is nested for ever ended the audit in a traceback, and everything behind it unread",
+    now="it is a violation of its entry, and the audit goes on",
+)
+@pytest.mark.parametrize(
+    "table", [tables.NODES_INFO, tables.IDENTITY_STATEMENTS, tables.SUCCESSION, tables.NODE_SECRETS, tables.ADAPTERS]
+)
+def test_an_auditor_reads_on_behind_a_row_without_end(handed, tmp_path, table, usual_recursion):
+    made = handed.clone(tmp_path)
+    at = made.write([(table, b"x", _nested())])
+    made.rows.pop((table, b"x"))
+    made.sign()
+    behind = made.write([("public:no.such", b"", b"")])
+    made.sign()
+    found = ledgers.audit(made.save(tmp_path / "ledger.db"), "")["violations"]
+    assert {one["seqno"] for one in found} >= {at, behind}, found
+
+
+@attack(
+    "B",
+    was="reading a ledger wrote beside it, and one on a medium that cannot be written was not read at all",
+    now="nothing is written, whatever lies beside the file; a log that was left behind is read from a copy",
+)
+@pytest.mark.parametrize("left", ["nothing", "a log", "a log and its index"])
+def test_an_auditor_leaves_no_trace(handed, tmp_path, left):
+    folder = tmp_path / "evidence"
+    folder.mkdir()
+    path = tmp_path / "ledger.db"
+    with contextlib.closing(open_database(path)) as connection:
+        connection.executemany("INSERT INTO entries VALUES (?, ?)", enumerate(handed.sealed, 1))
+        if left == "nothing":
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for end in {"nothing": ("",), "a log": ("", "-wal"), "a log and its index": ("", "-wal", "-shm")}[left]:
+            shutil.copyfile(f"{path}{end}", folder / f"ledger.db{end}")
+    before = {one.name: one.read_bytes() for one in folder.iterdir() if one.suffix != ".db-shm"}
+    names = {one.name for one in folder.iterdir()}
+    found = ledgers.audit(folder / "ledger.db", "")
+    assert found["violations"] == [] and found["last_signed"] == f"2.{len(handed.sealed)}"
+    assert {one.name for one in folder.iterdir()} == names
+    assert {one.name: one.read_bytes() for one in folder.iterdir() if one.suffix != ".db-shm"} == before
+
+
+@attack(
+    "B",
+    was="there was no report for people; what a ledger says would have been shown as it is",
+    now="whatever a ledger says is text in it; it loads nothing",
+)
+def test_a_report_shows_what_a_ledger_says_as_text():
+    said = {"seqno": 1, "what": "<script>x</script>", "member": "<img src=x>", "rules": "&"}
+    found = {
+        "events": [said],
+        "violations": [{"seqno": 2, "step": "<b>", "why": "'\"<i>"}],
+        "committed": "<u>",
+        "last_signed": "2.1",
+        "unsigned": 0,
+        "signatures": 1,
+        "root": "00",
+    }
+    page = report.html(found, "<ledger>")
+    assert "default-src 'none'" in page and "1 steps are illegal" in page
+    for tag in ("<script", "<img", "<b>", "<i>", "<u>", "<ledger>"):
+        assert tag not in page
