@@ -505,6 +505,31 @@ def test_a_block_of_others_looks_empty(caller: Caller):
 
 @attack(
     "A",
+    was="every new head tells a subscriber the gas and size of others' blocks",
+    now="heads of others' blocks look empty; their logs are not told",
+)
+def test_a_subscriber_is_told_nothing_of_others():
+    async def story(chain: Hiding) -> None:
+        events = {
+            kind: chain.adapter.subscribe(Request("eth_subscribe", [kind]), ATTACKER) for kind in ("newHeads", "logs")
+        }
+        following = {kind: asyncio.ensure_future(anext(stream)) for kind, stream in events.items()}
+        await asyncio.sleep(0)
+        code = "0x" + told("balance", VICTIM.address, LOG)
+        await chain.included(signed(VICTIM, 6, None, code))
+        head = await following["newHeads"]
+        assert [head[name] for name in _HEAD_FIELDS[:2]] == ["0x0", "0x0"] and int(head["stateRoot"], 16) == 0
+        assert not following["logs"].done()
+        await chain.included(signed(MINE, 0, None, code))
+        assert (await following["logs"])["transactionIndex"] == "0x0"
+        for stream in events.values():
+            await stream.aclose()
+
+    in_process(story)
+
+
+@attack(
+    "A",
     was="`eth_getLogs` on a block with 100 hidden logs takes 494 µs against 362: every hidden log is matched and looked at",
     now="hidden logs are never looked at: whose transactions they are is known first, and who owns nothing reads no block",
 )
