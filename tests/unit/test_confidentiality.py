@@ -17,6 +17,9 @@ sys.path.insert(0, str(TESTS / "adversary"))
 import test_participant as attacks  # noqa: E402
 from test_participant import ABSENT, ANONYMOUS, ATTACKER, AUDITOR, MINE, SETTER, VICTIM, Hiding, signed, told  # noqa: E402
 
+from coco.enclave.adapters.ethereum import visibility  # noqa: E402
+from coco.errors import BusyError  # noqa: E402
+
 PAGE = TESTS.parent / "docs" / "confidentiality.md"
 ATTACKERS = ("stranger", "participant", "member", "host", "another operator")
 
@@ -150,3 +153,21 @@ def test_raw_storage_proofs_and_access_lists_are_auditors(caller):
             assert refused.value.code == "ethereum.not_visible", method
 
     of(Hiding, story)
+
+
+_STATES = (
+    *("pool.already_known", "pool.position_passed", "pool.lane_full", "pool.full", "pool.actor_full", "node.dropped"),
+    *(f"ethereum.transaction.{code}" for code in ("nonce_too_low", "insufficient_funds", "replacement_underpriced")),
+)
+
+
+def test_whoever_may_not_see_a_sender_hears_of_no_state():
+    sender = bytes.fromhex(VICTIM.address[2:])
+    for code in _STATES:
+        refusal = BusyError("told", code=code)
+        assert visibility.told(refusal, sender, ATTACKER) is None, code
+        for caller in (attacks.OWNER, AUDITOR, SANDBOX):
+            assert visibility.told(refusal, sender, caller) is refusal
+    for code in ("node.no_primary", "peers.unreachable", "access.not_a_participant"):
+        refusal = BusyError("told", code=code)
+        assert visibility.told(refusal, sender, ATTACKER) is refusal, "it would be refused whatever it is"

@@ -21,9 +21,10 @@ from coco.errors import AccessError, CocoError
 _NO_BLOOM = "0x" + "00" * 256
 _NO_ROOT = "0x" + "00" * 32
 _BLINDED_ROOTS = ("stateRoot", "receiptsRoot", "transactionsRoot", "requestsHash")
-#: What a submission may be refused for that depends on no account.
-_OF_NO_ACCOUNT = ("pool.full", "node.no_primary", "adapter.failed")
-_OF_NO_ACCOUNT_EITHER = ("peers.", "access.")
+#: What a submission may be refused for whatever it is. A pool that is full is not among them, nor a caller's part of
+#: it: it takes what it has already, and refuses the rest.
+_WHATEVER_IT_IS = ("node.no_primary", "node.stopping", "adapter.failed")
+_WHOEVER_ASKS = ("peers.", "access.")
 
 
 def viewer(caller: Caller, policy: str) -> Caller:
@@ -68,7 +69,7 @@ def told(refusal: CocoError, sender: bytes, caller: Caller) -> CocoError | None:
 
     Most refusals tell the sender's nonce, balance, or what waits: to whom the sender is hidden, all states are alike.
     """
-    if account(caller, sender) or refusal.code in _OF_NO_ACCOUNT or refusal.code.startswith(_OF_NO_ACCOUNT_EITHER):
+    if account(caller, sender) or refusal.code in _WHATEVER_IT_IS or refusal.code.startswith(_WHOEVER_ASKS):
         return refusal
     return None
 
