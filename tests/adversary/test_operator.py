@@ -111,7 +111,7 @@ class Clocked(TestNetwork):
     was="one start of the only node three days ahead is taken; with the clock mended, certificates are not valid yet and "
     "joins end with `join.statement_expired`; ten years: participants are out for ever",
     now="`clock.ahead_of_the_ledger`, and nothing is written; `--accept-clock` takes it, and a second one, under the "
-    "right clock, takes it back: certificates, joins and payments work",
+    "right clock, takes it back: its certificates count from now on, participants and nodes come in",
 )
 def test_a_start_under_a_wrong_clock_is_refused_and_one_that_was_accepted_is_taken_back(tmp_path):
     async def story() -> None:
@@ -135,7 +135,28 @@ def test_a_start_under_a_wrong_clock_is_refused_and_one_that_was_accepted_is_tak
             assert int((await network.rpc(client, "eth_blockNumber"))["result"], 16) == 0
             shown = x509.load_pem_x509_certificate(network.service.encode())
             assert abs(shown.not_valid_before_utc.timestamp() - _now_ms() / 1000) < DAY_MS / 1000
-            # A newcomer under either wrong clock is refused before anything is written of it; under the right one, it joins.
+            newcomer = network.joiner(0)
+            try:
+                assert (await newcomer.start()).status == "Open"
+            finally:
+                await newcomer.stop()
+        finally:
+            await network.stop()
+
+    run(story())
+
+
+@attack(
+    "E4",
+    was="a newcomer under a clock three days ahead is taken in; one under the right clock, where the network's was wrong, "
+    "ends with `join.statement_expired`",
+    now="`join.clock_ahead` or `join.clock_behind`, with the seconds, before anything is written of it",
+)
+def test_a_newcomer_under_a_wrong_clock_is_refused_before_anything_is_written_of_it(tmp_path):
+    async def story() -> None:
+        network = Clocked(tmp_path / "network")
+        try:
+            await network.start_under(0)
             for ahead_ms, code in ((3 * DAY_MS, "join.clock_ahead"), (-3 * DAY_MS, "join.clock_behind")):
                 before, newcomer = len(network.entries()), network.joiner(ahead_ms)
                 with pytest.raises(HostError) as refused:

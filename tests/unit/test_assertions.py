@@ -18,7 +18,10 @@ def without_reason(source: str) -> list[int]:
     """Lines of assertions that do not say why they hold, and of ones raised by hand."""
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Assert) and not (isinstance(node.msg, ast.Constant) and node.msg.value):
+        says = isinstance(node, ast.Assert) and (
+            isinstance(node.msg, ast.JoinedStr) or (isinstance(node.msg, ast.Constant) and bool(node.msg.value))
+        )
+        if isinstance(node, ast.Assert) and not says:
             found.append(node.lineno)
         if isinstance(node, ast.Raise) and node.exc is not None and "AssertionError" in ast.dump(node.exc):
             found.append(node.lineno)

@@ -106,7 +106,7 @@ def _take(state: State, written: Written, change: Change) -> None:
 def _take_service(state: State, written: Written, change: Change, value: bytes | None) -> None:
     """The same identity under another certificate."""
     wanted = change.renew_service
-    assert wanted is not None
+    assert wanted is not None, "the caller has just looked"
     before = json.loads(value) if value is not None else state.service
     after = document(written.take(tables.SERVICE_INFO), "the service's row")
     found = certificates.parse(after["cert"])
