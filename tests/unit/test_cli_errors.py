@@ -143,6 +143,7 @@ def _ends_well(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tupl
     assert (code == 0) == (error is None) or code in (1, 3, 4), (arguments, out)
     if error is not None:
         assert error["code"] and error["code"] != "cli.fault" and error["message"], arguments
+        assert error.get("hint") or code == 1, (arguments, error)
     return code, error or {}
 
 

@@ -47,6 +47,12 @@ _EXIT: list[tuple[type[CocoError], int]] = [
 ]
 #: Failures of a disk; every other one that names a file is about that file.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+#: What to do about an error that does not say it itself, by its exit code.
+_HINTS = {
+    2: "the command's --help and docs/cli.md say what it takes",
+    3: "coco doctor says what this machine lacks",
+    4: "use nothing that comes from there until you know why",
+}
 _MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 
 
@@ -102,6 +108,7 @@ def explained(error: Exception) -> CocoError:
 
 def report(error: CocoError, as_json: bool) -> int:
     """Tell an error; the exit code for it."""
+    error.hint = error.hint or _HINTS.get(exit_code(error))
     with contextlib.suppress(OSError):  # where it should be printed there may be no room either
         if as_json:
             body = {"code": error.code, "message": str(error), **({"hint": error.hint} if error.hint else {})}
