@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from attacks import attack
 from cryptography import x509
 
@@ -33,6 +34,7 @@ from coco.cli.output import exit_code
 from coco.cli.sandbox import make_genesis, make_owner
 from coco.cli.sandbox_folder import SandboxFiles, begin_anew, prepare
 from coco.client.operators import nobody, owner
+from coco.enclave import standing
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration.actions import ACTIONS
 from coco.enclave.configuration.draft import Draft
@@ -1229,3 +1231,42 @@ def test_a_benchmark_goes_on_without_what_is_not_installed(monkeypatch: pytest.M
     monkeypatch.setattr(systems, "HERE", Path("/nowhere"))
     assert systems.there([systems.Coco, systems.Geth, systems.Etcd]) == [systems.Coco]
     assert "etcd is missing and left out: apt-get install etcd-server" in capsys.readouterr().out
+
+
+# --- G6: what an operator is told before it is too late ---
+
+
+@attack(
+    "G6",
+    was="no number said that certificates end, voters are away or shares are missing: an operator met it as a standstill",
+    now="numbers say so before, and a rule that ships raises an alert over each",
+)
+def test_every_danger_that_a_number_knows_raises_an_alert(tmp_path):
+    member = Member(tmp_path, "m")
+    network = Network([member], constitutions.text("majority"))
+    issued = membership.SERVICE.endorse(member.key.public_key(), 1, ["a"], 1000, 7)
+    network.put(tables.NODE_CERTIFICATES, b"founder", pem(issued).encode())
+    row = network.document(tables.NODES_INFO, "founder")
+    row["verified"]["valid_until_s"] = 9
+    network.put(tables.NODES_INFO, b"founder", tables.row(row))
+    calm = {"voters": 3, **standing.quorum((1, 2, 3), {1, 2, 3}), **standing.of_rows(network, 0)}
+    lost = {"encrypted_shares": {}}
+    network.put(tables.WRAPPED_SECRET, tables.SINGLETON, tables.row(lost))
+    late_s = int(member.certificate.not_valid_after_utc.timestamp()) - 60
+    hurt = {"voters": 3, **standing.quorum((1, 2, 3), {1}), **standing.of_rows(network, late_s)}
+    thin = {**calm, **standing.quorum((1, 2, 3), {1, 2})}
+    (group,) = yaml.safe_load((ROOT / "deploy" / "monitoring" / "alerts.yml").read_text())["groups"]
+    rules = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+
+    def raised(numbers: dict[str, int], alert: str) -> bool:
+        """Whether a rule of comparisons holds, as Prometheus reads it."""
+        known = {f"coco_{name}": value for name, value in numbers.items()}
+        return bool(eval(rules[alert], {}, known))
+
+    for alert in ("CocoNoMajority", "CocoNodeCertificateEnds", "CocoServiceCertificateEnds", "CocoNotRecoverable"):
+        assert raised(hurt, alert), alert
+    missing = {**hurt, "participant_certificates_left_s": 1 << 40, "operator_certificates_left_s": 1 << 40}
+    assert raised(missing, "CocoActorCertificateEnds") and raised(hurt, "CocoEndorsementEnds")
+    assert raised(thin, "CocoNoMargin") and not raised(calm, "CocoNoMargin")
+    for alert in ("CocoNoMajority", "CocoNodeCertificateEnds"):
+        assert not raised({**calm, "node_certificates_left_s": 5 * 86_400}, alert), alert
