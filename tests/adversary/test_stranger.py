@@ -17,6 +17,7 @@ from attacks import attack
 
 from coco import limits
 from coco.cli.keys import make_actor
+from coco.client import connect
 from coco.client.connect import ConnectOptions, Connector
 from coco.client.http import FailoverClient, HttpsClient
 from coco.client.pin import Pin
@@ -195,6 +196,22 @@ def test_calls_that_wait_for_commit_keep_nobody_waiting(tmp_path: Path):
             assert not any(one.done() for one in gap)
             for one in gap:
                 one.cancel()
+
+    assert not _run(story())
+
+
+@attack("C4", was="Ctrl-C while a call waits: a traceback", now="the call ends with the process")
+def test_a_call_that_waits_at_the_end_prints_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connect, "_END_SECONDS", 0.1)
+
+    async def story() -> None:
+        async with _nodes(tmp_path, _silent) as connector:
+            _, writer = await asyncio.open_connection("127.0.0.1", connector.port)
+            writer.write(_post(b"{}"))
+            await asyncio.sleep(0.5)  # it waits for the node by then
+            assert connector._open
+            connector.upstream._follow = asyncio.Event().wait  # type: ignore[assignment]
+        writer.close()
 
     assert not _run(story())
 

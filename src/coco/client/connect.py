@@ -109,6 +109,8 @@ class Connector:
             writer.close()
         if ending:
             await asyncio.wait(ending, timeout=_END_SECONDS)
+            for task in ending:
+                task.cancel()
         self._save()
         await self.upstream.close()
 
@@ -142,8 +144,8 @@ class Connector:
                     self._budget.hold(len(reply), 0)
                 if headers.get("connection", "").lower() == "close":
                     return
-        except OSError:
-            pass  # the local peer is gone or reads nothing: its connection ends, nothing else
+        except (OSError, asyncio.CancelledError):
+            pass  # the local peer is gone or reads nothing, or this process ends: its connection ends, nothing else
         except CocoError as error:
             with contextlib.suppress(OSError):
                 await self._write(writer, *_refused(_STATUS[error.code], error, {"connection": "close"}))
