@@ -230,6 +230,26 @@ def test_ids_are_given_once_and_secrets_kept_for_keepers(ledger, forged):
     illegal(ledger, at)
 
 
+@attack(
+    "B3",
+    was="a node that members trusted asked for its certificate under other host names, of a bank's, and got it",
+    now="it gets the names that members saw in its row; a certificate for others, engine id, time or key is found",
+)
+@pytest.mark.parametrize("other", ["names", "engine", "days", "key", "service"])
+def test_a_certificate_is_for_what_members_saw(ledger, other):
+    node = ledger.admit("10.0.0.3:1", status=nodes.PENDING, statement=b"")
+    ledger.decide(action("transition_node_to_trusted", node_id=node.id))
+    document, service = ledger.row(node), ledger.service
+    key: Any = ledger.start("10.0.0.9:1").key if other == "key" else node.key
+    names = ["bank.example"] if other == "names" else NAMES
+    said, now_ms = nodes.wrapped_evidence(document), 1000 * ledger.now_s
+    issuer = ServiceIdentity.generate(now_ms) if other == "service" else service
+    engine, days = document["engine"] + (other == "engine"), 70 if other == "days" else 7
+    issued = issuer.endorse(key.public_key(), engine, names, now_ms, days, said)
+    at = ledger.write([(tables.NODE_CERTIFICATES, node.id.encode(), pem(issued).encode())])
+    illegal(ledger, at)
+
+
 def _by_a_stranger(made: Consortium) -> None:
     node = made.start("10.0.0.9:1")
     certificate = made.service.endorse(node.key.public_key(), 9, NAMES, 1000 * made.now_s)

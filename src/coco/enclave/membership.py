@@ -235,7 +235,7 @@ class Membership:
             raise AccessError("this node was retired", code="join.retired")
         if row.status == nodes.PENDING:
             return self._answer(Waiting("pending"))
-        await self._endorse(row, key, request)
+        await self._endorse(row, key)
         anchor = self._replica.anchor
         if row.engine not in anchor.members.all or anchor.members.outgoing:
             return self._answer(Waiting("admitted"))
@@ -346,13 +346,14 @@ class Membership:
         self._log("join.admitted", {"engine": engine}, {"node": node_id, "status": status})
         return row
 
-    async def _endorse(self, row: NodeRow, key: ec.EllipticCurvePublicKey, request: JoinRequest) -> None:
-        """Give a node that governance has trusted its certificate: until now it had none."""
+    async def _endorse(self, row: NodeRow, key: ec.EllipticCurvePublicKey) -> None:
+        """Give a node that governance has trusted its certificate, for the names that members saw: until now none."""
         name = row.node_id.encode()
         async with self.changing:
             view, now_ms = self._sequencer.store.view(), self._sequencer.clock.now_ms
             if view.get(tables.NODE_CERTIFICATES, name) is None:
-                issued = self.certificates.issue(key, row, request.host_names, view, now_ms)
+                names = json.loads(view.get(tables.NODES_INFO, name) or b"{}")["host_names"]
+                issued = self.certificates.issue(key, row, names, view, now_ms)
                 await self._sequencer.write_rows([issued])
 
     async def renew_evidence(self, key: ec.EllipticCurvePublicKey, evidence: Mapping[str, str]) -> None:
