@@ -23,6 +23,7 @@ from coco.client.http import FailoverClient, HttpsClient
 from coco.client.pin import Pin
 from coco.client.verify import unverified_context
 from coco.errors import HostError
+from network import TestNetwork, run, running
 
 # --- C4: coco connect, from whatever runs on its machine -----------------------------------------------------------
 
@@ -316,3 +317,44 @@ def test_whatever_an_error_says_the_answer_is_json(tmp_path: Path):
         await connector.stop()
 
     assert not _run(story())
+
+
+# --- F: what is no text, in every place of a request ---
+
+_HALF = "%ED%A0%80"
+_PATHS = [
+    f"/gov/members/proposals/{_HALF}?api-version=2024-07-01",
+    f"/gov/service/members/{_HALF}?api-version=2024-07-01",
+    f"/gov/recovery/encrypted-shares/{_HALF}",
+    f"/gov/service/info?api-version={_HALF}",
+    f"/node/tx?id={_HALF}",
+    f"/node/attestation?nonce={_HALF}",
+    f"/{_HALF}",
+]
+_BODIES = ['{"actions": [{"name": "\\ud800", "args": {}}]}', '["\\udfff"]', '"\\ud800"', '{"\\ud800": 1}']
+
+
+@attack(
+    "F", was="half a surrogate pair in JSON of a rehearsal or an account: 500 node.internal", now="a 4xx with a code"
+)
+def test_half_a_surrogate_pair_is_refused_wherever_it_comes(tmp_path: Path):
+    network = TestNetwork(tmp_path / "network")
+
+    async def story() -> None:
+        async with running(network):
+            admin, mine = network.client(listener="administration"), network.client()
+            replies = [await admin.request("GET", path) for path in _PATHS]
+            for body in _BODIES:
+                path = "/gov/members/proposals:rehearse?api-version=2024-07-01"
+                replies.append(await admin.request("POST", path, body.encode()))
+                replies.append(await mine.request("POST", "/coco/accounts/bind", body.encode()))
+            for path in (f"/coco/receipt?hash={_HALF}", f"/coco/receipt?id={_HALF}", f"/coco/transaction?hash={_HALF}"):
+                replies.append(await mine.request("GET", path))
+            for reply in replies:
+                assert 400 <= reply.status < 500 and json.loads(reply.body)["error"]["code"] != "node.internal", reply
+            for member in ("method", "id", "params"):
+                call = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": [], member: "\ud800"})
+                assert b'"error"' in (await mine.request("POST", "/", call.encode())).body
+            assert network.node is not None and not network.node.ended.done()
+
+    run(story())
