@@ -253,6 +253,8 @@ DELEGATING = Account.from_key("0x" + "44" * 32)
 ABSENT = "0x" + "ee" * 20
 #: Holds 42 in slot 0 and 0 in slot 1; writes its second word of input to the slot that the first names.
 SETTER = "0x" + "5e" * 20
+#: Answers with the balance of the address in its input.
+PROBE = "0x" + "b0" * 20
 ATTACKER = Caller(CallerKind.PARTICIPANT, actor="attacker", accounts=frozenset({bytes.fromhex(MINE.address[2:])}))
 OWNER = Caller(CallerKind.PARTICIPANT, actor="owner", accounts=frozenset({bytes.fromhex(VICTIM.address[2:])}))
 AUDITOR = Caller(CallerKind.PARTICIPANT, actor="auditor", auditor=True)
@@ -281,6 +283,7 @@ class Hiding(Chained):
             DELEGATING.address: {"balance": "77"},
             "0x" + "00" * 20: {"balance": "9000"},
             SETTER: {"balance": "3", "nonce": 1, "code": "0x6020355f355500", "storage": {"0x0": "0x2a"}},
+            PROBE: {"balance": "11", "code": "0x5f35315f5260205ff3"},
         },
     }
 
@@ -352,6 +355,32 @@ def test_no_instruction_tells_an_account_from_none(instruction: str):
             assert await chain.run(told(instruction, hidden)) == nothing, hidden
             assert await chain.run(told(instruction, hidden), **{"from": MINE.address}) == nothing, hidden
         assert await chain.run(told(instruction, SETTER)) != nothing, "contracts are every participant's"
+
+    in_process(story)
+
+
+@attack(
+    "A",
+    was="any contract that reads a balance for whoever calls it reads everybody's, called by another contract too",
+    now="in every frame only its own account, the origin's, and contracts are seen",
+)
+@pytest.mark.parametrize("opcode", ["fa", "f4"], ids=["staticcall", "delegatecall"])
+def test_a_contract_in_between_reads_no_more(opcode: str):
+    #: Hands an address to the probe and returns what that says.
+    between = "73{}5f5260205f60205f73" + PROBE[2:] + "5a" + opcode + "505f51" + RETURN
+
+    async def story(chain: Hiding) -> None:
+        async def seen(address: str, **fields: str) -> tuple[int, int]:
+            word = "0x" + bytes(12).hex() + address[2:].lower()
+            direct = await chain.ask("eth_call", {"to": PROBE, "data": word, **fields}, "latest", caller=ATTACKER)
+            nested = await chain.run(between.format(address[2:].lower()), **fields)
+            return int(direct, 16), int(nested[-64:], 16)
+
+        for fields in ({}, {"from": MINE.address}):
+            assert await seen(VICTIM.address, **fields) == await seen(DELEGATING.address, **fields) == (0, 0)
+        assert await seen(MINE.address, **{"from": MINE.address}) == (1_000_000, 1_000_000)
+        assert await seen(MINE.address) == (0, 0), "without a proven origin nobody's account is the origin's"
+        assert await seen(PROBE) == (11, 11)
 
     in_process(story)
 

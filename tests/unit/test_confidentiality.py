@@ -129,6 +129,22 @@ def test_an_estimate_is_enough_whoever_asks_for_it():
 SANDBOX = attacks.replace(AUDITOR, any_account=True)
 
 
+@pytest.mark.parametrize("opcode", ["f2", "f4", "fa"], ids=["callcode", "delegatecall", "staticcall"])
+def test_every_way_to_call_costs_the_same_to_an_account_and_to_none(opcode):
+    value = "5f" if opcode == "f2" else ""
+    code = f"0x5f5f5f5f{value}73{{}}5a{opcode}00"
+
+    async def story(chain):
+        prices = [await gas(chain, data=code.format(to[2:].lower())) for to in (VICTIM.address, ABSENT)]
+        assert prices[0] == prices[1]
+        for instruction in attacks.TELLING:
+            prices = [await gas(chain, data="0x" + told(instruction, to, "00")) for to in (VICTIM.address, ABSENT)]
+            # An address has as many zero bytes as another has not: both of these have none.
+            assert prices[0] == prices[1], instruction
+
+    of(Hiding, story)
+
+
 def test_an_auditor_sees_what_code_sees_of_everybody_at_the_prices_of_the_chain():
     async def story(chain):
         assert int(await chain.run(told("balance", VICTIM.address), AUDITOR), 16) == 993
