@@ -45,9 +45,9 @@ sandbox: build ## Start a network on this machine (development only)
 test: build .venv-ccf/.built tests/clients/node_modules/.built ## All tests
 	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo test --profile develop --locked --target-dir target -p coco-core --quiet
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/python -m pytest -n 2 tests/unit tests/simulation tests/conformance
-	$(BIN)/python -m pytest -n 2 -m "slow and not clients" tests/end_to_end tests/adversary
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not clients" tests/end_to_end tests/adversary
+	$(BIN)/python -m pytest --durations 20 -n 2 tests/unit tests/simulation tests/conformance
+	$(BIN)/python -m pytest --durations 20 -n 2 -m "slow and not clients" tests/end_to_end tests/adversary
+	$(BIN)/python -m pytest --durations 20 -n 2 --dist loadfile -m "not slow and not clients" tests/end_to_end tests/adversary
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
