@@ -93,8 +93,26 @@ ACCOUNTS_MAX: Final = 1_000
 POOL_TRANSACTIONS_MAX: Final = 50_000
 POOL_BYTES_MAX: Final = 128 * MIB
 POOL_LANE_MAX: Final = 2_000
+#: The same of what one actor handed in, so that there is room for others.
+POOL_ACTOR_TRANSACTIONS_MAX: Final = POOL_TRANSACTIONS_MAX // 2
+POOL_ACTOR_BYTES_MAX: Final = POOL_BYTES_MAX // 2
+#: Time of the writer that an actor may owe before it lets others go first, and time for which somebody who handed a
+#: transaction in counts as one of those others.
+POOL_DEBT_MS_MAX: Final = 25
+POOL_COMPANY_MS: Final = 1_000
+#: What a batch takes whoever is in it: roots, seal, the way to the host. Nobody owes it.
+BATCH_MS_FREE: Final = 5
+#: Least time that the execution of a batch may take before what is left of it waits for the next one.
+BATCH_TARGET_MS_MIN: Final = 20
 #: Time after which a transaction that could not run leaves the pool.
 POOL_SECONDS_MAX: Final = 3 * 3600
+
+#: Threads for queries; twice as many as cores, if that is more. One actor has at most half of them.
+QUERY_THREADS_MIN: Final = 4
+#: Queries of one actor that wait for a thread.
+QUERIES_WAITING_MAX: Final = 4_096
+#: Parts of submissions that are checked, or queued to be, on the thread that does nothing else.
+CHECKS_MAX: Final = 8
 
 #: Readable history: at least this many application entries *and* this much time.
 HISTORY_ENTRIES_MIN: Final = 128

@@ -71,6 +71,7 @@ class _Sequencer:
             run=asyncio.to_thread,
             run_background=background.run,
             run_query=asyncio.to_thread,
+            run_list=asyncio.to_thread,
         )
         chain.start(services)
         transaction = self.store.begin()

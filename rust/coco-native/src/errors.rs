@@ -68,8 +68,11 @@ impl From<BlockError> for NativeError {
 }
 
 impl From<QueryError> for NativeError {
-    fn from(QueryError::Store(error): QueryError) -> Self {
-        error.into()
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Store(error) => error.into(),
+            error => Self::new("ethereum.call_too_long", error),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use alloy_consensus::{Transaction as _, Typed2718 as _};
 use alloy_primitives::{Address, B256, Bytes, Signature, U256};
@@ -18,6 +19,7 @@ use revm::context_interface::transaction::{Authorization, SignedAuthorization};
 
 use crate::background::Background;
 use crate::errors::{NativeError, guarded, whole};
+use crate::json::{Json, Object, list_of};
 use crate::store::{Transaction, WriteSet};
 
 fn argument(text: impl ToString) -> NativeError {
@@ -142,71 +144,69 @@ impl Envelope {
 
     /// The JSON-RPC object of a transaction that waits in the pool.
     fn describe<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let object = transaction_object(py, &self.recovered)?;
+        let mut object = transaction_object(&self.recovered);
         for absent in ["blockHash", "blockNumber", "transactionIndex"] {
-            object.set_item(absent, py.None())?;
+            object.set(absent, Json::Null);
         }
-        object.set_item("gasPrice", quantity(self.max_fee()))?;
-        Ok(object)
+        object.set("gasPrice", quantity(self.max_fee()));
+        object.to_python(py)
     }
 }
 
-fn transaction_object<'py>(py: Python<'py>, recovered: &Recovered) -> PyResult<Bound<'py, PyDict>> {
+fn transaction_object(recovered: &Recovered) -> Object {
     let envelope = &recovered.envelope;
-    let object = PyDict::new(py);
-    object.set_item("type", quantity(envelope.ty()))?;
-    object.set_item("hash", hex(recovered.hash().as_slice()))?;
-    object.set_item("from", hex(recovered.sender.as_slice()))?;
-    object.set_item("to", envelope.to().map(|to| hex(to.as_slice())))?;
-    object.set_item("nonce", quantity(envelope.nonce()))?;
-    object.set_item("gas", quantity(envelope.gas_limit()))?;
-    object.set_item("value", quantity(envelope.value()))?;
-    object.set_item("input", hex(envelope.input()))?;
+    let mut object = Object::default();
+    object.set("type", quantity(envelope.ty()));
+    object.set("hash", hex(recovered.hash().as_slice()));
+    object.set("from", hex(recovered.sender.as_slice()));
+    object.set("to", envelope.to().map(|to| hex(to.as_slice())));
+    object.set("nonce", quantity(envelope.nonce()));
+    object.set("gas", quantity(envelope.gas_limit()));
+    object.set("value", quantity(envelope.value()));
+    object.set("input", hex(envelope.input()));
     if let Some(chain_id) = envelope.chain_id() {
-        object.set_item("chainId", quantity(chain_id))?;
+        object.set("chainId", quantity(chain_id));
     }
     if let Some(tip) = envelope.max_priority_fee_per_gas() {
-        object.set_item("maxFeePerGas", quantity(envelope.max_fee_per_gas()))?;
-        object.set_item("maxPriorityFeePerGas", quantity(tip))?;
+        object.set("maxFeePerGas", quantity(envelope.max_fee_per_gas()));
+        object.set("maxPriorityFeePerGas", quantity(tip));
     }
     if let Some(list) = envelope.access_list() {
-        let items = PyList::empty(py);
-        for item in list.iter() {
-            let one = PyDict::new(py);
-            one.set_item("address", hex(item.address.as_slice()))?;
-            let keys: Vec<String> = item.storage_keys.iter().map(|key| hex(key.as_slice())).collect();
-            one.set_item("storageKeys", keys)?;
-            items.append(one)?;
-        }
-        object.set_item("accessList", items)?;
+        let items = list.iter().map(|item| {
+            let mut one = Object::default();
+            one.set("address", hex(item.address.as_slice()));
+            let keys: Vec<Json> = item.storage_keys.iter().map(|key| hex(key.as_slice()).into()).collect();
+            one.set("storageKeys", keys);
+            one.into()
+        });
+        object.set("accessList", items.collect::<Vec<Json>>());
     }
     if let Some(list) = envelope.authorization_list() {
-        let items = PyList::empty(py);
-        for signed in list {
-            let one = PyDict::new(py);
-            one.set_item("chainId", quantity(signed.inner().chain_id))?;
-            one.set_item("address", hex(signed.inner().address.as_slice()))?;
-            one.set_item("nonce", quantity(signed.inner().nonce))?;
-            one.set_item("yParity", quantity(signed.y_parity()))?;
-            one.set_item("r", quantity(signed.r()))?;
-            one.set_item("s", quantity(signed.s()))?;
-            items.append(one)?;
-        }
-        object.set_item("authorizationList", items)?;
+        let items = list.iter().map(|signed| {
+            let mut one = Object::default();
+            one.set("chainId", quantity(signed.inner().chain_id));
+            one.set("address", hex(signed.inner().address.as_slice()));
+            one.set("nonce", quantity(signed.inner().nonce));
+            one.set("yParity", quantity(signed.y_parity()));
+            one.set("r", quantity(signed.r()));
+            one.set("s", quantity(signed.s()));
+            one.into()
+        });
+        object.set("authorizationList", items.collect::<Vec<Json>>());
     }
     let signature = envelope.signature();
-    object.set_item("r", quantity(signature.r()))?;
-    object.set_item("s", quantity(signature.s()))?;
+    object.set("r", quantity(signature.r()));
+    object.set("s", quantity(signature.s()));
     if envelope.is_legacy() {
         let base = envelope
             .chain_id()
             .map_or(27, |id| id.saturating_mul(2).saturating_add(35));
-        object.set_item("v", quantity(base.saturating_add(u64::from(signature.v()))))?;
+        object.set("v", quantity(base.saturating_add(u64::from(signature.v()))));
     } else {
-        object.set_item("v", quantity(u8::from(signature.v())))?;
-        object.set_item("yParity", quantity(u8::from(signature.v())))?;
+        object.set("v", quantity(u8::from(signature.v())));
+        object.set("yParity", quantity(u8::from(signature.v())));
     }
-    Ok(object)
+    object
 }
 
 /// An executed block.
@@ -224,10 +224,84 @@ impl Block {
         }
     }
 
-    fn place(&self, object: &Bound<'_, PyDict>, index: usize) -> PyResult<()> {
-        object.set_item("blockHash", hex(self.block.hash.as_slice()))?;
-        object.set_item("blockNumber", quantity(self.block.header.number))?;
-        object.set_item("transactionIndex", quantity(index))
+    fn place(&self, object: &mut Object, index: usize) {
+        object.set("blockHash", hex(self.block.hash.as_slice()));
+        object.set("blockNumber", quantity(self.block.header.number));
+        object.set("transactionIndex", quantity(index));
+    }
+
+    fn transaction_object(&self, index: usize) -> Result<Object, NativeError> {
+        self.check(index)?;
+        let mut object = transaction_object(&self.block.transactions[index]);
+        self.place(&mut object, index);
+        object.set("gasPrice", quantity(self.block.effective_gas_price(index)));
+        Ok(object)
+    }
+
+    /// `before`: logs in the transactions before this one.
+    fn receipt_object(&self, index: usize, before: usize) -> Result<Object, NativeError> {
+        self.check(index)?;
+        let (recovered, receipt) = (&self.block.transactions[index], &self.block.receipts[index]);
+        let envelope = &recovered.envelope;
+        let mut object = Object::default();
+        object.set("type", quantity(envelope.ty()));
+        object.set("status", quantity(u8::from(receipt.status.coerce_status())));
+        object.set("transactionHash", hex(recovered.hash().as_slice()));
+        self.place(&mut object, index);
+        object.set("from", hex(recovered.sender.as_slice()));
+        object.set("to", envelope.to().map(|to| hex(to.as_slice())));
+        let created = envelope
+            .kind()
+            .is_create()
+            .then(|| recovered.sender.create(envelope.nonce()));
+        object.set("contractAddress", created.map(|address| hex(address.as_slice())));
+        object.set("cumulativeGasUsed", quantity(receipt.cumulative_gas_used));
+        object.set("gasUsed", quantity(self.block.gas_used(index)));
+        object.set("effectiveGasPrice", quantity(self.block.effective_gas_price(index)));
+        object.set("logsBloom", hex(self.block.receipt_bloom(index).as_slice()));
+        let mut logs = Vec::with_capacity(receipt.logs.len());
+        for position in 0..receipt.logs.len() {
+            logs.push(self.log_object(index, position, before)?.into());
+        }
+        object.set("logs", logs);
+        Ok(object)
+    }
+
+    fn log_object(&self, index: usize, position: usize, before: usize) -> Result<Object, NativeError> {
+        self.check(index)?;
+        let receipt = &self.block.receipts[index];
+        let log = receipt
+            .logs
+            .get(position)
+            .ok_or_else(|| argument("the receipt has no such log"))?;
+        let mut object = Object::default();
+        object.set("address", hex(log.address.as_slice()));
+        let topics: Vec<Json> = log
+            .data
+            .topics()
+            .iter()
+            .map(|topic| hex(topic.as_slice()).into())
+            .collect();
+        object.set("topics", topics);
+        object.set("data", hex(&log.data.data));
+        self.place(&mut object, index);
+        object.set("blockTimestamp", quantity(self.block.header.timestamp));
+        object.set("transactionHash", hex(self.block.transactions[index].hash().as_slice()));
+        object.set("logIndex", quantity(before + position));
+        object.set("removed", false);
+        Ok(object)
+    }
+
+    /// For each transaction, the logs in those before it.
+    fn logs_before_each(&self) -> Vec<usize> {
+        let counts = self.block.receipts.iter().map(|receipt| receipt.logs.len());
+        counts
+            .scan(0, |sum, count| {
+                let before = *sum;
+                *sum += count;
+                Some(before)
+            })
+            .collect()
     }
 }
 
@@ -369,67 +443,59 @@ impl Block {
 
     /// The JSON-RPC object of a transaction.
     fn transaction<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyDict>> {
-        self.check(index)?;
-        let object = transaction_object(py, &self.block.transactions[index])?;
-        self.place(&object, index)?;
-        object.set_item("gasPrice", quantity(self.block.effective_gas_price(index)))?;
-        Ok(object)
+        self.transaction_object(index)?.to_python(py)
     }
 
     /// The JSON-RPC object of a receipt.
     fn receipt<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyDict>> {
         self.check(index)?;
-        let (recovered, receipt) = (&self.block.transactions[index], &self.block.receipts[index]);
-        let envelope = &recovered.envelope;
-        let object = PyDict::new(py);
-        object.set_item("type", quantity(envelope.ty()))?;
-        object.set_item("status", quantity(u8::from(receipt.status.coerce_status())))?;
-        object.set_item("transactionHash", hex(recovered.hash().as_slice()))?;
-        self.place(&object, index)?;
-        object.set_item("from", hex(recovered.sender.as_slice()))?;
-        object.set_item("to", envelope.to().map(|to| hex(to.as_slice())))?;
-        let created = envelope
-            .kind()
-            .is_create()
-            .then(|| recovered.sender.create(envelope.nonce()));
-        object.set_item("contractAddress", created.map(|address| hex(address.as_slice())))?;
-        object.set_item("cumulativeGasUsed", quantity(receipt.cumulative_gas_used))?;
-        object.set_item("gasUsed", quantity(self.block.gas_used(index)))?;
-        object.set_item("effectiveGasPrice", quantity(self.block.effective_gas_price(index)))?;
-        object.set_item("logsBloom", hex(self.block.receipt_bloom(index).as_slice()))?;
-        let logs = PyList::empty(py);
-        for position in 0..receipt.logs.len() {
-            logs.append(self.log(py, index, position)?)?;
-        }
-        object.set_item("logs", logs)?;
-        Ok(object)
+        self.receipt_object(index, self.block.logs_before(index))?.to_python(py)
     }
 
     /// The JSON-RPC object of one log.
     fn log<'py>(&self, py: Python<'py>, index: usize, position: usize) -> PyResult<Bound<'py, PyDict>> {
         self.check(index)?;
-        let receipt = &self.block.receipts[index];
-        let log = receipt
-            .logs
-            .get(position)
-            .ok_or_else(|| argument("the receipt has no such log"))?;
-        let object = PyDict::new(py);
-        object.set_item("address", hex(log.address.as_slice()))?;
-        let topics: Vec<String> = log.data.topics().iter().map(|topic| hex(topic.as_slice())).collect();
-        object.set_item("topics", topics)?;
-        object.set_item("data", hex(&log.data.data))?;
-        self.place(&object, index)?;
-        object.set_item("blockTimestamp", quantity(self.block.header.timestamp))?;
-        object.set_item("transactionHash", hex(self.block.transactions[index].hash().as_slice()))?;
-        object.set_item("logIndex", quantity(self.block.logs_before(index) + position))?;
-        object.set_item("removed", false)?;
-        Ok(object)
+        self.log_object(index, position, self.block.logs_before(index))?
+            .to_python(py)
+    }
+
+    /// JSON of the list of these transactions; like all of its kind without the interpreter, which others need meanwhile.
+    fn transactions_json<'py>(&self, py: Python<'py>, indices: Vec<usize>) -> PyResult<Bound<'py, PyBytes>> {
+        let made = guarded(py, || {
+            list_of(indices.iter().map(|index| self.transaction_object(*index)))
+        })?;
+        Ok(PyBytes::new(py, &made))
+    }
+
+    /// JSON of the list of these transactions' receipts.
+    fn receipts_json<'py>(&self, py: Python<'py>, indices: Vec<usize>) -> PyResult<Bound<'py, PyBytes>> {
+        let made = guarded(py, || {
+            let before = self.logs_before_each();
+            list_of(indices.iter().map(|index| {
+                self.check(*index)?;
+                self.receipt_object(*index, before[*index])
+            }))
+        })?;
+        Ok(PyBytes::new(py, &made))
+    }
+
+    /// JSON of the list of these logs, each given as `(transaction index, log position)`.
+    fn logs_json<'py>(&self, py: Python<'py>, places: Vec<(usize, usize)>) -> PyResult<Bound<'py, PyBytes>> {
+        let made = guarded(py, || {
+            let before = self.logs_before_each();
+            list_of(places.iter().map(|(index, position)| {
+                self.check(*index)?;
+                self.log_object(*index, *position, before[*index])
+            }))
+        })?;
+        Ok(PyBytes::new(py, &made))
     }
 
     /// `(transaction index, log position)` of every log of these transactions that matches: any of `addresses`, and for
     /// each place any of the topics there; empty means anything.
     fn match_logs(
         &self,
+        py: Python<'_>,
         addresses: Vec<[u8; 20]>,
         topics: Vec<Vec<[u8; 32]>>,
         transactions: Vec<usize>,
@@ -442,16 +508,18 @@ impl Block {
                     .zip(log.data.topics())
                     .all(|(any, topic)| any.is_empty() || any.contains(&topic.0))
         };
-        let mut found = Vec::new();
-        for index in transactions {
-            self.check(index)?;
-            for (position, log) in self.block.receipts[index].logs.iter().enumerate() {
-                if fits(log) {
-                    found.push((index, position));
+        guarded(py, || {
+            let mut found = Vec::new();
+            for index in transactions {
+                self.check(index)?;
+                for (position, log) in self.block.receipts[index].logs.iter().enumerate() {
+                    if fits(log) {
+                        found.push((index, position));
+                    }
                 }
             }
-        }
-        Ok(found)
+            Ok(found)
+        })
     }
 }
 
@@ -474,6 +542,13 @@ pub struct Chain {
 
 /// How the code of an account that delegates begins (EIP-7702).
 const DELEGATION: [u8; 3] = [0xef, 0x01, 0x00];
+
+/// What became of one transaction of a batch, as Python sees it: see `Chain.execute`.
+#[derive(IntoPyObject)]
+enum Fate {
+    Included(u64),
+    Other(String),
+}
 
 type GenesisRow = (Vec<u8>, Vec<u8>, u64, Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
 type AccessRow = (Vec<u8>, Vec<Vec<u8>>);
@@ -644,6 +719,7 @@ impl Chain {
             prev_randao: B256::ZERO,
             beneficiary: Address::ZERO,
             extra_data: extra_data.into(),
+            target: None,
         };
         let block = whole(py, || {
             let (mut inner, mut derived) = (transaction.lock(), self.lock());
@@ -655,8 +731,9 @@ impl Chain {
         Ok(Block { block: Arc::new(block) })
     }
 
-    /// Execute the block after `parent`: `(block or None, verdicts)`; a verdict is `None` for included, "" for *does
-    /// not fit this block*, else why the transaction is refused.
+    /// Execute the block after `parent`: `(block or None, verdicts)`; a verdict is the microseconds that an included
+    /// transaction took, "" for *does not fit this block*, else why the transaction is refused. After `target_ms` no more
+    /// transactions begin, unless none is in the block yet; 0 sets no such time.
     fn execute(
         &self,
         py: Python<'_>,
@@ -665,7 +742,8 @@ impl Chain {
         timestamp: u64,
         prev_randao: &[u8],
         envelopes: Vec<PyRef<'_, Envelope>>,
-    ) -> PyResult<(Option<Block>, Vec<Option<String>>)> {
+        target_ms: u64,
+    ) -> PyResult<(Option<Block>, Vec<Fate>)> {
         let batch: Vec<Arc<Recovered>> = envelopes.iter().map(|one| Arc::clone(&one.recovered)).collect();
         drop(envelopes);
         let context = BlockContext {
@@ -673,6 +751,7 @@ impl Chain {
             prev_randao: word(prev_randao)?,
             beneficiary: Address::ZERO,
             extra_data: Bytes::new(),
+            target: (target_ms > 0).then(|| Duration::from_millis(target_ms)),
         };
         let (block, verdicts) = guarded(py, || {
             let (mut inner, mut derived) = (transaction.lock(), self.whole()?);
@@ -697,9 +776,9 @@ impl Chain {
         let verdicts = verdicts
             .into_iter()
             .map(|verdict| match verdict {
-                Verdict::Included => None,
-                Verdict::NextBlock => Some(String::new()),
-                Verdict::Refused(reason) => Some(reason),
+                Verdict::Included(took) => Fate::Included(u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+                Verdict::NextBlock => Fate::Other(String::new()),
+                Verdict::Refused(reason) => Fate::Other(reason),
             })
             .collect();
         Ok((block.map(|block| Block { block: Arc::new(block) }), verdicts))
@@ -1184,7 +1263,7 @@ mod conformance {
             for past in header.number.saturating_sub(256)..header.number {
                 state.set_block_hash(past, &keccak256(past.to_string()))?;
             }
-            let mut machine = machine(state, machine_config(&chain), block, chain.veil(true));
+            let mut machine = machine(state, machine_config(&chain), block, chain.veil(true), None);
             let (included, logs, reason) = match machine.transact(tx) {
                 Ok(outcome) => {
                     machine.ctx.journaled_state.database.commit(outcome.state);

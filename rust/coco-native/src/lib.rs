@@ -10,6 +10,7 @@ mod errors;
 mod evm;
 mod front;
 mod host;
+mod json;
 mod ledger;
 mod store;
 

@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -61,6 +60,7 @@ from coco.enclave.joining import Joined, Joiner, fetch
 from coco.enclave.links import Links, decode
 from coco.enclave.membership import JOIN, RETIRE, Membership
 from coco.enclave.protocols import AdapterFactory, Protocols
+from coco.enclave.queries import Queries
 from coco.enclave.recovery import PAGE, Recovery, read_former_life
 from coco.enclave.replica import ENGINE, Replica
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
@@ -88,7 +88,6 @@ from coco.ledger.statements import binding_text, parse_json
 _FIRST_VIEW = 2
 #: Engine id of the node that founds a service; ids are never used again in it.
 _FOUNDER = 1
-_QUERY_THREADS = 2
 _EXTERNAL_SECONDS = 10.0
 _FETCH_AGAIN_S = 0.05
 #: A retired node that hears of no other for so long has been let go.
@@ -147,8 +146,7 @@ class EnclaveNode:
         #: Entry that opens the service, while that is not committed.
         self._opens_at = 0
         self._open_lock = asyncio.Lock()
-        #: Queries have threads of their own: however long they take, batches and signatures go on.
-        self._query_threads = ThreadPoolExecutor(_QUERY_THREADS, thread_name_prefix="coco-query")
+        self._queries = Queries()
 
     # --- start ---
 
@@ -386,9 +384,6 @@ class EnclaveNode:
     async def _run_off_loop(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         return await self._loop.run_in_executor(None, partial(function, *arguments, **keywords))
 
-    async def _run_query(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await self._loop.run_in_executor(self._query_threads, partial(function, *arguments))
-
     def _declare_adapters(self) -> None:
         for name, founded_with in self.genesis.adapters.items():
             self.protocols.declare(name, founded_with)
@@ -401,7 +396,8 @@ class EnclaveNode:
             call_external=partial(self._call_external, runtime.adapter.manifest().externals),
             run=self._run_off_loop,
             run_background=self._background.run,
-            run_query=self._run_query,
+            run_query=self._queries.read,
+            run_list=self._queries.list,
         )
 
     async def _call_external(self, allowed: Any, name: str, body: bytes) -> bytes:

@@ -109,9 +109,14 @@ class Sequencer:
         self.on_committed: Callable[[], None] = lambda: None
         self._node, self._service = node, service
         self._block_interval_s = block_interval_ms / 1000
+        self._target_ms = max(block_interval_ms, limits.BATCH_TARGET_MS_MIN)
         self._signature_interval_s = signature_interval_ms / 1000
         self._run, self._room, self._fatal, self._log = run, room, fatal, log
         self._work = asyncio.Event()
+        #: Wakes when whoever rests has rested.
+        self._rested: asyncio.TimerHandle | None = None
+        #: When the batch under way was taken from its pool.
+        self._taken_at_s = 0.0
         self._unsigned = 0
         self._sign_due = asyncio.Event()
         self._writer, self._order = replica.writer, replica.order
@@ -157,7 +162,8 @@ class Sequencer:
         """Put envelopes into the pool; for each None or the reason of its refusal."""
         if self._draining:
             return [BusyError("the node is stopping", code="node.stopping")] * len(envelopes)
-        verdicts = runtime.pool.add(envelopes, self.store.view(), self.clock.now_ms)
+        now_s = asyncio.get_running_loop().time()
+        verdicts = runtime.pool.add(envelopes, self.store.view(), self.clock.now_ms, now_s=now_s)
         for replaced in runtime.pool.take_replaced():
             self.resolve(runtime, replaced.id, "replaced")
         if runtime.pool.ready:
@@ -204,17 +210,31 @@ class Sequencer:
             for runtime in self.runtimes:
                 if runtime.pool.ready and not self._draining:
                     batch = runtime.pool.take(
-                        limits.BATCH_TRANSACTIONS_MAX, limits.BATCH_BYTES_SOFT, outlived=self._may_have_outlived()
+                        limits.BATCH_TRANSACTIONS_MAX,
+                        limits.BATCH_BYTES_SOFT,
+                        outlived=self._may_have_outlived(),
+                        now_s=loop.time(),
                     )
                     if batch:
                         async with self._writer:
+                            self._taken_at_s = loop.time()
                             try:
                                 await self.before_executing([envelope.id for envelope in batch])
                                 await self._execute(runtime, batch)
                             except ConsensusError:
                                 runtime.pool.forget(batch)  # deposed; whoever received them sends them again
                 if runtime.pool.ready:
-                    self._work.set()
+                    self._wake_in(runtime.pool.rest_s(loop.time()))
+
+    def _wake_in(self, rest_s: float) -> None:
+        """Go on at once, or when somebody has rested."""
+        if self._rested is not None:
+            self._rested.cancel()
+            self._rested = None
+        if rest_s > 0:
+            self._rested = asyncio.get_running_loop().call_later(rest_s, self.wake)
+        else:
+            self.wake()
 
     def _may_have_outlived(self) -> int:
         """How many primaries a transaction may have ended that runs now.
@@ -238,8 +258,9 @@ class Sequencer:
             time_ms=self.clock.now_ms,
             randomness=randomness.token_bytes(32),
             expected_seqno=self.store.journal.last_seqno + 1,
+            target_ms=self._target_ms,
         )
-        began = asyncio.get_running_loop().time()
+        began = begun_s = asyncio.get_running_loop().time()
         try:
             outcomes, claim = await runtime.adapter.execute(batch, transaction, context)
             assert len(outcomes) == len(batch), "one outcome for each envelope; else the adapter has failed, as below"
@@ -269,7 +290,23 @@ class Sequencer:
             runtime.adapter.rolled_back(self.store.journal.position(self.store.latest))
             await self._bisect(runtime, batch, error)
             return
+        self._charge(runtime, batch, outcomes, asyncio.get_running_loop().time() - begun_s)
         self._settle(runtime, batch, outcomes)
+
+    def _charge(
+        self, runtime: AdapterRuntime, batch: Sequence[Envelope], outcomes: Sequence[Outcome], took_s: float
+    ) -> None:
+        """Say whose envelopes held the writer for so long, each for as much of it as it took of the execution."""
+        took_s -= limits.BATCH_MS_FREE / 1000
+        if took_s <= 0:
+            return
+        took_us: dict[str, int] = {}
+        for envelope, outcome in zip(batch, outcomes, strict=True):
+            if outcome.verdict is not Verdict.DEFERRED:
+                took_us[envelope.actor] = took_us.get(envelope.actor, 0) + max(outcome.took_us, 1)
+        total_us = sum(took_us.values())
+        shares = {actor: took_s * own_us / total_us for actor, own_us in took_us.items()}
+        runtime.pool.spent(shares, asyncio.get_running_loop().time())
 
     def _prepare(self, transaction: StoreTransaction, claim: bytes | None) -> tuple[WriteSet, SealedEntry]:
         writes = transaction.native.write_set()
@@ -352,7 +389,8 @@ class Sequencer:
             self.resolve(runtime, envelope.id, outcome.reason or "refused")
         view = self.store.view()
         if deferred:
-            runtime.pool.give_back(deferred, view, self.clock.now_ms)
+            served = {envelope.actor for envelope in finished}
+            runtime.pool.give_back(deferred, view, self.clock.now_ms, served=served)
         if refused:
             runtime.pool.refresh([envelope.lane for envelope, _ in refused], view)
 
@@ -361,6 +399,10 @@ class Sequencer:
         self.counters["crashed"] += 1
         await runtime.adapter.rebuild(self.store.view())
         if len(batch) == 1:
+            # All the halves that ran for nothing are this one's.
+            now_s = asyncio.get_running_loop().time()
+            runtime.pool.spent({batch[0].actor: now_s - self._taken_at_s}, now_s)
+            self._taken_at_s = now_s
             code = error.code if isinstance(error, CocoError) else "adapter.failed"
             self._log("sequencer.envelope_dropped", {"size": batch[0].size})
             self._settle(runtime, batch, [Outcome(Verdict.REFUSED, f"it cannot be executed: {code}")])
@@ -518,6 +560,7 @@ class Sequencer:
             await asyncio.sleep(_EXPIRY_INTERVAL_S)
             before = self.clock.now_ms - limits.POOL_SECONDS_MAX * 1000
             for runtime in self.runtimes:
-                for envelope in runtime.pool.expire(before):
+                now_s = asyncio.get_running_loop().time()
+                for envelope in runtime.pool.expire(before, now_s=now_s):
                     self.resolve(runtime, envelope.id, "expired")
             self.on_expire(before)

@@ -27,6 +27,7 @@ from coco import limits
 from coco.enclave.adapters.base import AdapterError, Caller, CallerKind, Envelope
 from coco.enclave.links import Links, decode
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
+from coco.enclave.turns import Turns
 from coco.errors import AccessError, BusyError, CocoError, RequestError
 
 Answer = Callable[[Envelope | CocoError], None]
@@ -35,8 +36,8 @@ _Waiting = tuple[AdapterRuntime, bytes, Caller, Answer]
 _Checked = tuple[Envelope, bytes, Answer]
 
 #: Parts in which submissions that gathered are checked, and the least size of one. Few large parts cost less; many let
-#: the first be answered, and its client go on, while the others are checked.
-_PARTS, _PART_MIN = 4, 8
+#: the first be answered, and its client go on, while the others are checked; and another actor's wait behind few.
+_PARTS, _PART_MIN, _PART_MAX = 4, 8, 64
 #: Questions and messages between nodes.
 SUBMIT, PENDING, DROPPED, EXECUTING = "submit", "pending", "dropped", "executing"
 _AGAIN_S = 0.5
@@ -105,11 +106,20 @@ class Submissions:
 
     def __init__(self, sequencer: Sequencer, links: Links, caller: Callable[[bytes | None], Caller]) -> None:
         self._sequencer, self._links, self._caller = sequencer, links, caller
+        #: At the thread that checks.
+        self._turns = Turns(
+            limits.CHECKS_MAX,
+            per_actor=limits.CHECKS_MAX,
+            waiting_max=limits.POOL_TRANSACTIONS_MAX,
+            code="pool.actor_full",
+        )
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[tuple[int, int], list[_Waiting]] = {}
         #: The newest check of each adapter and caller.
         self._checks: dict[tuple[int, int], asyncio.Task[None]] = {}
+        #: Transactions on their way into the pool, in all and of each actor.
         self._count = 0
+        self._counts: dict[str, int] = {}
         #: Transactions that were checked, those of them that the door has checked, and what all checks took.
         self.checked, self.checked_early, self.check_us = 0, 0, 0
         self._held: dict[bytes, _Held] = {}
@@ -141,7 +151,7 @@ class Submissions:
         if refusal is not None:
             answer(refusal)
             return
-        self._count += 1
+        self._on_their_way(caller, 1)
         key = id(runtime), id(caller)
         waiting = self._waiting.setdefault(key, [])
         waiting.append((runtime, raw, caller, answer))
@@ -165,13 +175,14 @@ class Submissions:
             elif isinstance(one, CocoError):
                 answer(one)
             else:
+                one[0].actor = caller.actor
                 good.append((*one, answer))
         self.checked += len(checked)
         self.checked_early += len(checked)
         self.check_us += check_us
         if not good:
             return
-        self._count += len(good)
+        self._on_their_way(caller, len(good))
         key = id(runtime), id(caller)
         if key not in self._checks and self._sequencer.replica.is_primary:
             self._enter(runtime, caller, good)
@@ -183,11 +194,21 @@ class Submissions:
             return AccessError("only participants may submit transactions", code="access.not_a_participant")
         if self._count >= limits.POOL_TRANSACTIONS_MAX or len(self._held) >= 2 * limits.POOL_TRANSACTIONS_MAX:
             return BusyError("the node is full; try again later", code="pool.full")
+        if self._counts.get(caller.actor, 0) >= limits.POOL_ACTOR_TRANSACTIONS_MAX:
+            return BusyError("you have too many transactions waiting; try again later", code="pool.actor_full")
         return None
+
+    def _on_their_way(self, caller: Caller, change: int) -> None:
+        self._count += change
+        own = self._counts.get(caller.actor, 0) + change
+        if own:
+            self._counts[caller.actor] = own
+        else:
+            self._counts.pop(caller.actor, None)
 
     def _check(self, key: tuple[int, int]) -> None:
         waiting = self._waiting.pop(key)
-        size = max(_PART_MIN, len(waiting) // _PARTS)
+        size = min(max(_PART_MIN, len(waiting) // _PARTS), _PART_MAX)
         for first in range(0, len(waiting), size):
             self._after_others(key, partial(self._admit, waiting[first : first + size]))
 
@@ -206,14 +227,15 @@ class Submissions:
     async def _admit(self, batch: list[_Waiting], before: asyncio.Task[None] | None) -> None:
         runtime, _, caller, _ = batch[0]
         raw = [one for _, one, _, _ in batch]
-        began = self._loop.time()
-        admitted = await _admitted(runtime, raw, caller)
+        async with self._turns.turn(caller.actor):
+            began = self._loop.time()
+            admitted = await _admitted(runtime, raw, caller)
         self.checked += len(batch)
         self.check_us += int(1e6 * (self._loop.time() - began))
         good: list[_Checked] = []
         for (_, data, _, answer), one in zip(batch, admitted, strict=True):
             if isinstance(one, CocoError):
-                self._count -= 1
+                self._on_their_way(caller, -1)
                 answer(one)
             else:
                 good.append((one, data, answer))
@@ -272,7 +294,7 @@ class Submissions:
     ) -> None:
         """Hold what a pool has taken, and answer."""
         now, view = self._sequencer.clock.now_ms, self._sequencer.replica.view
-        self._count -= len(good)
+        self._on_their_way(caller, -len(good))
         for (envelope, raw, answer), refusal in zip(good, refusals, strict=True):
             dropped = self.why_dropped(runtime, envelope.id)
             if refusal is None and dropped:
@@ -333,7 +355,8 @@ class Submissions:
         caller = self._caller(forwarded.certificate)
         if caller.kind is not CallerKind.PARTICIPANT:
             raise AccessError("only participants may submit transactions", code="access.not_a_participant")
-        admitted = await _admitted(runtime, forwarded.raw, caller)
+        async with self._turns.turn(caller.actor):
+            admitted = await _admitted(runtime, forwarded.raw, caller)
         envelopes = [one for one in admitted if isinstance(one, Envelope)]
         if forwarded.outlived:
             self._outlived.update((one.id, max(forwarded.outlived, self._outlived.get(one.id, 0))) for one in envelopes)
@@ -509,7 +532,11 @@ class Submissions:
 
 async def _admitted(runtime: AdapterRuntime, raw: list[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
     try:
-        return await runtime.adapter.admit(raw, caller)
+        admitted = await runtime.adapter.admit(raw, caller)
+        for one in admitted:
+            if isinstance(one, Envelope):
+                one.actor = caller.actor
+        return admitted
     except Exception:  # noqa: BLE001 - an adapter's failure is this batch's refusal, not the node's end
         return [_failed()] * len(raw)
 
@@ -523,6 +550,6 @@ def _dropped(reason: str) -> CocoError:
 
 
 def _refusal(code: str, text: str) -> CocoError:
-    if code in ("pool.full", "pool.lane_full") or code.startswith("node."):
+    if code in ("pool.full", "pool.lane_full", "pool.actor_full") or code.startswith("node."):
         return BusyError(text, code=code)
     return AdapterError(text, code=code)

@@ -2,7 +2,9 @@
 //!
 //! Order of one block (EIPs 4788, 2935, 7002, 7251): system calls, transactions, system calls, roots, header.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use alloy_consensus::constants::EMPTY_WITHDRAWALS;
 use alloy_consensus::{
@@ -17,7 +19,11 @@ use alloy_trie::root::ordered_trie_root_with_encoder;
 use revm::context::result::{EVMError, ExecutionResult, InvalidTransaction};
 use revm::context::{BlockEnv, CfgEnv, Context, Journal, TxEnv};
 use revm::database_interface::DatabaseCommit;
-use revm::handler::SystemCallEvm;
+use revm::handler::instructions::EthInstructions;
+use revm::handler::{EthFrame, EthPrecompiles, PrecompileProvider, SystemCallEvm};
+use revm::interpreter::interpreter::EthInterpreter;
+use revm::interpreter::{CallInputs, InterpreterResult};
+use revm::primitives::AddressSet;
 use revm::primitives::hardfork::SpecId;
 use revm::{ExecuteEvm, MainBuilder, MainContext};
 use sha2::{Digest, Sha256};
@@ -57,13 +63,15 @@ pub struct BlockContext {
     pub beneficiary: Address,
     /// Free bytes of the header, at most 32.
     pub extra_data: Bytes,
+    /// Time after which no more transactions begin; whatever is under way is finished. `None`: no such time.
+    pub target: Option<Duration>,
 }
 
 /// Why a transaction did not enter a block.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// It has a receipt.
-    Included,
+    /// It has a receipt; its execution took so long.
+    Included(Duration),
     /// It can never be included at this point: nonce, balance, gas.
     Refused(String),
     /// It does not fit this block any more.
@@ -86,7 +94,48 @@ pub struct Block {
     pub receipts: Vec<Receipt<Log>>,
 }
 
-type Machine<'a> = revm::MainnetEvm<MachineContext<'a>>;
+/// Precompiled contracts, which take most of the time of whatever takes long: between two of them a machine can be ended.
+pub struct Precompiled {
+    all: EthPrecompiles,
+    until: Option<Instant>,
+}
+
+/// Why a machine was ended.
+pub const OUT_OF_TIME: &str = "it takes too long";
+
+impl<'a> PrecompileProvider<MachineContext<'a>> for Precompiled {
+    type Output = InterpreterResult;
+
+    fn set_spec(&mut self, spec: SpecId) -> bool {
+        PrecompileProvider::<MachineContext<'a>>::set_spec(&mut self.all, spec)
+    }
+
+    fn run(
+        &mut self,
+        context: &mut MachineContext<'a>,
+        inputs: &CallInputs,
+    ) -> Result<Option<InterpreterResult>, String> {
+        if self
+            .until
+            .is_some_and(|until| self.all.contains(&inputs.bytecode_address) && Instant::now() >= until)
+        {
+            return Err(OUT_OF_TIME.to_owned());
+        }
+        self.all.run(context, inputs)
+    }
+
+    fn warm_addresses(&self) -> &AddressSet {
+        self.all.warm_addresses()
+    }
+}
+
+type Machine<'a> = revm::context::Evm<
+    MachineContext<'a>,
+    (),
+    EthInstructions<EthInterpreter, MachineContext<'a>>,
+    Precompiled,
+    EthFrame<EthInterpreter>,
+>;
 /// The machine's surroundings.
 pub type MachineContext<'a> = Context<BlockEnv, TxEnv, CfgEnv, State<'a>, Journal<State<'a>>, ()>;
 
@@ -117,10 +166,20 @@ pub fn block_env(header: &Header, spec: SpecId) -> BlockEnv {
     env
 }
 
-/// A machine over `state`.
-pub fn machine<'a>(state: State<'a>, config: CfgEnv, block: BlockEnv, veil: Veil) -> Machine<'a> {
+/// A machine over `state`, which may be ended after `until` with the error `OUT_OF_TIME`.
+pub fn machine<'a>(
+    state: State<'a>,
+    config: CfgEnv,
+    block: BlockEnv,
+    veil: Veil,
+    until: Option<Instant>,
+) -> Machine<'a> {
+    let spec = config.spec;
     let context: MachineContext<'a> = Context::mainnet().with_db(state).with_cfg(config).with_block(block);
-    let mut machine = context.build_mainnet();
+    let mut machine = context.build_mainnet().with_precompiles(Precompiled {
+        all: EthPrecompiles::new(spec),
+        until,
+    });
     veil::draw(&mut machine.instruction, veil);
     machine
 }
@@ -241,7 +300,7 @@ pub fn execute(
     let mut header = next_header(chain, parent.0, parent.1, context);
     let state = State::new(transaction, cache)?;
     let env = block_env(&header, chain.spec);
-    let mut machine = machine(state, machine_config(chain), env, chain.veil(false));
+    let mut machine = machine(state, machine_config(chain), env, chain.veil(false), None);
     if chain.spec >= SpecId::CANCUN {
         let root = header.parent_beacon_block_root.unwrap_or_default();
         system_call(&mut machine, eip4788::BEACON_ROOTS_ADDRESS, root.0.into())?;
@@ -261,17 +320,26 @@ pub fn execute(
     };
     let mut verdicts = Vec::with_capacity(batch.len());
     let mut bytes = 0;
+    // Once one of an account's is put off, so are those behind it: their nonces have a gap before them.
+    let mut put_off: HashSet<Address> = HashSet::new();
+    let began = Instant::now();
+    let mut now = began;
     for recovered in batch {
-        bytes += recovered.raw.len();
-        if header.gas_used + recovered.envelope.gas_limit() > header.gas_limit || bytes > BLOCK_BYTES_MAX {
-            let never = recovered.envelope.gas_limit() > header.gas_limit;
-            verdicts.push(if never {
-                Verdict::Refused("its gas limit is over the block's".to_owned())
-            } else {
-                Verdict::NextBlock
-            });
+        if recovered.envelope.gas_limit() > header.gas_limit {
+            verdicts.push(Verdict::Refused("its gas limit is over the block's".to_owned()));
             continue;
         }
+        let late = context.target.is_some_and(|target| now - began >= target) && !block.transactions.is_empty();
+        if late
+            || header.gas_used + recovered.envelope.gas_limit() > header.gas_limit
+            || bytes + recovered.raw.len() > BLOCK_BYTES_MAX
+            || put_off.contains(&recovered.sender)
+        {
+            put_off.insert(recovered.sender);
+            verdicts.push(Verdict::NextBlock);
+            continue;
+        }
+        bytes += recovered.raw.len();
         match machine.transact(recovered.to_tx_env()) {
             Ok(outcome) => {
                 machine.ctx.journaled_state.database.commit(outcome.state);
@@ -286,7 +354,9 @@ pub fn execute(
                     logs,
                 });
                 block.transactions.push(Arc::clone(recovered));
-                verdicts.push(Verdict::Included);
+                let ended = Instant::now();
+                verdicts.push(Verdict::Included(ended - now));
+                now = ended;
             }
             Err(EVMError::Database(error)) => return Err(error.into()),
             Err(EVMError::Transaction(error)) => verdicts.push(Verdict::Refused(refusal(&error))),

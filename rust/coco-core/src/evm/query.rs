@@ -1,5 +1,7 @@
 //! Calls that change nothing: `eth_call`, gas estimation, access lists.
 
+use std::time::{Duration, Instant};
+
 use alloy_consensus::Header;
 use alloy_eips::eip2930::{AccessList, AccessListItem};
 use alloy_primitives::{Address, B256, Bytes, U256};
@@ -12,7 +14,7 @@ use revm::primitives::hardfork::SpecId;
 use revm::primitives::{TxKind, eip7825};
 use thiserror::Error;
 
-use super::block::{block_env, machine, machine_config};
+use super::block::{OUT_OF_TIME, block_env, machine, machine_config};
 use super::chain::ChainConfig;
 use super::state::{CodeCache, State};
 use super::veil::Veil;
@@ -20,6 +22,12 @@ use crate::store::{StoreError, Transaction};
 
 /// Gas that one query may burn: bounds its time.
 pub const QUERY_GAS_MAX: u64 = 50_000_000;
+/// Time after which a query is ended, whatever gas it has left.
+pub const QUERY_TIME_MAX: Duration = Duration::from_secs(2);
+/// Time for which the least gas limit is sought; what works, and is at most a little more, is given after it.
+const SEARCH_TIME_MAX: Duration = Duration::from_millis(250);
+/// Gas that a call hands on with value, which may be needed and not used.
+const STIPEND: u64 = 2_300;
 
 /// A message to execute.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +72,9 @@ pub enum QueryError {
     /// The store refused, for example a version that is gone.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It took more than `QUERY_TIME_MAX`.
+    #[error("the call takes longer than {} ms, however much gas it has", QUERY_TIME_MAX.as_millis())]
+    TooLong,
 }
 
 /// Where a query runs: after the block of `header`.
@@ -103,6 +114,7 @@ impl Query<'_> {
         message: &Message,
         gas_limit: u64,
         veil: Veil,
+        until: Instant,
     ) -> Result<Result<ResultAndState, String>, QueryError> {
         if veil == Veil::Drawn && message.from.is_zero() && (!message.value.is_zero() || message.gas_price > Some(0)) {
             // Anybody may ask as address zero, and what it owns is nobody's to see.
@@ -129,7 +141,7 @@ impl Query<'_> {
             // A query without a price is free: the sender of a read need not hold ether.
             env.basefee = 0;
         }
-        let mut machine = machine(state, config, env, veil);
+        let mut machine = machine(state, config, env, veil, Some(until));
         let result = machine.transact(TxEnv {
             tx_type: match (message.authorizations.is_empty(), message.access_list.is_empty()) {
                 (false, _) => 4,
@@ -163,7 +175,24 @@ impl Query<'_> {
         match result {
             Ok(outcome) => Ok(Ok(outcome)),
             Err(EVMError::Database(error)) => Err(error.into()),
+            Err(EVMError::Custom(reason)) if reason == OUT_OF_TIME => Err(QueryError::TooLong),
             Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+
+    /// Whether the message succeeds with so much gas; running out of time is no success.
+    fn fits(
+        &self,
+        transaction: &mut Transaction,
+        message: &Message,
+        gas: u64,
+        veil: Veil,
+        until: Instant,
+    ) -> Result<bool, QueryError> {
+        match self.run(transaction, message, gas, veil, until) {
+            Ok(outcome) => Ok(outcome.is_ok_and(|outcome| outcome.result.is_success())),
+            Err(QueryError::TooLong) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -171,37 +200,57 @@ impl Query<'_> {
     pub fn call(&self, transaction: &mut Transaction, message: &Message) -> Result<Answer, QueryError> {
         let gas = message.gas.unwrap_or(u64::MAX).min(self.gas_max());
         Ok(
-            match self.run(transaction, message, gas, self.chain.veil(self.sees_all))? {
+            match self.run(
+                transaction,
+                message,
+                gas,
+                self.chain.veil(self.sees_all),
+                Instant::now() + QUERY_TIME_MAX,
+            )? {
                 Ok(outcome) => answer(&outcome.result),
                 Err(reason) => Answer::Refused(reason),
             },
         )
     }
 
-    /// The least gas limit with which the message succeeds, as `Success(_, gas)`.
+    /// A gas limit with which the message succeeds, as `Success(_, gas)`: the least one, as far as it can be found in
+    /// `SEARCH_TIME_MAX`.
     pub fn estimate(&self, transaction: &mut Transaction, message: &Message) -> Result<Answer, QueryError> {
+        let began = Instant::now();
+        let until = began + QUERY_TIME_MAX;
         let mut high = message.gas.unwrap_or(u64::MAX).min(self.gas_max());
         // Whoever asks: what is sent later runs for its origin, and sees what that may see.
         let veil = self.chain.veil(false);
-        let first = match self.run(transaction, message, high, veil)? {
-            Ok(outcome) => answer(&outcome.result),
+        let (first, spent) = match self.run(transaction, message, high, veil, until)? {
+            Ok(outcome) => (answer(&outcome.result), outcome.result.gas().total_gas_spent()),
             Err(reason) => return Ok(Answer::Refused(reason)),
         };
         let Answer::Success(output, used) = first else {
             return Ok(first);
         };
-        // Refunds and the rule of 63/64 can make a call need more than it uses in the end.
+        // Refunds, and what a call must keep for itself (1/64), can make it need more than it uses in the end.
         let mut low = used.saturating_sub(1);
-        while low + 1 < high {
-            let middle = if high / 2 > low {
-                (low + (high - low) / 2).min(low.max(used).saturating_mul(2))
+        let enough = spent.saturating_add(STIPEND).saturating_mul(64) / 63 + 1;
+        // Of what takes long, one more run is all that there is time for: the one that surely tells much.
+        let quick = began.elapsed() < SEARCH_TIME_MAX / 4;
+        for guess in [spent, enough].into_iter().skip(usize::from(!quick)) {
+            if low < guess && guess < high {
+                if self.fits(transaction, message, guess, veil, until)? {
+                    high = guess;
+                    break;
+                }
+                low = guess;
+            }
+        }
+        while low + 1 < high && began.elapsed() < SEARCH_TIME_MAX {
+            let middle = (low + (high - low) / 2)
+                .min(low.saturating_mul(2))
+                .clamp(low + 1, high - 1);
+            if self.fits(transaction, message, middle, veil, until)? {
+                high = middle;
             } else {
-                low + (high - low) / 2
-            };
-            let middle = middle.clamp(low + 1, high - 1);
-            let fits =
-                matches!(self.run(transaction, message, middle, veil)?, Ok(outcome) if outcome.result.is_success());
-            if fits { high = middle } else { low = middle }
+                low = middle;
+            }
         }
         Ok(Answer::Success(output, high))
     }
@@ -213,7 +262,8 @@ impl Query<'_> {
         message: &Message,
     ) -> Result<(Answer, Touched), QueryError> {
         let gas = message.gas.unwrap_or(u64::MAX).min(self.gas_max());
-        let outcome = match self.run(transaction, message, gas, self.chain.veil(self.sees_all))? {
+        let until = Instant::now() + QUERY_TIME_MAX;
+        let outcome = match self.run(transaction, message, gas, self.chain.veil(self.sees_all), until)? {
             Ok(outcome) => outcome,
             Err(reason) => return Ok((Answer::Refused(reason), Vec::new())),
         };

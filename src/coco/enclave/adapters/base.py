@@ -172,6 +172,10 @@ class Envelope:
     position: int | None = None
     #: Ids that must have been executed before it.
     depends_on: tuple[bytes, ...] = ()
+    #: What executing it may cost at most, in a unit of the adapter's own: for shares, with :attr:`PoolPolicy.turn`.
+    cost: int = 1
+    #: Who handed it in (:attr:`Caller.actor`); the framework sets it.
+    actor: str = ""
 
 
 class Verdict(Enum):
@@ -191,6 +195,8 @@ class Outcome:
 
     verdict: Verdict
     reason: str = ""
+    #: How long it ran, if the adapter can tell: whoever handed in what took long has the next turn later.
+    took_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +209,9 @@ class BlockContext:
     randomness: bytes
     #: Seqno that the batch will have if nothing else is written before it.
     expected_seqno: int
+    #: Time that executing the batch should take: after it nothing more is begun, but one envelope at least. What is left
+    #: is DEFERRED. 0: there is no such time.
+    target_ms: int = 0
 
 
 class PoolPolicy:
@@ -210,6 +219,9 @@ class PoolPolicy:
 
     As it stands: first come, first served.
     """
+
+    #: What one actor may take, in the unit of :attr:`Envelope.cost`, before it is another one's turn.
+    turn = 16
 
     def next_positions(self, lanes: Sequence[Hashable], view: StoreView) -> Sequence[int]:
         """The position that each lane would run next on this state."""
@@ -241,8 +253,11 @@ class Services:
     #: Runs a call of the extension that is made to run in the background (``begin(background, ...) -> ticket``): for
     #: what is short and often.
     run_background: Callable[..., Awaitable[Any]]
-    #: The same as ``run`` for queries, on threads of their own, so that no query can hold up a batch.
+    #: The same as ``run`` for queries, on threads of their own, so that no query can hold up a batch, and in turn by
+    #: actor, so that no actor's queries can hold up another's.
     run_query: Callable[..., Awaitable[Any]]
+    #: The same for what gives many items, which everything else goes before.
+    run_list: Callable[..., Awaitable[Any]]
 
 
 class LedgerAdapter(ABC):

@@ -214,6 +214,10 @@ def _seccomp(*, forks: bool = False, files: bool = False, commands: Sequence[int
         rules.add_rule(pyseccomp.ALLOW, "ioctl", pyseccomp.Arg(1, pyseccomp.EQ, command))
     for name in ("openat", "mkdir", "rmdir") if files else ():
         rules.add_rule(pyseccomp.ALLOW, name)
+    # A thread may say that others go before it; it cannot take that back, nor say it of another process.
+    rules.add_rule(
+        pyseccomp.ALLOW, "setpriority", pyseccomp.Arg(0, pyseccomp.EQ, 0), pyseccomp.Arg(1, pyseccomp.EQ, 0)
+    )
     for command in (_F_GETFL, _F_SETFL):
         rules.add_rule(pyseccomp.ALLOW, "fcntl", pyseccomp.Arg(1, pyseccomp.EQ, command))
     rules.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))

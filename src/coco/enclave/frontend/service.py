@@ -21,6 +21,7 @@ from coco.enclave.adapters.base import (
 )
 from coco.enclave.sequencer import AdapterRuntime, Sequencer
 from coco.enclave.submissions import Submissions
+from coco.enclave.turns import ASKING
 from coco.errors import CocoError
 
 
@@ -60,6 +61,7 @@ class Service:
 
     async def serve(self, runtime: AdapterRuntime, route: Route, request: Request, caller: Caller) -> Reply:
         """Serve a request of an adapter."""
+        ASKING.set(caller.actor)
         if route.kind is RouteKind.QUERY:
             return await runtime.adapter.query(request, caller, self._view())
         raw = runtime.adapter.parse_submission(request)

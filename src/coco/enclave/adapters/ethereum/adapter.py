@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -61,11 +62,19 @@ TABLES = (
     Table("ethereum.numbers", log=True),
     Table("ethereum.transactions", log=True),
 )
-_INCLUDED, _DEFERRED = Outcome(Verdict.INCLUDED), Outcome(Verdict.DEFERRED)
+_DEFERRED = Outcome(Verdict.DEFERRED)
 
 
 def _number_key(number: int) -> bytes:
     return number.to_bytes(8, "big")
+
+
+@lru_cache(maxsize=1024)
+def _outcome(verdict: int | str) -> Outcome:
+    """Of what the extension says: microseconds, a reason, or "" for the next block."""
+    if isinstance(verdict, int):
+        return Outcome(Verdict.INCLUDED, took_us=verdict)
+    return Outcome(Verdict.REFUSED, verdict) if verdict else _DEFERRED
 
 
 class EthereumAdapter(LedgerAdapter):
@@ -149,7 +158,7 @@ class EthereumAdapter(LedgerAdapter):
             code, text = found
             return AdapterError(text, code=code, rpc_code=-32000)
         transaction, identity, sender, nonce, raw = found
-        return Envelope(identity, transaction, len(raw), sender, nonce), raw
+        return Envelope(identity, transaction, len(raw), sender, nonce, cost=transaction.gas_limit), raw
 
     async def execute(
         self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
@@ -164,11 +173,9 @@ class EthereumAdapter(LedgerAdapter):
             block.time_ms // 1000,
             block.randomness,
             [envelope.payload for envelope in batch],
+            block.target_ms,
         )
-        outcomes = [
-            _INCLUDED if verdict is None else Outcome(Verdict.REFUSED, verdict) if verdict else _DEFERRED
-            for verdict in verdicts
-        ]
+        outcomes = [_outcome(verdict) for verdict in verdicts]
         if made is None:
             return outcomes, None
         self._record(tx, made)

@@ -14,6 +14,8 @@ from coco.errors import CocoError
 
 #: A replacement must pay this many percent more; with free fees any higher price does.
 REPLACEMENT_PERCENT = 10
+#: Gas of one turn: some twenty transfers of a token.
+TURN_GAS = 1_000_000
 
 
 def refused(message: str, code: str) -> AdapterError:
@@ -22,7 +24,9 @@ def refused(message: str, code: str) -> AdapterError:
 
 
 class NonceOrder(PoolPolicy):
-    """Nonces without gap."""
+    """Nonces without gap; turns by gas."""
+
+    turn = TURN_GAS
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
