@@ -81,6 +81,7 @@ class Chained:
                 run=run,
                 run_background=admitted,
                 run_query=run,
+                run_list=run,
             )
         )
         transaction = self.store.begin()

@@ -215,9 +215,7 @@ def _seccomp(*, forks: bool = False, files: bool = False, commands: Sequence[int
     for name in ("openat", "mkdir", "rmdir") if files else ():
         rules.add_rule(pyseccomp.ALLOW, name)
     # A thread may say that others go before it; it cannot take that back, nor say it of another process.
-    rules.add_rule(
-        pyseccomp.ALLOW, "setpriority", pyseccomp.Arg(0, pyseccomp.EQ, 0), pyseccomp.Arg(1, pyseccomp.EQ, 0)
-    )
+    rules.add_rule(pyseccomp.ALLOW, "setpriority", pyseccomp.Arg(0, pyseccomp.EQ, 0), pyseccomp.Arg(1, pyseccomp.EQ, 0))
     for command in (_F_GETFL, _F_SETFL):
         rules.add_rule(pyseccomp.ALLOW, "fcntl", pyseccomp.Arg(1, pyseccomp.EQ, command))
     rules.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD))

@@ -29,12 +29,20 @@ class LogQuery:
     addresses: tuple[bytes, ...] = ()
     topics: tuple[tuple[bytes, ...], ...] = ()
 
+    @property
+    def size(self) -> int:
+        """With how much each log is compared, at most."""
+        return 1 + len(self.addresses) + sum(len(any_of) for any_of in self.topics)
+
     def matches(self, block: Block, caller: Caller) -> list[tuple[int, int]]:
         """``(transaction index, log position)`` of every match that the caller may see."""
-        seen = visibility.transactions(block, caller)
-        if not seen:
+        return self.among(block, visibility.transactions(block, caller))
+
+    def among(self, block: Block, transactions: list[int]) -> list[tuple[int, int]]:
+        """The matches in these transactions of a block."""
+        if not transactions:
             return []
-        return block.match_logs(list(self.addresses), [list(any_of) for any_of in self.topics], seen)
+        return block.match_logs(list(self.addresses), [list(any_of) for any_of in self.topics], transactions)
 
 
 @dataclass

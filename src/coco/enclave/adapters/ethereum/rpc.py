@@ -6,9 +6,12 @@ a revert is error 3 with the revert bytes as data; an unknown block is null or "
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from coco import limits
 from coco._native import Block, keccak256
@@ -31,6 +34,10 @@ _SUBMISSIONS = {
     "eth_sendRawTransactionSync": RouteKind.SUBMIT_AND_WAIT,
 }
 _FEE_HISTORY_MAX = 1024
+#: Items up to which a list is made on the event loop; handing it to a thread costs more.
+_MANY = 64
+#: Blocks whose logs are looked through before others have their turn, and with how much each log is compared there.
+_BLOCKS_AT_ONCE, _COMPARED_AT_ONCE = 64, 8
 _ERROR_SELECTOR = bytes.fromhex("08c379a0")
 _PANIC_SELECTOR = bytes.fromhex("4e487b71")
 
@@ -154,6 +161,18 @@ async def _state(adapter: EthereumAdapter, tag: Any, view: StoreView) -> tuple[B
         ) from error
 
 
+async def _listed(
+    adapter: EthereumAdapter,
+    one: Callable[[int], dict[str, Any]],
+    many: Callable[[list[int]], bytes],
+    indices: list[int],
+) -> Any:
+    """Objects of a block. Many of them are written by the extension, so that nobody waits for the event loop meanwhile."""
+    if len(indices) <= _MANY:
+        return [one(index) for index in indices]
+    return msgspec.Raw(await adapter.services.run_list(many, indices))
+
+
 async def _block_document(
     adapter: EthereumAdapter, block: Block | None, full: Any, caller: Caller, view: StoreView
 ) -> Any:
@@ -163,7 +182,7 @@ async def _block_document(
     document["uncles"] = []
     seen = visibility.transactions(block, caller)
     if full is True:
-        document["transactions"] = [block.transaction(index) for index in seen]
+        document["transactions"] = await _listed(adapter, block.transaction, block.transactions_json, seen)
     elif seen:
         hashes = block.transaction_hashes()
         document["transactions"] = ["0x" + hashes[index].hex() for index in seen]
@@ -221,7 +240,7 @@ async def eth_getBlockReceipts(adapter: EthereumAdapter, request: Request, calle
     block = await _block(adapter, tag, view)
     if block is None:
         return None
-    return [block.receipt(index) for index in visibility.transactions(block, caller)]
+    return await _listed(adapter, block.receipt, block.receipts_json, visibility.transactions(block, caller))
 
 
 # --- transactions -------------------------------------------------------------------------------------------------
@@ -657,7 +676,7 @@ async def _number(adapter: EthereumAdapter, tag: Any, default: int) -> int:
 
 async def _logs(
     adapter: EthereumAdapter, wanted: LogQuery, first: int, last: int, caller: Caller, view: StoreView
-) -> list[Any]:
+) -> Any:
     last = min(last, adapter.committed_number)
     if last - first >= limits.LOGS_BLOCKS_MAX:
         raise AdapterError(
@@ -665,19 +684,43 @@ async def _logs(
             code="ethereum.range_too_large",
             rpc_code=_LIMIT_EXCEEDED,
         )
-    found: list[Any] = []
+    found: list[tuple[Block, list[tuple[int, int]]]] = []
     if not visibility.sees_all(caller) and not caller.accounts:
-        return found  # whoever owns nothing sees nothing, whatever is there
+        return []  # whoever owns nothing sees nothing, whatever is there
+    count = 0
     for number in range(first, last + 1):
         block = await adapter.block_there(number, view)
-        found += [block.log(index, position) for index, position in wanted.matches(block, caller)]
-        if len(found) > limits.LOGS_MAX:
+        matches = await _matches(adapter, wanted, block, caller)
+        if matches:
+            found.append((block, matches))
+            count += len(matches)
+        if count > limits.LOGS_MAX:
             raise AdapterError(
                 f"a query returns at most {limits.LOGS_MAX} logs",
                 code="ethereum.too_many_logs",
                 rpc_code=_LIMIT_EXCEEDED,
             )
-    return found
+        if number % _BLOCKS_AT_ONCE == 0:
+            await asyncio.sleep(0)  # others have their turn between two slices
+    if count <= _MANY:
+        return [block.log(*place) for block, places in found for place in places]
+    return msgspec.Raw(await adapter.services.run_list(_logs_json, found))
+
+
+async def _matches(
+    adapter: EthereumAdapter, wanted: LogQuery, block: Block, caller: Caller
+) -> list[tuple[int, int]]:
+    # What is hidden does not count: where it is looked through must not tell that it is there.
+    seen = visibility.transactions(block, caller)
+    if seen and (len(seen) > _MANY or wanted.size > _COMPARED_AT_ONCE):
+        matches: list[tuple[int, int]] = await adapter.services.run_list(wanted.among, block, seen)
+        return matches
+    return wanted.among(block, seen)
+
+
+def _logs_json(found: list[tuple[Block, list[tuple[int, int]]]]) -> bytes:
+    lists = (block.logs_json(places)[1:-1] for block, places in found)
+    return b"[" + b",".join(one for one in lists if one) + b"]"
 
 
 @_method
