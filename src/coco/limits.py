@@ -100,8 +100,6 @@ POOL_ACTOR_BYTES_MAX: Final = POOL_BYTES_MAX // 2
 #: transaction in counts as one of those others.
 POOL_DEBT_MS_MAX: Final = 25
 POOL_COMPANY_MS: Final = 1_000
-#: What a batch takes whoever is in it: roots, seal, the way to the host. Nobody owes it.
-BATCH_MS_FREE: Final = 5
 #: Least time that the execution of a batch may take before what is left of it waits for the next one.
 BATCH_TARGET_MS_MIN: Final = 20
 #: Time after which a transaction that could not run leaves the pool.

@@ -18,8 +18,8 @@ from typing import Any
 from coco import limits
 from coco.enclave.turns import ASKING, Turns
 
-#: How much these threads yield to others (``nice``).
-_READ_NICE, _LIST_NICE = 5, 15
+#: How much these threads yield to others (``nice``). No more: while one of them has the interpreter, everybody waits for it.
+_READ_NICE, _LIST_NICE = 4, 8
 
 
 class _Threads:

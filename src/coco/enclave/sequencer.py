@@ -31,6 +31,8 @@ from coco.ledger.position import Position
 from coco.ledger.signature import sign_root
 
 _EXPIRY_INTERVAL_S = 60.0
+#: What an executed envelope takes of the writer after it: roots, its record, its seal.
+_SEALING_US = 40
 #: What is wrong with a batch that executed and cannot become an entry; nothing of it was sealed.
 _OF_THE_BATCH = frozenset(
     ("ledger.entry_too_large", "store.too_large", "store.log_is_append_only", "native.out_of_memory")
@@ -296,17 +298,21 @@ class Sequencer:
     def _charge(
         self, runtime: AdapterRuntime, batch: Sequence[Envelope], outcomes: Sequence[Outcome], took_s: float
     ) -> None:
-        """Say whose envelopes held the writer for so long, each for as much of it as it took of the execution."""
-        took_s -= limits.BATCH_MS_FREE / 1000
-        if took_s <= 0:
-            return
-        took_us: dict[str, int] = {}
-        for envelope, outcome in zip(batch, outcomes, strict=True):
-            if outcome.verdict is not Verdict.DEFERRED:
-                took_us[envelope.actor] = took_us.get(envelope.actor, 0) + max(outcome.took_us, 1)
-        total_us = sum(took_us.values())
-        shares = {actor: took_s * own_us / total_us for actor, own_us in took_us.items()}
-        runtime.pool.spent(shares, asyncio.get_running_loop().time())
+        """Say whose envelopes held the writer, and for how long: as the adapter measured, or all alike of ``took_s``.
+
+        What a batch takes whoever is in it is nobody's, so a few small ones never count for much.
+        """
+        ran = [
+            (envelope, outcome)
+            for envelope, outcome in zip(batch, outcomes, strict=True)
+            if outcome.verdict is not Verdict.DEFERRED
+        ]
+        measured = any(outcome.took_us for _, outcome in ran)
+        spent: dict[str, float] = {}
+        for envelope, outcome in ran:
+            own_s = (outcome.took_us + _SEALING_US) / 1e6 if measured else took_s / len(ran)
+            spent[envelope.actor] = spent.get(envelope.actor, 0.0) + own_s
+        runtime.pool.spent(spent, asyncio.get_running_loop().time())
 
     def _prepare(self, transaction: StoreTransaction, claim: bytes | None) -> tuple[WriteSet, SealedEntry]:
         writes = transaction.native.write_set()
