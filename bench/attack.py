@@ -9,7 +9,9 @@ are ratios within it. Memory is that of the attacked enclave: its most during an
 Adds ``attack`` to bench/out/summary.json.
 
 A scenario is an :class:`Attack`: what each of its connections does until the time is over, who it is, and what must be
-there before. Those that want a participant's certificate are of class ``participant``, the others of ``stranger``.
+there before. Those that want a participant's certificate are of class ``participant``, the others of ``stranger``;
+``greedy`` is a participant of its own, beside whom the quiet ones are others. With it, trivial calls of a quiet one are
+timed too.
 """
 
 from __future__ import annotations
@@ -28,8 +30,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
+from eth_utils import to_checksum_address
+
+from coco.cli.keys import make_actor
 from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS
 from coco.client.governance import Governance
 from coco.client.http import HttpsClient
@@ -55,6 +61,9 @@ PROPOSALS = 300
 
 class Peer:
     """One connection of an attack, and what came of it."""
+
+    #: Contracts that are there, by what they do.
+    contracts: ClassVar[dict[str, str]] = {}
 
     def __init__(self, url: str, tls: ssl.SSLContext, counted: Counter, index: int, until: float) -> None:
         place = urlsplit(url)
@@ -136,6 +145,8 @@ class Attack:
     caller: str = "stranger"
     connections: int = CONNECTIONS
     prepare: str = ""
+    #: Rounds of quiet and attack, if not as many as are asked for: what is begun in one goes on after it.
+    rounds: int = 0
 
 
 def call(method: str, *params: object, number: int = 1) -> bytes:
@@ -220,6 +231,77 @@ async def large_body(peer: Peer) -> None:
     await peer.post(b"[" + b"[],".ljust(3) * 1_600_000 + b"[]]")
 
 
+#: Multiplies a point of a curve (6,000 gas, and much time) or logs nothing, as long as there is gas.
+RUNTIMES = {
+    "ecmul": "60015f526002602052"
+    + "7f2f"
+    + "ff" * 31
+    + "604052"
+    + "5b6040608060605f60075afa50"
+    + "6170005a1160"
+    + "2d5700",
+    "logs": "5b5f5fa0610bb85a115f5700",
+}
+#: What a transaction may have since Osaka.
+FULL_GAS = 16_777_216
+HEAVY_TRANSACTIONS = 40
+
+
+def _account(index: int) -> tuple[str, str]:
+    """One of those that nobody else pays from."""
+    return WELL_KNOWN_ACCOUNTS[WRITERS + 1 + index]
+
+
+async def _nonce(peer: Peer, index: int) -> int:
+    answer = json.loads(await peer.post(call("eth_getTransactionCount", _account(index)[0], "pending")))
+    return int(answer["result"], 16)
+
+
+def _signed(index: int, nonce: int, to: str, **fields: object) -> str:
+    whole = {"nonce": nonce, "gas": 21_000, "to": to_checksum_address(to), "value": 0, "chainId": CHAIN_ID, **fields}
+    return sign((_account(index)[1], whole))[1]
+
+
+async def heavy_transactions(peer: Peer) -> None:
+    """One connection hands in what takes half a minute; the others have nothing to do."""
+    if not peer.index:
+        first = await _nonce(peer, 0)
+        for nonce in range(first, first + HEAVY_TRANSACTIONS):
+            raw = _signed(0, nonce, peer.contracts["ecmul"], gas=FULL_GAS)
+            await peer.post(call("eth_sendRawTransaction", raw))
+    await asyncio.sleep(max(0.1, peer.until - time.time()))
+
+
+async def payments(peer: Peer) -> None:
+    """As many payments as it can sign, in batches."""
+    account = peer.index
+    nonce = await _nonce(peer, account)
+    while time.time() < peer.until:
+        raw = [_signed(account, nonce + n, FUNDER, value=1) for n in range(50)]
+        nonce += len(raw)
+        await peer.post(b"[" + b",".join(call("eth_sendRawTransaction", one) for one in raw) + b"]")
+
+
+async def heavy_calls(peer: Peer) -> None:
+    await peer.post(call("eth_call", {"to": peer.contracts["ecmul"], "gas": hex(FULL_GAS)}, "latest"))
+
+
+async def heavy_estimates(peer: Peer) -> None:
+    await peer.post(call("eth_estimateGas", {"to": peer.contracts["ecmul"]}, "latest"))
+
+
+async def long_logs(peer: Peer) -> None:
+    block = peer.contracts["block of logs"]
+    await peer.post(call("eth_getLogs", {"fromBlock": block, "toBlock": block}))
+
+
+async def many_topics(peer: Peer) -> None:
+    """Logs that are compared with thousands of topics, and are none of them."""
+    block = peer.contracts["block of logs"]
+    topics = ["0x" + f"{number:064x}" for number in range(10_000)]
+    await peer.post(call("eth_getLogs", {"fromBlock": block, "toBlock": block, "topics": [topics]}))
+
+
 _PERCENTILES = list(range(100))
 _GOV = b"?api-version=2024-07-01"
 _REHEARSAL = json.dumps({"actions": [{"name": "set_recovery_threshold", "args": {"recovery_threshold": 1}}]}).encode()
@@ -256,6 +338,13 @@ ATTACKS: dict[str, Attack] = {
         ),
         "administration",
     ),
+    # D: one caller starves the others
+    "heavy_transactions": Attack(heavy_transactions, caller="greedy", prepare="contracts", rounds=1),
+    "payments": Attack(payments, caller="greedy", prepare="contracts", connections=4),
+    "heavy_calls": Attack(heavy_calls, caller="greedy", prepare="contracts", connections=64),
+    "heavy_estimates": Attack(heavy_estimates, caller="greedy", prepare="contracts"),
+    "long_logs": Attack(long_logs, caller="greedy", prepare="contracts", connections=8),
+    "many_topics": Attack(many_topics, caller="greedy", prepare="contracts", connections=8),
     "handshakes": Attack(handshakes),
     "trickled_head": Attack(trickled_head),
 }
@@ -292,6 +381,7 @@ def attacker() -> None:
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
     if asked["identity"]:
         tls.load_cert_chain(*asked["identity"])
+    Peer.contracts = asked["contracts"]
     print(json.dumps(asyncio.run(_attack(ATTACKS[asked["name"]], asked["url"], tls, asked["seconds"]))))
 
 
@@ -367,6 +457,62 @@ class Memory:
         return most
 
 
+class Caller:
+    """A quiet participant that asks something trivial ten times a second."""
+
+    def __init__(self, target: Target) -> None:
+        self._target, self._stop = target, threading.Event()
+        self.done: list[tuple[float, float]] = []
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        connection = self._target.connect()
+        while not self._stop.is_set():
+            began = time.monotonic()
+            connection.call("eth_call", {"to": FUNDER}, "latest")
+            self.done.append((began, time.monotonic()))
+            time.sleep(0.1)
+
+    def between(self, begin: float, end: float) -> list[float]:
+        """What calls that began within an interval have waited, in milliseconds, in order."""
+        return sorted(1000 * (stop - start) for start, stop in self.done if begin <= start < end)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=70)
+
+
+async def _contracts(target: Attacked) -> dict[str, str]:
+    """Make one participant more, and with its certificate the contracts that its attacks want."""
+    directory = target.system.directory
+    certificate = make_actor(directory / "participants", "greedy")
+    name = next(directory.glob("members/*.encryption.key.pem")).name.removesuffix(".encryption.key.pem")
+    at = [directory / "members" / f"{name}{end}" for end in (".pem", ".key.pem", ".encryption.key.pem")]
+    client = HttpsClient("localhost", urlsplit(target.url("administration")).port or 0, unverified_context())
+    arguments = {"cert": certificate, "user_data": {"insecure_any_account": True}}
+    try:
+        message = Member.load(*at).sign("proposal", {"actions": [{"name": "set_user", "args": arguments}]})
+        await Governance(client).send(message)
+    finally:
+        await client.close()
+    tls = ssl.create_default_context()
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    tls.load_cert_chain(*target.identity("greedy"))
+    await asyncio.sleep(1)
+    connection = Target("localhost", urlsplit(target.url("application")).port or 0, tls).connect()
+    found = {}
+    for nonce, (does, runtime) in enumerate(RUNTIMES.items()):
+        data = f"0x61{len(runtime) // 2:04x}80600a5f395ff3{runtime}"
+        fields = {"nonce": nonce, "gas": 1_000_000, "data": data, "chainId": CHAIN_ID}
+        receipt = connection.call("eth_sendRawTransactionSync", sign((_account(0)[1], fields))[1])
+        found[does] = receipt["contractAddress"]
+    raw = _signed(0, len(RUNTIMES), found["logs"], gas=4_000_000)
+    found["block of logs"] = connection.call("eth_sendRawTransactionSync", raw)["blockNumber"]
+    connection.close()
+    return found
+
+
 async def _open_proposals(url: str, directory: Path) -> int:
     """Make proposals that stay open; as many as members may have."""
     name = next(directory.glob("members/*.encryption.key.pem")).name.removesuffix(".encryption.key.pem")
@@ -406,19 +552,29 @@ class Attacked:
         self.row = self.network.nodes[self.name]
         self.memory = Memory(self.row["enclave_pid"])
         self.writers = Writers(self.network.target(self.name))
+        self.contracts: dict[str, str] = {}
 
     def url(self, listener: str) -> str:
         return self.row[f"{listener}_url"]
 
+    def identity(self, caller: str) -> list[str]:
+        """Certificate and key, if whoever attacks shows one."""
+        summary = self.system.summary
+        at = self.system.directory / "participants"
+        return {
+            "stranger": [],
+            "participant": [summary["participant_certificate"], summary["participant_key"]],
+            "greedy": [str(at / "greedy.pem"), str(at / "greedy.key.pem")],
+        }[caller]
+
     def begin(self, name: str, seconds: float) -> subprocess.Popen:
         chosen = ATTACKS[name]
-        summary = self.system.summary
-        identity = [summary["participant_certificate"], summary["participant_key"]]
         asked = {
             "name": name,
             "url": self.url(chosen.listener),
             "seconds": seconds,
-            "identity": identity if chosen.caller == "participant" else [],
+            "identity": self.identity(chosen.caller),
+            "contracts": self.contracts,
         }
         command = [sys.executable, __file__, "--be", json.dumps(asked)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -427,6 +583,12 @@ class Attacked:
         """Quiet and attacked intervals in turn."""
         if ATTACKS[name].prepare == "proposals":
             asyncio.run(_open_proposals(self.url("administration"), self.system.directory))
+        caller = None
+        if ATTACKS[name].prepare == "contracts":
+            self.contracts = asyncio.run(_contracts(self))
+            caller = Caller(self.network.target(self.name))
+        waits: list[float] = []
+        rounds = ATTACKS[name].rounds or rounds
         time.sleep(2)
         base = self.memory.now()
         quiet, attacked, grown, counted = [], [], [], Counter()
@@ -440,10 +602,15 @@ class Attacked:
             began = time.monotonic()
             time.sleep(seconds)
             attacked.append(self.writers.between(began, began + seconds))
+            if caller is not None:
+                waits += caller.between(began, began + seconds)
             said, _ = process.communicate(timeout=seconds + 90)
             counted.update(json.loads(said))
             grown.append(self.memory.take() - base)
             time.sleep(2)
+        if caller is not None:
+            caller.stop()
+        waits.sort()
         per_s = [sum(row["per_s"] for row in rows) / rounds for rows in (quiet, attacked)]
         return {
             "quiet_per_s": round(per_s[0], 1),
@@ -452,6 +619,7 @@ class Attacked:
             "quiet_worst_ms": round(1000 * max(row["worst_s"] for row in quiet)),
             "attacked_worst_ms": round(1000 * max(row["worst_s"] for row in attacked)),
             "memory_grown_mb": round(max(grown)),
+            **({"call_median_ms": round(waits[len(waits) // 2]), "call_worst_ms": round(waits[-1])} if waits else {}),
             "attacker": dict(counted),
         }
 

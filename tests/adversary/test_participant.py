@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from attacks import attack
 from eth_account import Account
@@ -24,6 +25,7 @@ from coco.enclave.adapters.base import (
     Caller,
     CallerKind,
     Envelope,
+    Outcome,
     Request,
     Services,
     Verdict,
@@ -106,14 +108,19 @@ class Chained:
 
     async def execute(self, *raw: bytes) -> list[str]:
         """One block of these transactions, not committed yet; why those were refused that were."""
+        outcomes = await self.execute_all(*raw)
+        return [outcome.reason for outcome in outcomes if outcome.verdict is not Verdict.INCLUDED]
+
+    async def execute_all(self, *raw: bytes, target_ms: int = 0) -> Sequence[Outcome]:
+        """The same; every outcome."""
         envelopes = await self.adapter.admit(list(raw), READER)
         assert all(isinstance(one, Envelope) for one in envelopes), envelopes
         transaction = self.store.begin()
-        context = BlockContext(1000 * self.nonce, bytes(32), self.journal.last_seqno + 1)
+        context = BlockContext(1000 * self.nonce, bytes(32), self.journal.last_seqno + 1, target_ms)
         outcomes, claim = await self.adapter.execute(envelopes, transaction, context)
         if claim is not None:
             self._applied(transaction)
-        return [outcome.reason for outcome in outcomes if outcome.verdict is not Verdict.INCLUDED]
+        return outcomes
 
     def commit(self) -> None:
         self.store.native.commit(self.store.latest)
@@ -814,3 +821,223 @@ def of_mine(nonce: int) -> tuple[str, str]:
 
 def _member_pem(network: TestNetwork) -> str:
     return network.files.actor("members", "alice", ".pem").read_text()
+
+
+# --- D: one caller starves the others ---
+
+#: Multiplies a point of a curve by a large number (6,000 gas, and much time) as long as there is gas.
+ECMUL = (
+    "60015f526002602052" + "7f2f" + "ff" * 31 + "604052" + "5b604060806060" + "5f60075afa50" + "6170005a1160" + "2d5700"
+)
+#: Logs nothing as long as there is gas.
+LOGGING = "5b5f5fa0610bb85a115f5700"
+#: A tenth of what a transaction may have; it takes about a tenth of a second.
+HEAVY_GAS = 2_000_000
+
+
+def creation(runtime: str) -> str:
+    """Code that creates a contract with this code."""
+    size = len(runtime) // 2
+    return f"0x61{size:04x}80600a5f395ff3{runtime}"
+
+
+def heavy(nonce: int, to: str, **fields: Any) -> str:
+    return of_rich(nonce, to=bytes.fromhex(to[2:]), value=0, gas=HEAVY_GAS, **fields)[0]
+
+
+#: Another funded account of the sandbox.
+FRUGAL = Account.from_key("0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d")
+
+
+def payment(nonce: int) -> str:
+    whole = {"chainId": 2017, "gas": 21_000, "to": "0x" + "99" * 20, "value": 1, "maxFeePerGas": 0}
+    made = FRUGAL.sign_transaction({**whole, "nonce": nonce, "maxPriorityFeePerGas": 0})
+    return "0x" + made.raw_transaction.hex()
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> TestNetwork:
+    """Two participants, of whom neither hides anything from the other: here it is about shares."""
+    made = TestNetwork(tmp_path / "network")
+    for name in ("greedy", "quiet"):
+        made.add_participant(name, insecure_any_account=True)
+    return made
+
+
+async def deployed(network: TestNetwork, client: Any, nonce: int, runtime: str) -> str:
+    made = of_rich(nonce, to=b"", value=0, gas=1_000_000, data=creation(runtime))[0]
+    receipt = (await network.rpc(client, "eth_sendRawTransactionSync", made))["result"]
+    assert receipt["status"] == "0x1"
+    return str(receipt["contractAddress"])
+
+
+@attack(
+    "D",
+    was="40 full-gas `ecmul` transactions of one account are one block: everybody's writes 37 -> 0 per second for 27 s",
+    now="a block has a time target; whoever took long rests while others are active: a payment waits behind what is under "
+    "way, and not behind the other 38",
+)
+def test_a_payment_waits_behind_few_of_anothers_heavy_transactions(shared: TestNetwork):
+    async def story() -> None:
+        async with running(shared):
+            greedy, quiet = shared.client("greedy"), shared.client("quiet")
+            contract = await deployed(shared, greedy, 0, ECMUL)
+            for nonce in range(1, 41):
+                sent = await shared.rpc(greedy, "eth_sendRawTransaction", heavy(nonce, contract))
+                assert "result" in sent, sent
+            for nonce in range(5):
+                before = await _executed(shared, quiet)
+                paid = await shared.rpc(quiet, "eth_sendRawTransactionSync", payment(nonce))
+                assert paid["result"]["status"] == "0x1", paid
+                # One may be executed and not told yet, and one under way.
+                assert await _executed(shared, quiet) - before <= 3, f"payment {nonce} waited behind many"
+            assert await _executed(shared, quiet) < 41, "they were not through anyway"
+
+    run(story())
+
+
+async def _executed(network: TestNetwork, client: Any) -> int:
+    count = await network.rpc(client, "eth_getTransactionCount", RICH.address, "latest")
+    return int(count["result"], 16)
+
+
+@attack(
+    "D",
+    was="a trivial `eth_call` waits 27 s behind 64 heavy ones of another caller",
+    now="one caller has at most half of the threads for queries: it is answered while they are under way",
+)
+def test_a_trivial_call_is_answered_while_heavy_ones_are_under_way(shared: TestNetwork):
+    async def story() -> None:
+        async with running(shared):
+            greedy, quiet = shared.client("greedy"), shared.client("quiet")
+            contract = await deployed(shared, greedy, 0, ECMUL)
+            call = {"to": contract, "gas": hex(5 * HEAVY_GAS)}
+            heavy_calls = [
+                asyncio.create_task(shared.rpc(shared.client("greedy"), "eth_call", call, "latest")) for _ in range(64)
+            ]
+            await asyncio.wait(heavy_calls, return_when=asyncio.FIRST_COMPLETED)
+            for _ in range(5):
+                trivial = await shared.rpc(quiet, "eth_call", {"to": "0x" + "99" * 20}, "latest")
+                assert trivial["result"] == "0x"
+            done = [task.result() for task in heavy_calls if task.done()]
+            assert all("result" in answer for answer in done), "they are heavy, and none is refused"
+            assert len(done) <= 32, "it waited for them"
+            for task in heavy_calls:
+                task.cancel()
+            await asyncio.gather(*heavy_calls, return_exceptions=True)
+
+    run(story())
+
+
+class Counting(Chained):
+    """A chain that notes what is run as a list."""
+
+    def __init__(self) -> None:
+        self.lists: list[str] = []
+        super().__init__()
+        listed = self.adapter.services.run_list
+
+        async def run_list(function: Callable[..., Any], *arguments: Any) -> Any:
+            self.lists.append(function.__name__)
+            return await listed(function, *arguments)
+
+        self.adapter.services.run_list = run_list
+
+
+EVERYONE = Caller(CallerKind.PARTICIPANT, actor="sandbox", any_account=True)
+
+
+@attack(
+    "D",
+    was="8 callers of `eth_getLogs` on a block of 9,000 logs hold the event loop: writes 37 -> 0.5 per second",
+    now="long lists are looked through and written on threads of their own, in turn by caller, with the same bytes",
+)
+def test_long_lists_are_not_made_on_the_event_loop():
+    async def story() -> None:
+        chain = Counting()
+        creating = signed(SENDER, 0, None, "0x" + LOGGING, gas=2_000_000)
+        others = [signed(SENDER, nonce, "0x" + "22" * 20, value=1) for nonce in range(1, 80)]
+        assert await chain.execute(creating, *others) == []
+        chain.commit()
+        block = await chain.adapter.block_there(1, chain.store.view())
+
+        def decoded(raw: Any) -> Any:
+            assert isinstance(raw, msgspec.Raw)
+            return json.loads(bytes(raw))
+
+        logs = decoded(await chain.ask("eth_getLogs", {"fromBlock": "0x1", "toBlock": "0x1"}, caller=EVERYONE))
+        assert len(logs) > 4000
+        assert logs == [block.log(0, position) for position in range(len(logs))]
+        few = {"fromBlock": "0x1", "toBlock": "0x1", "topics": [["0x" + "77" * 32] * 40]}
+        assert await chain.ask("eth_getLogs", few, caller=EVERYONE) == []
+        whole = await chain.ask("eth_getBlockByNumber", "0x1", True, caller=EVERYONE)
+        assert decoded(whole["transactions"]) == [block.transaction(index) for index in range(80)]
+        receipts = decoded(await chain.ask("eth_getBlockReceipts", "0x1", caller=EVERYONE))
+        assert receipts == [block.receipt(index) for index in range(80)]
+        assert chain.lists == ["among", "_logs_json", "among", "transactions_json", "receipts_json"]
+
+    asyncio.run(story())
+
+
+@attack(
+    "D",
+    was="of one account's transactions in a batch, those behind one that does not fit the block are refused for good: "
+    "whoever fills blocks has others' dropped",
+    now="they wait with it for the next block",
+)
+def test_what_is_behind_one_that_does_not_fit_is_not_dropped():
+    class Small(Chained):
+        settings: ClassVar = {
+            **SETTINGS,
+            "gas_limit": 5_000_000,
+            "alloc": {SENDER.address: {"balance": "1000"}, MINE.address: {"balance": "1000"}},
+        }
+
+    async def story() -> None:
+        chain = Small()
+        to = "0x" + "22" * 20
+        fills = signed(SENDER, 0, None, "0x" + LOGGING, gas=4_000_000)
+        behind = [signed(MINE, 0, to, gas=2_000_000), signed(MINE, 1, to, gas=21_000), signed(MINE, 2, to, gas=21_000)]
+        outcomes = await chain.execute_all(fills, *behind, signed(SENDER, 1, to, gas=21_000))
+        assert [one.verdict for one in outcomes] == [Verdict.INCLUDED, *[Verdict.DEFERRED] * 3, Verdict.INCLUDED]
+
+    asyncio.run(story())
+
+
+def test_D_no_more_begins_once_the_time_of_a_block_is_over():
+    async def story() -> None:
+        chain = Chained()
+        code = "0x" + ECMUL
+        batch = [signed(SENDER, nonce, None, code, gas=1_500_000) for nonce in range(4)]
+        outcomes = await chain.execute_all(*batch, target_ms=1)
+        assert [one.verdict for one in outcomes] == [Verdict.INCLUDED, *[Verdict.DEFERRED] * 3]
+        assert outcomes[0].took_us > 1000
+        outcomes = await chain.execute_all(*batch[1:])
+        assert [one.verdict for one in outcomes] == [Verdict.INCLUDED] * 3
+
+    asyncio.run(story())
+
+
+@attack(
+    "D",
+    was="`eth_estimateGas` of a heavy message executes it some twenty times: 5.6 s",
+    now="as often as a quarter of a second allows, and once more; what it says still works",
+)
+def test_an_estimate_works_and_is_the_least_where_that_is_quickly_found():
+    async def story() -> None:
+        chain = Chained()
+        to = "0x" + "22" * 20
+        plain = await chain.ask("eth_estimateGas", {"from": SENDER.address, "to": to, "value": "0x1"}, caller=EVERYONE)
+        assert plain == hex(21_000)
+        # A call with value within a call: 2,300 gas are handed on and given back; storage that is emptied is refunded.
+        for code in ("5f5f5f5f60016122225af15f5260205ff3", "60015f555f5f5500"):
+            message = {"from": SENDER.address, "data": "0x" + code, "value": "0x1"}
+            found = int(await chain.ask("eth_estimateGas", message, caller=EVERYONE), 16)
+            await chain.ask("eth_call", {**message, "gas": hex(found)}, caller=EVERYONE)
+            with pytest.raises(AdapterError):
+                await chain.ask("eth_call", {**message, "gas": hex(found - 1)}, caller=EVERYONE)
+        long = {"from": SENDER.address, "data": "0x" + ECMUL, "gas": hex(8_000_000)}
+        found = int(await chain.ask("eth_estimateGas", long, caller=EVERYONE), 16)
+        await chain.ask("eth_call", {**long, "gas": hex(found)}, caller=EVERYONE)
+
+    asyncio.run(story())

@@ -491,3 +491,64 @@ def test_a_primary_says_what_it_executes_before_it_does():
         assert len(told) == 3, "alone it says nothing"
 
     asyncio.run(story())
+
+
+# --- D: who handed it in ---
+
+
+def test_D_an_envelope_carries_who_handed_it_in_by_every_way(monkeypatch):
+    async def run() -> None:
+        primary, backup = Node(), Node(primary=False)
+        backup.peer = primary
+        entered: list[tuple[bytes, str]] = []
+        accept = primary._sequencer.accept
+
+        def noted(runtime: Any, envelopes: list[Envelope]) -> list[CocoError | None]:
+            entered.extend((one.id, one.actor) for one in envelopes)
+            return accept(runtime, envelopes)
+
+        monkeypatch.setattr(primary._sequencer, "accept", noted)
+        primary.submit(b"checked here")
+        primary.hand_in(b"checked by the door")
+        await primary.answered(2)
+        # The backup says what it likes of its caller: the primary looks behind the certificate.
+        backup.submit(b"forwarded", caller=Caller(CallerKind.PARTICIPANT, "somebody else", certificate=b"aa"))
+        await backup.answered(1)
+        assert sorted(entered) == [(b"checked by the door", "aa"), (b"checked here", "aa"), (b"forwarded", "aa")]
+
+    asyncio.run(run())
+
+
+def test_D_one_actor_cannot_take_every_place_on_the_way_into_the_pool(monkeypatch):
+    monkeypatch.setattr(limits, "POOL_ACTOR_TRANSACTIONS_MAX", 3)
+    other = Caller(CallerKind.PARTICIPANT, "bb", certificate=b"bb")
+
+    async def run() -> None:
+        node = Node()
+        node.submit(*(b"%d" % number for number in range(5)))
+        node.submit(b"other", caller=other)
+        await node.answered(6)
+        codes = [getattr(node.answers[b"%d" % number], "code", None) for number in range(5)]
+        assert codes == [None, None, None, "pool.actor_full", "pool.actor_full"]
+        assert node.answers[b"other"].id == b"other"
+        assert not node.submissions._counts
+        node.submit(b"again")
+        await node.answered(7)
+        assert node.answers[b"again"].id == b"again"
+
+    asyncio.run(run())
+
+
+def test_D_anothers_few_are_checked_before_the_rest_of_ones_many(monkeypatch):
+    monkeypatch.setattr(limits, "CHECKS_MAX", 2)
+    other = Caller(CallerKind.PARTICIPANT, "bb", certificate=b"bb")
+
+    async def run() -> None:
+        node = Node()
+        node.submit(*(b"%d" % number for number in range(1000)))
+        node.submit(b"other", caller=other)
+        await node.answered(1001)
+        assert node.pooled.index(b"other") < 400
+        assert [one for one in node.pooled if one != b"other"] == [b"%d" % number for number in range(1000)]
+
+    asyncio.run(run())

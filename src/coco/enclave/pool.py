@@ -6,8 +6,8 @@ ever.
 
 An *actor* is who handed a transaction in, not the account that signed it. Actors take turns (deficit round robin): a
 turn is worth ``PoolPolicy.turn`` of the cost that the adapter gives each envelope, what is left of it is kept while the
-actor has something that waits, and within an actor its lanes take turns. Cost is known before and wrong by its nature; so
-the pool also hears how long each actor's envelopes really took (:meth:`Pool.spent`). Whoever took long *rests* while
+actor has something that waits, and within an actor its lanes take turns. Cost is known before and wrong by its nature;
+so the pool also hears how long each actor's envelopes really took (:meth:`Pool.spent`). Whoever took long *rests* while
 somebody else is active who did not: it has at most one third of the writer's time then, and all of it when it is alone.
 """
 
@@ -395,7 +395,7 @@ class Pool:
             if actor in served:
                 # It had its turn; or else what it is owed for what did not run would be one long turn.
                 self._shares[actor].deficit = min(self._shares[actor].deficit, self.policy.turn)
-            else:
+            elif actor in self._ring:  # or else it waits in a lane behind another actor's
                 self._ring.move_to_end(actor, last=False)
         numbered = {envelope.lane for envelope in batch if envelope.position is not None}
         if numbered:

@@ -1,8 +1,8 @@
 """Queries: calls that only read, on threads of their own, in turn by who asks.
 
-Rules: commit before write before read before list. Batches and signatures have other threads, which the system prefers to
-these; *reads* ask one thing of one state, *lists* give many items, and the system prefers reads to them. One actor has at
-most half of the threads, so that another one's short call never waits behind its long ones.
+Rules: commit before write before read before list. Batches and signatures have other threads, which the system prefers
+to these; *reads* ask one thing of one state, *lists* give many items, and the system prefers reads to them. One actor
+has at most half of the threads, so that another one's short call never waits behind its long ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from coco import limits
 from coco.enclave.turns import ASKING, Turns
 
-#: How much these threads yield to others (``nice``). No more: while one of them has the interpreter, everybody waits for it.
+#: How much these threads yield to others (``nice``). No more: while one has the interpreter, everybody waits for it.
 _READ_NICE, _LIST_NICE = 4, 8
 
 

@@ -209,8 +209,8 @@ class BlockContext:
     randomness: bytes
     #: Seqno that the batch will have if nothing else is written before it.
     expected_seqno: int
-    #: Time that executing the batch should take: after it nothing more is begun, but one envelope at least. What is left
-    #: is DEFERRED. 0: there is no such time.
+    #: Time that executing the batch should take: after it nothing more is begun, but one envelope at least. What is
+    #: left is DEFERRED. 0: there is no such time.
     target_ms: int = 0
 
 

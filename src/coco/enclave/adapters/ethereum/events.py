@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ class LogQuery:
         """``(transaction index, log position)`` of every match that the caller may see."""
         return self.among(block, visibility.transactions(block, caller))
 
-    def among(self, block: Block, transactions: list[int]) -> list[tuple[int, int]]:
+    def among(self, block: Block, transactions: Sequence[int]) -> list[tuple[int, int]]:
         """The matches in these transactions of a block."""
         if not transactions:
             return []

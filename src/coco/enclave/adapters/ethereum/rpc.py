@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -164,10 +164,10 @@ async def _state(adapter: EthereumAdapter, tag: Any, view: StoreView) -> tuple[B
 async def _listed(
     adapter: EthereumAdapter,
     one: Callable[[int], dict[str, Any]],
-    many: Callable[[list[int]], bytes],
-    indices: list[int],
+    many: Callable[[Sequence[int]], bytes],
+    indices: Sequence[int],
 ) -> Any:
-    """Objects of a block. Many of them are written by the extension, so that nobody waits for the event loop meanwhile."""
+    """Objects of a block. Many of them are written by the extension, while the event loop serves others."""
     if len(indices) <= _MANY:
         return [one(index) for index in indices]
     return msgspec.Raw(await adapter.services.run_list(many, indices))
@@ -707,9 +707,7 @@ async def _logs(
     return msgspec.Raw(await adapter.services.run_list(_logs_json, found))
 
 
-async def _matches(
-    adapter: EthereumAdapter, wanted: LogQuery, block: Block, caller: Caller
-) -> list[tuple[int, int]]:
+async def _matches(adapter: EthereumAdapter, wanted: LogQuery, block: Block, caller: Caller) -> list[tuple[int, int]]:
     # What is hidden does not count: where it is looked through must not tell that it is there.
     seen = visibility.transactions(block, caller)
     if seen and (len(seen) > _MANY or wanted.size > _COMPARED_AT_ONCE):
