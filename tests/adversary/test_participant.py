@@ -1021,7 +1021,7 @@ def test_D_no_more_begins_once_the_time_of_a_block_is_over():
 @attack(
     "D",
     was="`eth_estimateGas` of a heavy message executes it some twenty times: 5.6 s",
-    now="as often as a quarter of a second allows, and once more; what it says still works",
+    now="as often as one second allows, and once more; what it says still works",
 )
 def test_an_estimate_works_and_is_the_least_where_that_is_quickly_found():
     async def story() -> None:

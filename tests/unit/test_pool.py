@@ -255,6 +255,17 @@ def test_D_who_was_not_served_is_first_next_time():
     assert [one.id for one in again if one.actor == "g"] == [one.id for one in batch[1:] if one.actor == "g"]
 
 
+def test_D_who_waited_in_vain_comes_before_who_has_more_to_run():
+    pool = Pool(Turns())
+    pool.add([of("g", number) for number in range(20)], VIEW, 0)
+    pool.add([of("q", 100), of("r", 101)], VIEW, 0)
+    batch = pool.take(6, 10_000)
+    assert actors(batch) == "ggggqr"
+    pool.done(batch[:4])
+    pool.give_back(batch[4:], VIEW, 0, served={"g"})
+    assert actors(pool.take(6, 10_000)) == "qrgggg"
+
+
 def test_D_whoever_took_long_rests_while_another_one_is_active(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "POOL_DEBT_MS_MAX", 0)
     pool = Pool(Turns())

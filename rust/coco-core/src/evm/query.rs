@@ -22,10 +22,10 @@ use crate::store::{StoreError, Transaction};
 
 /// Gas that one query may burn: bounds its time.
 pub const QUERY_GAS_MAX: u64 = 50_000_000;
-/// Time after which a query is ended, whatever gas it has left.
-pub const QUERY_TIME_MAX: Duration = Duration::from_secs(2);
+/// Time after which a query is ended, whatever gas it has left: ten times what it takes where nothing else runs.
+pub const QUERY_TIME_MAX: Duration = Duration::from_secs(10);
 /// Time for which the least gas limit is sought; what works, and is at most a little more, is given after it.
-const SEARCH_TIME_MAX: Duration = Duration::from_millis(250);
+const SEARCH_TIME_MAX: Duration = Duration::from_secs(1);
 /// Gas that a call hands on with value, which may be needed and not used.
 const STIPEND: u64 = 2_300;
 
@@ -232,7 +232,7 @@ impl Query<'_> {
         let mut low = used.saturating_sub(1);
         let enough = spent.saturating_add(STIPEND).saturating_mul(64) / 63 + 1;
         // Of what takes long, one more run is all that there is time for: the one that surely tells much.
-        let quick = began.elapsed() < SEARCH_TIME_MAX / 4;
+        let quick = began.elapsed() < SEARCH_TIME_MAX / 8;
         for guess in [spent, enough].into_iter().skip(usize::from(!quick)) {
             if low < guess && guess < high {
                 if self.fits(transaction, message, guess, veil, until)? {
