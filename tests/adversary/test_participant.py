@@ -911,7 +911,7 @@ def test_a_trivial_call_is_answered_while_heavy_ones_are_under_way(shared: TestN
         async with running(shared):
             greedy, quiet = shared.client("greedy"), shared.client("quiet")
             contract = await deployed(shared, greedy, 0, ECMUL)
-            call = {"to": contract, "gas": hex(5 * HEAVY_GAS)}
+            call = {"to": contract, "gas": hex(3 * HEAVY_GAS)}
             heavy_calls = [
                 asyncio.create_task(shared.rpc(shared.client("greedy"), "eth_call", call, "latest")) for _ in range(64)
             ]
