@@ -279,6 +279,23 @@ def test_what_a_start_does_not_believe_is_set_aside_and_comes_back(lives, tmp_pa
     assert coco("ledger", "put-back", "77", "--ledger", ledger)["error"]["code"] == "ledger.no_such_aside"
 
 
+def test_a_start_that_is_refused_has_set_nothing_aside(lives, tmp_path):
+    folder = lives.copy(tmp_path)
+    before = rows(folder / "ledger.db")
+
+    async def story() -> str:
+        node = Node(NodeOptions(folder / "ledger.db", clock_ms=lambda: _now_ms() + 3 * DAY_MS), lambda line: None)
+        try:
+            with pytest.raises(HostError) as refused:
+                await node.start()
+            return refused.value.code
+        finally:
+            await node.stop()
+
+    assert run(story()) == "clock.ahead_of_the_ledger"
+    assert rows(folder / "ledger.db") == before
+
+
 def test_a_person_may_set_aside_what_no_copy_mends(lives, tmp_path):
     folder = lives.copy(tmp_path)
     ledger, first = folder / "ledger.db", lives.begins[0]

@@ -644,6 +644,9 @@ class EnclaveNode:
         for table, key, row in rows:
             following.put(table, key, row or b"")
         self._check_manifest(following)
+        if former.discarded:
+            await self._control.truncate(former.end.seqno)
+        self._control.begin_at(former.end.seqno)
         for node_id in former.node_ids:
             info = json.loads(public.get(tables.NODES_INFO, node_id.encode()) or b"{}")
             retired = {**info, "status": nodes.RETIRED, "retired_committed": True}

@@ -1,6 +1,7 @@
 """Disaster recovery of one service life by another, in small: one node, members' statements and shares.
 
-Order: replay the public ledger -> refuse damage, another service, a missing position -> drop the unsigned tail ->
+Order: replay the public ledger -> refuse damage, another service, a missing position, a clock that cannot be right ->
+have the host set aside the unsigned tail ->
 fresh service identity and ledger secret (K1) -> members state that the new identity continues the old one (J7) and
 submit shares -> replay the private ledger -> open.
 """
@@ -59,7 +60,7 @@ class FormerLife:
 async def read_former_life(
     control: Control, journal: Journal, public: _native.Store, start: messages.Start
 ) -> FormerLife:
-    """Replay the public ledger into ``journal`` and ``public``.
+    """Replay the public ledger into ``journal`` and ``public``; nothing on the disk is touched yet.
 
     Raises:
         LedgerError: damaged, unsigned, of another service, or without the expected position.
@@ -80,9 +81,6 @@ async def read_former_life(
         within = 0 < expected_position.seqno <= end
         if not within or replay.entries[expected_position.seqno - 1].view != expected_position.view:
             raise LedgerError(f"the ledger does not contain {expected_position}", code="recovery.position_missing")
-    if discarded:
-        await control.truncate(end)
-    control.begin_at(end)
     for entry in replay.entries[:end]:
         journal.adopt(entry)
         public.apply(entry.seqno, entry.public_writes())

@@ -260,6 +260,8 @@ class Node:
         if self._enclave is not None:
             await self._loop.run_in_executor(None, self._enclave.close)
         if self._ledger is not None:
+            if not self.ready.done():  # a start that failed has set aside what it has set aside
+                self._settle_aside()
             await self._loop.run_in_executor(None, self._ledger.close)
         if self._lock is not None:
             self._lock.release()
@@ -288,6 +290,8 @@ class Node:
                     self._ledger.truncate(seqno, done)
                 else:
                     self._ledger.set_aside(seqno, "join" if self.options.join else "recovery", done)
+                    if not self.options.join:  # a joiner may be given the same entries again
+                        self._settle_aside()
             case messages.WriteIndex(run, first, blocks):
                 self._ledger.write_index(run, first, blocks)
             case messages.ReadIndex(request, run, block):
@@ -321,7 +325,7 @@ class Node:
                 self._log({"event": code, **numbers, **ids, **({"hint": hint} if hint else {})})
             case messages.Ready():
                 if not self.ready.done():
-                    self._ledger.settle_aside(lambda left: self._from_thread(self._say_aside, left))
+                    self._settle_aside()
                     self.ready.set_result(message)
                 self.announced(message)
             case messages.Exit(code, numbers, ids):
@@ -337,6 +341,10 @@ class Node:
             details = " ".join(f"{k}={v}" for k, v in {**self._exit.numbers, **self._exit.ids}.items())
             reason = f"the enclave ended: {self._exit.code} {details}".rstrip()
         self._end(reason)
+
+    def _settle_aside(self) -> None:
+        assert self._ledger is not None, "asked for by an enclave that was started on it"
+        self._ledger.settle_aside(lambda left: self._from_thread(self._say_aside, left))
 
     def _say_aside(self, left: Aside | None) -> None:
         if left is None:
