@@ -217,7 +217,8 @@ async def at_every_method(client: HttpsClient) -> None:
     for body in BODIES:
         for kind in TYPES:
             assert (await client.request("POST", "/", body, content_type=kind)).status < 500
-    for path in ("/coco/caller", "/coco/accounts/bind", "/kv/x", "/%ff"):
+    asked = [f"/coco/{route}?hash={found}" for route in ("transaction", "receipt") for found in (HASH, "x", "")]
+    for path in ("/coco/caller", "/coco/accounts/bind", "/kv/x", "/%ff", *asked):
         for method in ("GET", "POST", "PUT"):
             for body in BODIES:
                 await client.request(method, path, body)
