@@ -67,8 +67,9 @@ class Network:
     def get(self, table: str, key: bytes) -> bytes | None:
         return self.rows.get((table, key))
 
-    def scan(self, table: str, prefix: bytes = b"") -> Any:
-        return iter(sorted((k, v) for (t, k), v in self.rows.items() if t == table and k.startswith(prefix)))
+    def scan(self, table: str, prefix: bytes = b"", after: bytes | None = None) -> Any:
+        rows = sorted((k, v) for (t, k), v in self.rows.items() if t == table and k.startswith(prefix))
+        return iter([row for row in rows if after is None or row[0] > after])
 
     def take(self, change: Change) -> Any:
         for row in change.rows:

@@ -323,7 +323,12 @@ class Front:
         head_bytes: int,
         body_bytes: int,
         bodies_bytes: int,
+        stranger_body_bytes: int,
+        stranger_bodies_bytes: int,
+        replies_bytes: int,
         connections: int,
+        strangers: int,
+        handshakes: int,
         unsent_bytes: int,
         pressure_bytes: int,
         handshake_s: int,
@@ -335,6 +340,9 @@ class Front:
     def start(self, chain: Sequence[bytes], key: bytes, ask_client: bool) -> None: ...
     def check(self, method: str, chain: Chain) -> None:
         """Check early what is handed in by ``method``, as ``chain`` admits it."""
+
+    def admit(self, id: int, known: bool) -> None:
+        """Read on from a connection that has shown a certificate, as from somebody who is known or from a stranger."""
 
     def check_early(self, id: int) -> None:
         """Submissions of this connection are checked early from now on."""

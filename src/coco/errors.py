@@ -67,6 +67,24 @@ class BusyError(CocoError):
     http_status = 503
 
 
+class OverBudgetError(BusyError):
+    """The caller has spent what it may cost for now.
+
+    Attributes:
+        budget: its name, such as ``anonymous.work``.
+        retry_after_s: when to come back; 0 when that would not help.
+    """
+
+    code = "budget.spent"
+    http_status = 429
+
+    def __init__(
+        self, message: str, *, budget: str, retry_after_s: float = 0.0, code: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.budget, self.retry_after_s = budget, retry_after_s
+
+
 class StoreError(CocoError):
     """The store refused an operation."""
 

@@ -60,8 +60,15 @@ BODY_BYTES_MAX: Final = 5 * MIB
 HEAD_BYTES_MAX: Final = 32 * KIB
 #: Bodies that all connections may hold at once.
 BODIES_BYTES_MAX: Final = 256 * MIB
-#: Connections of one listener.
+#: The same for connections of strangers.
+ANONYMOUS_BODIES_BYTES_MAX: Final = 32 * MIB
+#: Replies that all connections may hold at once; beyond that the one that holds the most is cut.
+REPLIES_BYTES_MAX: Final = 128 * MIB
+#: Connections of one listener; those of strangers, and those whose handshake is not done: beyond these two, the one
+#: that was quiet longest makes place.
 CONNECTIONS_MAX: Final = 12_000
+STRANGERS_MAX: Final = 4_000
+HANDSHAKES_MAX: Final = 2_000
 #: Time that a TLS handshake may take.
 HANDSHAKE_SECONDS_MAX: Final = 10
 #: Time from the first byte of a request to its last.
@@ -89,6 +96,48 @@ ALIVE_SECONDS_MAX: Final = 5
 
 #: Accounts that are recorded of one participant.
 ACCOUNTS_MAX: Final = 1_000
+
+#: What callers may cost at the front door (``enclave/frontend/budget.py``). Work is counted in microseconds of the
+#: event loop that a request is known to take: so much a second, and at most so much at once. All who show no
+#: certificate of an actor share one budget.
+ANONYMOUS_WORK_US_PER_SECOND: Final = 150_000
+ANONYMOUS_WORK_US_MAX: Final = 600_000
+ACTOR_WORK_US_PER_SECOND: Final = 500_000
+ACTOR_WORK_US_MAX: Final = 5_000_000
+#: The same for requests that a member or an operator has signed, so that no stranger's reading keeps them out: their
+#: signatures are checked.
+SIGNED_WORK_US_PER_SECOND: Final = 100_000
+SIGNED_WORK_US_MAX: Final = 500_000
+#: How long a request may wait for its caller's budget; whoever would wait longer is refused, after that time.
+ANONYMOUS_PATIENCE_SECONDS_MAX: Final = 1
+ACTOR_PATIENCE_SECONDS_MAX: Final = 5
+#: Refusals of one second that are written; whoever is refused beyond that is cut off.
+REFUSALS_PER_SECOND_MAX: Final = 200
+#: Callers whose spending is remembered.
+BUDGETS_MAX: Final = 12_000
+#: Bytes of answers that are being made: of all strangers, of one actor, of all.
+ANONYMOUS_ANSWERS_BYTES_MAX: Final = 16 * MIB
+ACTOR_ANSWERS_BYTES_MAX: Final = 64 * MIB
+ANSWERS_BYTES_MAX: Final = 128 * MIB
+#: The answer of one JSON-RPC body; calls of a batch beyond it are refused.
+RPC_ANSWER_BYTES_MAX: Final = 32 * MIB
+ANONYMOUS_RPC_ANSWER_BYTES_MAX: Final = 8 * MIB
+#: One body of a caller who has shown no certificate of an actor, where none is needed to be believed.
+ANONYMOUS_BODY_BYTES_MAX: Final = 256 * KIB
+#: Calls of one batch that run at the same time, but for submissions.
+RPC_BATCH_RUNNING_MAX: Final = 4
+#: Frames of a WebSocket that carry nothing (ping, pong, empty, cut small): at once, and a second.
+IDLE_FRAMES_MAX: Final = 100
+IDLE_FRAMES_PER_SECOND: Final = 20
+#: A frame that is not the last of its message and has fewer bytes carries nothing.
+FRAGMENT_BYTES_MIN: Final = 512
+
+#: Rows that one page of a governance list looks at.
+PAGE_ROWS_MAX: Final = 100
+#: Blocks times percentiles of one answer about fees: more percentiles, fewer blocks.
+FEE_HISTORY_CELLS_MAX: Final = 8_192
+FEE_HISTORY_BLOCKS_MAX: Final = 1_024
+
 #: Transactions of a pool, and of one lane (an account) in it.
 POOL_TRANSACTIONS_MAX: Final = 50_000
 POOL_BYTES_MAX: Final = 128 * MIB
@@ -118,8 +167,14 @@ HISTORY_SECONDS_MIN: Final = 600
 #: Blocks that one log query may cover, and logs that it may return.
 LOGS_BLOCKS_MAX: Final = 10_000
 LOGS_MAX: Final = 10_000
-#: Filters and subscriptions of one node, and their life without a poll.
+#: Bytes of the logs that one query may return, about.
+LOGS_BYTES_MAX: Final = 16 * MIB
+#: Filters and subscriptions of one node, of one actor, and of all strangers; and their life without a poll.
 FILTERS_MAX: Final = 10_000
+ACTOR_FILTERS_MAX: Final = 1_000
+ANONYMOUS_FILTERS_MAX: Final = 500
+ACTOR_SUBSCRIPTIONS_MAX: Final = 1_000
+ANONYMOUS_SUBSCRIPTIONS_MAX: Final = 64
 FILTER_SECONDS_MAX: Final = 300
 #: Requests that a listener answers after a majority confirmed what this node knows, and before it must again.
 ANSWERS_PER_ROUND_MAX: Final = 2_000

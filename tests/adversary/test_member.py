@@ -12,6 +12,7 @@ from coco import constitutions, limits
 from coco.enclave.configuration import participants
 from coco.enclave.configuration.genesis import Genesis
 from coco.enclave.configuration.proposals import Proposals
+from coco.enclave.configuration.reads import Page
 from coco.errors import ConfigurationError
 from coco.ledger import tables
 from governed import NOTHING, Network, action, refused, rsa_pem
@@ -189,7 +190,7 @@ def test_what_has_expired_is_not_listed_as_open(network, members):
     network.propose(members[0], body=members[0].sign("proposal", {"actions": [NOTHING]}, at=NOW_S))
     for days, open_ones in ((0, 1), (30, 1), (31, 0)):
         network.proposals = Proposals(network._call, lambda days=days: NOW_S + days * DAY_S)
-        assert len(network.proposals.listed(network)) == open_ones
+        assert len(network.proposals.listed(network, Page()).rows) == open_ones
 
 
 @attack(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from coco.enclave.adapters.base import Caller, CallerKind
+from coco.enclave.adapters.base import Caller, CallerKind, Cost
 from coco.enclave.core import doors
 from coco.enclave.frontend.http import Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
@@ -22,6 +22,9 @@ class Service:
 
     def rpc_route(self, name):
         return None
+
+    def cost(self, name, params):
+        return Cost()
 
     async def call(self, name, request, caller):
         raise self.error
@@ -60,7 +63,7 @@ class Door:
     """A front door whose events the test makes."""
 
     def __init__(self):
-        self.events, self.written, self.closed, self.upgraded = [], [], [], []
+        self.events, self.written, self.closed, self.upgraded, self.admitted = [], [], [], [], []
 
     def take(self):
         events, self.events = self.events, []
@@ -68,6 +71,9 @@ class Door:
 
     def write(self, connection, data):
         self.written.append(data)
+
+    def admit(self, connection, known):
+        self.admitted.append((connection, known))
 
     def upgrade(self, connection):
         self.upgraded.append(connection)

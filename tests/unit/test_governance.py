@@ -16,6 +16,7 @@ from coco import constitutions
 from coco.enclave.configuration import nodes
 from coco.enclave.configuration.actions import ACTIONS
 from coco.enclave.configuration.draft import Validity
+from coco.enclave.configuration.reads import Page
 from coco.errors import AccessError, GovernanceError, RequestError
 from coco.ledger import tables
 from governed import NOTHING, OTHER_SERVICE, ROOT, SERVICE, Network, action, refused, rsa_pem
@@ -39,14 +40,14 @@ def test_a_majority_accepts_and_the_ledger_says_who_voted_what(network, members)
     made = network.propose(members[0], action("set_user", cert=members[3].pem, user_data={"name": "x"}))
     assert (made["proposalState"], made["ballotCount"]) == ("Open", 0)
     identity = made["proposalId"]
-    assert [one["proposalId"] for one in network.proposals.listed(network)] == [identity]
+    assert [one["proposalId"] for one in network.proposals.listed(network, Page()).rows] == [identity]
     assert network.vote(members[0], identity)["proposalState"] == "Open"
     assert network.get(tables.USERS_CERTS, members[3].id.encode()) is None, "no effect before acceptance"
     done = network.vote(members[1], identity)
     assert done["proposalState"] == "Accepted"
     assert done["finalVotes"] == {members[0].id: True, members[1].id: True}
     assert network.get(tables.USERS_CERTS, members[3].id.encode()) == members[3].pem.encode()
-    assert network.proposals.listed(network) == []
+    assert network.proposals.listed(network, Page()).rows == []
     assert network.get(tables.COSE_HISTORY, members[1].id.encode())
 
 

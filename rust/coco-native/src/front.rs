@@ -76,15 +76,21 @@ fn tuple<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, PyTuple>> {
 impl Front {
     /// Takes the listening socket over: the caller must have detached `descriptor`.
     #[new]
-    #[pyo3(signature = (descriptor, *, head_bytes, body_bytes, bodies_bytes, connections, unsent_bytes, pressure_bytes,
-                        handshake_s, request_s, idle_s, linger_s, protocol))]
+    #[pyo3(signature = (descriptor, *, head_bytes, body_bytes, bodies_bytes, stranger_body_bytes, stranger_bodies_bytes,
+                        replies_bytes, connections, strangers, handshakes, unsent_bytes, pressure_bytes, handshake_s,
+                        request_s, idle_s, linger_s, protocol))]
     #[expect(clippy::too_many_arguments, reason = "named limits, one argument each")]
     fn new(
         descriptor: RawFd,
         head_bytes: usize,
         body_bytes: usize,
         bodies_bytes: usize,
+        stranger_body_bytes: usize,
+        stranger_bodies_bytes: usize,
+        replies_bytes: usize,
         connections: usize,
+        strangers: usize,
+        handshakes: usize,
         unsent_bytes: usize,
         pressure_bytes: usize,
         handshake_s: u64,
@@ -96,7 +102,12 @@ impl Front {
         let limits = Limits {
             http: HttpLimits { head_bytes, body_bytes },
             bodies_bytes,
+            stranger_body_bytes,
+            stranger_bodies_bytes,
+            replies_bytes,
             connections,
+            strangers,
+            handshakes,
             unsent_bytes,
             pressure_bytes,
             handshake_time: Duration::from_secs(handshake_s),
@@ -143,6 +154,11 @@ impl Front {
     /// Check early what is handed in by `method`, as `chain` admits it.
     fn check(&self, method: &str, chain: &Chain) {
         self.lock().check(method.as_bytes().to_vec(), chain.check_of_one());
+    }
+
+    /// Read on from a connection that has shown a certificate, as from somebody who is known, or as from a stranger.
+    fn admit(&self, id: u64, known: bool) {
+        self.lock().command(Command::Admit(id, known));
     }
 
     /// Submissions of this connection are checked early from now on.

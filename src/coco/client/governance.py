@@ -22,6 +22,8 @@ _AGAIN = (
     "gov.node_leaving",
 )
 _PATIENCE_S, _PAUSE_S = 15.0, 0.5
+#: Pages of a list that are read: a node that names ever another one is not followed for ever.
+_PAGES_MAX = 1000
 
 
 class Governance:
@@ -50,8 +52,16 @@ class Governance:
             await asyncio.sleep(_PAUSE_S)
 
     async def get(self, path: str) -> Any:
-        """The JSON of a route below ``/gov``."""
-        return (await self._client.request("GET", f"/gov{path}?api-version={API_VERSION}")).json()
+        """The JSON of a route below ``/gov``; of a list, all of its pages."""
+        found = (await self._client.request("GET", f"/gov{path}?api-version={API_VERSION}")).json()
+        following = found.pop("nextLink", None) if isinstance(found, dict) else None
+        for _ in range(_PAGES_MAX):
+            if following is None:
+                break
+            page = (await self._client.request("GET", following)).json()
+            found["value"] += page["value"]
+            following = page.get("nextLink")
+        return found
 
     async def propose(self, signer: Signer, proposal: dict[str, Any]) -> Any:
         """Make a proposal; the state that it is in then."""

@@ -20,6 +20,7 @@ from coco.enclave.configuration.actions import action_of
 from coco.enclave.configuration.draft import Draft, state
 from coco.enclave.configuration.keepers import PARTICIPANT
 from coco.enclave.configuration.proposals import Change, Proposals, check_time, created_at
+from coco.enclave.configuration.reads import Page, Paged
 from coco.enclave.epochs import Epochs, Row
 from coco.enclave.links import decode
 from coco.enclave.sequencer import Sequencer
@@ -173,9 +174,9 @@ class Governing:
     def _view(self) -> Any:
         return self._sequencer.store.view(self._sequencer.replica.committed)
 
-    def open_proposals(self) -> dict[str, Any]:
-        """Every open proposal."""
-        return {"value": self._proposals.listed(self._view)}
+    def open_proposals(self, page: Page) -> Paged:
+        """Open proposals."""
+        return self._proposals.listed(self._view, page)
 
     def proposal(self, identity: str) -> dict[str, Any]:
         """One proposal, open or not."""
@@ -218,9 +219,10 @@ class Governing:
         """The rules in force."""
         return str(json.loads(self._view.get(tables.CONSTITUTION, tables.SINGLETON) or b'""'))
 
-    def members(self) -> dict[str, Any]:
-        """Every member, with certificate and status."""
-        return {"value": [self.member(key.decode()) for key, _ in self._view.scan(tables.MEMBERS_INFO)]}
+    def members(self, page: Page) -> Paged:
+        """Members, with certificate and status."""
+        found = page.of(self._view.scan(tables.MEMBERS_INFO, after=page.key))
+        return Paged([self.member(key) for key in found.rows], found.last)
 
     def member(self, identity: str) -> dict[str, Any]:
         """One member.
@@ -243,9 +245,10 @@ class Governing:
         row = json.loads(self._row(tables.MEMBERS_ACKS, member, "state_digest"))
         return {"memberId": member, "stateDigest": row["state_digest"]}
 
-    def nodes(self) -> dict[str, Any]:
-        """Every node that ever was."""
-        return {"value": [self.node(key.decode()) for key, _ in self._view.scan(tables.NODES_INFO)]}
+    def nodes(self, page: Page) -> Paged:
+        """Nodes, also those that have left."""
+        found = page.of(self._view.scan(tables.NODES_INFO, after=page.key))
+        return Paged([self.node(key) for key in found.rows], found.last)
 
     def node(self, identity: str) -> dict[str, Any]:
         """One node.

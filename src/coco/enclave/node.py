@@ -50,6 +50,7 @@ from coco.enclave.core.platforms.attester import Attester
 from coco.enclave.core.rules_worker import Rules
 from coco.enclave.duties import Duties
 from coco.enclave.epochs import Epochs
+from coco.enclave.frontend.admission import Admission
 from coco.enclave.frontend.http import Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
 from coco.enclave.frontend.routes import administration_app, application_app
@@ -134,6 +135,7 @@ class EnclaveNode:
         #: Entries that change who is who and are not committed yet.
         self._callers_old_at: deque[int] = deque()
         self._listeners: list[Listener] = []
+        self.admission = Admission()
         self._recovery: Recovery | None = None
         self._failures = 0
         self._standing = Standing(self._committed_view)
@@ -833,12 +835,14 @@ class EnclaveNode:
                 app=administration_app(self),
                 on_error=self.unexpected,
                 on_failure=self._ended,
+                admission=self.admission,
             )
-            self._listen(listener, ask_client=False)
+            # Whoever shows an actor's certificate has a budget of her own; nobody has to.
+            self._listen(listener, ask_client=True)
 
     def _listen_application(self) -> None:
-        rpc = JsonRpc(self.service_front, self.unexpected)
-        streams = Streams(self.service_front, rpc)
+        rpc = JsonRpc(self.service_front, self.unexpected, self.admission)
+        streams = Streams(self.service_front, rpc, self.admission)
         listener = Listener(
             self._doors.pop("application"),
             caller=self.caller,
@@ -850,6 +854,7 @@ class EnclaveNode:
             position=self._position_header,
             websocket=streams.serve,
             readable=self._readable,
+            admission=self.admission,
         )
         self._application = listener
         for runtime in self.protocols.served:

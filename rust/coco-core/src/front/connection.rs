@@ -55,6 +55,10 @@ pub(super) struct Connection {
     pub(super) blocked: bool,
     pub(super) watched: bool,
     pub(super) queued: bool,
+    /// The owner knows who it is: it may send and hold as much as those may.
+    pub(super) known: bool,
+    /// It has shown who it is, and nothing is read from it until the owner has said whether that counts.
+    unadmitted: bool,
     /// The owner wants its submissions checked before it hears of them.
     pub(super) checks_early: bool,
     tls: rustls::Connection,
@@ -105,6 +109,11 @@ impl Connection {
             }
         };
         tls.set_buffer_limit(None); // what waits for a slow reader is bounded here, by `unsent_bytes`
+        let known = matches!(limits.protocol, Protocol::Peer | Protocol::Dialled);
+        let mut reader = Reader::new(limits.http);
+        if !known {
+            reader.allow(limits.stranger_body_bytes);
+        }
         Ok(Self {
             id,
             stream,
@@ -114,10 +123,12 @@ impl Connection {
             blocked: false,
             watched: false,
             queued: false,
+            known,
+            unadmitted: false,
             checks_early: false,
             tls,
             preamble: Vec::new(),
-            reader: Reader::new(limits.http),
+            reader,
             phase: if limits.protocol == Protocol::Dialled {
                 Phase::Preamble
             } else {
@@ -149,11 +160,26 @@ impl Connection {
         self.reader.held()
     }
 
-    fn unsent(&self) -> usize {
+    /// Bytes of replies that it holds.
+    pub(super) fn unsent(&self) -> usize {
         self.out.len() - self.written
     }
 
+    /// When it was heard of last.
+    pub(super) fn active(&self) -> Instant {
+        self.active
+    }
+
     // --- from the owner ---
+
+    /// Read on, as somebody who is known or as a stranger.
+    pub(super) fn admit(&mut self, known: bool, limits: &Limits) {
+        self.unadmitted = false;
+        if known {
+            self.known = true;
+            self.reader.allow(limits.http.body_bytes);
+        }
+    }
 
     /// Write the reply of the request under way, whose `head` lacks its last line.
     pub(super) fn respond(&mut self, head: &[u8], body: &[u8]) {
@@ -219,7 +245,8 @@ impl Connection {
                 return Turn::Dead;
             }
             // Nothing would take what is read now; it stays in the kernel, and so does the sender's back-pressure.
-            let held_back = self.phase != Phase::Lingering && (self.busy || self.pressed || self.closing);
+            let held_back =
+                self.phase != Phase::Lingering && (self.busy || self.unadmitted || self.pressed || self.closing);
             if !self.readable || held_back {
                 return Turn::Done;
             }
@@ -330,13 +357,14 @@ impl Connection {
                 Protocol::Peer | Protocol::Dialled => 1,
             };
             let peer = self.tls.peer_certificates();
+            self.unadmitted = peer.is_some() && !self.known;
             events.push(Event::Opened {
                 id: self.id,
                 peer: peer.map(|chain| chain.iter().take(shown).flat_map(|one| one.to_vec()).collect()),
                 dial: self.dial(),
             });
         }
-        if self.busy || self.closing || self.pressed {
+        if self.busy || self.unadmitted || self.closing || self.pressed {
             return Ok(());
         }
         if self.phase == Phase::Upgraded && self.reader.held() > 0 {
@@ -348,7 +376,12 @@ impl Connection {
         if self.phase != Phase::Http || self.reader.held() == 0 {
             return Ok(());
         }
-        let step = if held_by_others + self.reader.held() > limits.bodies_bytes {
+        let together = if self.known {
+            limits.bodies_bytes
+        } else {
+            limits.stranger_bodies_bytes
+        };
+        let step = if held_by_others + self.reader.held() > together {
             Err(Refusal::Busy)
         } else {
             self.reader.step()
@@ -367,7 +400,7 @@ impl Connection {
             }
             Err(refusal) => {
                 self.reader = Reader::new(limits.http);
-                let reply = refused(refusal, limits);
+                let reply = refused(refusal, limits, self.known);
                 self.write(&reply);
                 self.closing = true;
             }
@@ -462,7 +495,7 @@ fn freshness(headers: &[(Vec<u8>, Vec<u8>)]) -> Freshness {
     found
 }
 
-fn refused(refusal: Refusal, limits: &Limits) -> Vec<u8> {
+fn refused(refusal: Refusal, limits: &Limits, known: bool) -> Vec<u8> {
     let (status, code, message) = match refusal {
         Refusal::Malformed => ("400 Bad Request", "http.malformed", "this is not HTTP/1.1".to_owned()),
         Refusal::HeadTooLarge => (
@@ -473,7 +506,12 @@ fn refused(refusal: Refusal, limits: &Limits) -> Vec<u8> {
         Refusal::BodyTooLarge => (
             "413 Request Entity Too Large",
             "http.body_too_large",
-            format!("a body has at most {} bytes", limits.http.body_bytes),
+            if known {
+                format!("a body has at most {} bytes", limits.http.body_bytes)
+            } else {
+                let most = limits.stranger_body_bytes;
+                format!("a body of whoever shows no certificate of an actor has at most {most} bytes")
+            },
         ),
         Refusal::Busy => (
             "503 Service Unavailable",

@@ -7,6 +7,9 @@ use std::mem;
 const HEADERS_MAX: usize = 100;
 /// A chunk's size line with its extensions, which are ignored.
 const CHUNK_LINE_BYTES_MAX: usize = 256;
+/// A head that comes in crumbs is parsed anew where it may have ended, and else only after so much more of it: to parse
+/// all of it for every crumb would cost the square of its length.
+const HEAD_STEP_BYTES: usize = 1024;
 /// A body is not allocated before its bytes come.
 const BODY_RESERVED_MAX: usize = 64 * 1024;
 
@@ -88,6 +91,8 @@ enum Chunk {
 pub struct Reader {
     limits: HttpLimits,
     bytes: Vec<u8>,
+    /// Bytes of an unfinished head that were parsed.
+    tried: usize,
     head: Option<Head>,
     body: Vec<u8>,
     chunk: Chunk,
@@ -100,10 +105,16 @@ impl Reader {
         Self {
             limits,
             bytes: Vec::new(),
+            tried: 0,
             head: None,
             body: Vec::new(),
             chunk: Chunk::Size,
         }
+    }
+
+    /// Allow bodies of another size from the next head on.
+    pub fn allow(&mut self, body_bytes: usize) {
+        self.limits.body_bytes = body_bytes;
     }
 
     /// Take bytes in.
@@ -164,6 +175,12 @@ impl Reader {
         if self.bytes.is_empty() {
             return Ok(None);
         }
+        let size = self.bytes.len();
+        let due = self.tried == 0 || size >= self.tried + HEAD_STEP_BYTES || size > self.limits.head_bytes;
+        if !due && !may_end_head(&self.bytes[self.tried.saturating_sub(2)..]) {
+            return Ok(None);
+        }
+        self.tried = size;
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Request::new(&mut headers);
         let length = match parsed.parse(&self.bytes) {
@@ -177,6 +194,7 @@ impl Reader {
         }
         let head = head(&parsed, &self.limits)?;
         self.bytes.drain(..length);
+        self.tried = 0;
         Ok(Some(head))
     }
 
@@ -250,6 +268,19 @@ impl Reader {
         self.bytes.drain(..at);
         Ok(done)
     }
+}
+
+/// Whether an empty line is in it: without one no head is whole.
+fn may_end_head(bytes: &[u8]) -> bool {
+    let mut after_line = false;
+    bytes.iter().any(|byte| match byte {
+        b'\n' => mem::replace(&mut after_line, true),
+        b'\r' => false,
+        _ => {
+            after_line = false;
+            false
+        }
+    })
 }
 
 /// The line before the next CRLF, or None while it is not whole. Whether a line is too long must not depend on how
@@ -435,6 +466,26 @@ mod tests {
             read(b"POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n", 9).expect_err("1.0"),
             Refusal::Malformed
         );
+    }
+
+    #[test]
+    fn a_head_in_crumbs_is_not_parsed_for_each_of_them() {
+        let limits = HttpLimits {
+            head_bytes: 4000,
+            body_bytes: 0,
+        };
+        let mut reader = Reader::new(limits);
+        let (mut parses, mut tried) = (0, 0);
+        let head = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(3900));
+        let mut found = 0;
+        for byte in head.as_bytes() {
+            reader.push(&[*byte]);
+            found += usize::from(matches!(reader.step(), Ok(Step::Request(_))));
+            parses += usize::from(reader.tried != tried);
+            tried = reader.tried;
+        }
+        assert_eq!(found, 1);
+        assert!(parses < 20, "{parses} parses of {} bytes", head.len());
     }
 
     #[test]

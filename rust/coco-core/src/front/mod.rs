@@ -68,8 +68,18 @@ pub struct Limits {
     pub http: HttpLimits,
     /// Requests that all connections may hold at once.
     pub bodies_bytes: usize,
+    /// Body of one request of whoever is not known.
+    pub stranger_body_bytes: usize,
+    /// Requests that all of those may hold at once.
+    pub stranger_bodies_bytes: usize,
+    /// Replies that all connections may hold at once; the one with the most is cut beyond that.
+    pub replies_bytes: usize,
     /// Connections at once.
     pub connections: usize,
+    /// Those of them whose holders are not known; the one that was quiet longest is cut beyond that.
+    pub strangers: usize,
+    /// Those of them whose handshake is not done; the same.
+    pub handshakes: usize,
     /// Unsent bytes of one connection, after which it is cut.
     pub unsent_bytes: usize,
     /// Unsent bytes of one connection, after which it gets no more.
@@ -182,6 +192,8 @@ pub enum Command {
     Upgrade(u64),
     /// The last [`Event::Data`] is taken.
     More(u64),
+    /// Whether the owner knows the holder of the certificate that the connection has shown; it is read from only then.
+    Admit(u64, bool),
     /// Submissions of this connection are checked early from now on.
     CheckEarly(u64),
     /// End after what is written.
@@ -269,7 +281,9 @@ impl Front {
             checked: 0,
             accepting: true,
             open: 0,
-            held: 0,
+            opened: [0; 2],
+            held: [0; 2],
+            unsent: 0,
         };
         self.thread = Some(std::thread::Builder::new().name("coco-front".into()).spawn(move || {
             let ended = panic::catch_unwind(panic::AssertUnwindSafe(|| work.run()));
@@ -389,7 +403,12 @@ struct Loop {
     checked: usize,
     accepting: bool,
     open: usize,
-    held: usize,
+    /// Connections whose handshake is done: of strangers, and of those who are known.
+    opened: [usize; 2],
+    /// Bytes of requests that they hold.
+    held: [usize; 2],
+    /// Bytes of replies that all hold.
+    unsent: usize,
 }
 
 impl Loop {
@@ -422,7 +441,7 @@ impl Loop {
             for index in mem::take(&mut self.ready) {
                 if memory::within(|| self.serve(index, now)).is_err() {
                     // What one connection brings ends that connection at most (G3).
-                    self.count_held();
+                    self.count_all();
                     self.drop_connection(index);
                 }
                 if self.checked >= CHECKS_PER_PUBLISHING {
@@ -480,6 +499,7 @@ impl Loop {
             | Command::Write(id, _)
             | Command::Upgrade(id)
             | Command::More(id)
+            | Command::Admit(id, _)
             | Command::CheckEarly(id)
             | Command::Close(id)) = command;
             let index = (id & u64::from(u32::MAX)) as usize;
@@ -489,14 +509,25 @@ impl Loop {
             if connection.id != id {
                 continue;
             }
+            let unsent = connection.unsent();
             match command {
                 Command::Respond(_, head, body) => connection.respond(&head, &body),
                 Command::Write(_, data) => connection.write(&data),
                 Command::Upgrade(_) => connection.upgrade(),
                 Command::More(_) => connection.more(),
+                Command::Admit(_, known) => {
+                    let before = usize::from(connection.known);
+                    connection.admit(known, &self.limits);
+                    let now = usize::from(connection.known);
+                    for (counts, count) in [(&mut self.opened, 1), (&mut self.held, connection.held())] {
+                        counts[before] -= count;
+                        counts[now] += count;
+                    }
+                }
                 Command::CheckEarly(_) => connection.checks_early = true,
                 Command::Close(_) => connection.close(),
             }
+            self.unsent = self.unsent + connection.unsent() - unsent;
             self.enqueue(index);
         }
         inbox.stop
@@ -549,6 +580,9 @@ impl Loop {
             Ok(connection) => {
                 *slot = Some(connection);
                 self.open += 1;
+                if self.open - self.opened[0] - self.opened[1] > self.limits.handshakes {
+                    self.cut_quietest(|connection| !connection.is_open());
+                }
                 Ok(())
             }
             Err(error) => {
@@ -563,11 +597,15 @@ impl Loop {
             return;
         };
         connection.queued = false;
-        let before = connection.held();
-        let others = self.held - before;
+        let (class, was_open) = (usize::from(connection.known), connection.is_open());
+        let others = self.held[class] - connection.held();
+        let unsent = self.unsent - connection.unsent();
         let first = self.events.len();
         let turn = connection.turn(&self.limits, now, others, &mut self.events);
-        self.held = others + connection.held();
+        self.held[class] = others + connection.held();
+        self.unsent = unsent + connection.unsent();
+        let opens = connection.is_open() && !was_open;
+        self.opened[class] += usize::from(opens);
         if connection.checks_early {
             for event in &mut self.events[first..] {
                 if let Some(submission) = check(event, &self.checks) {
@@ -594,11 +632,42 @@ impl Loop {
         } else if turn == Turn::Again {
             self.enqueue(index);
         }
+        if opens && self.opened[0] > self.limits.strangers {
+            self.cut_quietest(|connection| connection.is_open() && !connection.known);
+        }
+        while self.unsent > self.limits.replies_bytes && self.cut_fullest() {}
     }
 
-    fn count_held(&mut self) {
-        let open = self.slots.iter().filter_map(|(_, slot)| slot.as_ref());
-        self.held = open.map(|connection| connection.held()).sum();
+    /// Make place for somebody new among those who only stay.
+    fn cut_quietest(&mut self, among: impl Fn(&Connection) -> bool) {
+        let open = self.slots.iter().enumerate();
+        let those =
+            open.filter_map(|(index, (_, slot))| slot.as_ref().filter(|one| among(one)).map(|one| (index, one)));
+        if let Some((index, _)) = those.min_by_key(|(_, connection)| connection.active()) {
+            self.drop_connection(index);
+        }
+    }
+
+    /// End the connection that holds the most of what nobody reads.
+    fn cut_fullest(&mut self) -> bool {
+        let open = self.slots.iter().enumerate();
+        let those = open.filter_map(|(index, (_, slot))| slot.as_ref().map(|one| (one.unsent(), index)));
+        let Some((_, index)) = those.max().filter(|(unsent, _)| *unsent > 0) else {
+            return false;
+        };
+        self.drop_connection(index);
+        true
+    }
+
+    /// Count anew what was not counted when a call ended early.
+    fn count_all(&mut self) {
+        (self.opened, self.held, self.unsent) = ([0; 2], [0; 2], 0);
+        for connection in self.slots.iter().filter_map(|(_, slot)| slot.as_ref()) {
+            let class = usize::from(connection.known);
+            self.opened[class] += usize::from(connection.is_open());
+            self.held[class] += connection.held();
+            self.unsent += connection.unsent();
+        }
     }
 
     fn sweep(&mut self, now: Instant) {
@@ -616,8 +685,11 @@ impl Loop {
         let (uses, slot) = &mut self.slots[index];
         if let Some(mut connection) = slot.take() {
             *uses = uses.wrapping_add(1);
-            self.held -= connection.held();
+            let class = usize::from(connection.known);
+            self.held[class] -= connection.held();
+            self.unsent -= connection.unsent();
             if connection.is_open() {
+                self.opened[class] -= 1;
                 self.events.push(Event::Closed { id: connection.id });
             } else if let Some(dial) = connection.dial() {
                 self.events.push(Event::NotOpened { dial });

@@ -123,6 +123,19 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What answering a request takes, at most, as far as that can be known before it runs.
+
+    It is what the caller's budget pays (``frontend/budget.py``), not what scheduling goes by.
+    """
+
+    #: Microseconds of the event loop; what runs on threads of its own is bounded there.
+    work_us: int = 40
+    #: Memory of the answer while it is made.
+    answer_bytes: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """An answer. For JSON-RPC ``value`` is the result; for HTTP it is JSON, or bytes with their type."""
 
@@ -325,6 +338,10 @@ class LedgerAdapter(ABC):
         Raises:
             CocoError: refused, with a stable code.
         """
+
+    def cost(self, request: Request) -> Cost:
+        """What a request costs at most. Never raises for bad input, which costs little; reads no more than memory."""
+        return Cost()
 
     def accepted(self, request: Request, envelopes: Sequence[Envelope]) -> Reply:
         """Answer a submission that the pool has taken; this says nothing of commit."""

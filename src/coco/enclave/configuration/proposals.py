@@ -30,7 +30,7 @@ from coco.enclave.configuration import actions, open_proposals, supermajority
 from coco.enclave.configuration.actors import Actors
 from coco.enclave.configuration.draft import ACTIVE, Draft, Validity, state
 from coco.enclave.configuration.keepers import Keepers
-from coco.enclave.configuration.reads import Reads
+from coco.enclave.configuration.reads import Page, Paged, Reads, ReadsOn
 from coco.errors import AccessError, CocoError, GovernanceError, NotFoundError, RequestError
 from coco.ledger import cose, tables
 from coco.ledger.statements import CREATED_AT, MESSAGE_TYPE, PROPOSAL_ID, parse_json
@@ -334,11 +334,17 @@ class Proposals:
             found["failure"] = info["failure"]
         return found
 
-    def listed(self, view: Reads) -> list[dict[str, Any]]:
-        """Every open proposal; one that has expired is none, even if nothing has closed it yet."""
+    def listed(self, view: ReadsOn, page: Page) -> Paged:
+        """Open proposals among the rows that one page looks at; the others of these rows are closed.
+
+        One that has expired is none, even if nothing has closed it yet.
+        """
         now_s = self._now_s() if self._now_s is not None else 0
-        shown = [self.show(view, key.decode()) for key, _ in view.scan(tables.PROPOSALS_INFO)]
-        return [one for one in shown if one["proposalState"] == OPEN and one["expiresAtSeconds"] >= now_s]
+        found = page.of(view.scan(tables.PROPOSALS_INFO, after=page.key))
+        shown = [self.show(view, key) for key in found.rows]
+        return Paged(
+            [one for one in shown if one["proposalState"] == OPEN and one["expiresAtSeconds"] >= now_s], found.last
+        )
 
     async def rehearse(self, listed: list[Any], view: Reads) -> dict[str, Any]:
         """What an accepted proposal with these actions would change, without proposing anything.

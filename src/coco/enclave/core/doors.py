@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 
 from coco import limits
 from coco._native import Front
@@ -24,7 +25,13 @@ def open_door(listener: socket.socket, *, protocol: str) -> Front:
         head_bytes=limits.HEAD_BYTES_MAX,
         body_bytes=limits.BODY_BYTES_MAX,
         bodies_bytes=limits.BODIES_BYTES_MAX,
+        # On the administration listener large bodies carry their own signatures.
+        stranger_body_bytes=limits.ANONYMOUS_BODY_BYTES_MAX if protocol == "json_rpc" else limits.BODY_BYTES_MAX,
+        stranger_bodies_bytes=limits.ANONYMOUS_BODIES_BYTES_MAX,
+        replies_bytes=sys.maxsize if of_peers else limits.REPLIES_BYTES_MAX,
         connections=limits.PEER_LINKS_MAX if of_peers else limits.CONNECTIONS_MAX,
+        strangers=limits.PEER_LINKS_MAX if of_peers else limits.STRANGERS_MAX,
+        handshakes=limits.PEER_LINKS_MAX if of_peers else limits.HANDSHAKES_MAX,
         unsent_bytes=limits.PEER_UNSENT_BYTES_MAX if of_peers else limits.REPLY_BYTES_MAX,
         # A link whose other side reads slowly must still be heard: it is cut at the limit, not held back before.
         pressure_bytes=limits.PEER_UNSENT_BYTES_MAX if of_peers else limits.REPLY_BYTES_SOFT,

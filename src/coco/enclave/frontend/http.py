@@ -3,12 +3,14 @@
 TLS 1.3, HTTP/1.1 and their limits in bytes and time are the extension's (:class:`coco._native.Front`), on a thread of
 its own without the interpreter's lock. Here is decided who calls and what serves: JSON-RPC's fast path is ``POST /``,
 every other route goes to a Starlette app with the caller in the scope, WebSocket goes to its own handler. The caller is
-looked up in the current configuration on every request (G4).
+looked up in the current configuration on every request (G4). What it asks is paid from its budget (``admission.py``)
+before it is served, and so is what is read of a WebSocket before more is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
@@ -17,15 +19,19 @@ from urllib.parse import unquote
 
 import msgspec
 
+from coco import limits
 from coco._native import Chain, Front
 from coco.enclave.adapters.base import Caller, CallerKind
 from coco.enclave.core import doors
+from coco.enclave.frontend.admission import Admission, is_signed, request_work_us
 from coco.enclave.frontend.freshness import Freshness, Readable
 from coco.enclave.frontend.jsonrpc import EarlyCall
 from coco.enclave.frontend.websocket import WebSocketSession, accept_websocket
-from coco.errors import CocoError, NativeError
+from coco.errors import CocoError, NativeError, OverBudgetError
 
 _JSON = b"application/json"
+#: Microseconds of the event loop: a route before its handler, and the handshake of a WebSocket.
+_ROUTE_WORK_US, _UPGRADE_WORK_US = 200, 500
 
 _json_encode = msgspec.json.Encoder().encode
 _status_lines = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
@@ -50,6 +56,13 @@ def _simple_error(code: str, message: str, hint: str | None = None) -> bytes:
     return _json_encode({"error": inner})
 
 
+def retry_headers(error: CocoError) -> dict[str, str]:
+    """When to come back, where that helps."""
+    if isinstance(error, OverBudgetError) and error.retry_after_s:
+        return {"retry-after": str(math.ceil(error.retry_after_s))}
+    return {}
+
+
 class Listener:
     """Serves the connections of one front door."""
 
@@ -66,8 +79,10 @@ class Listener:
         position: Callable[[], bytes] = bytes,
         websocket: Callable[[WebSocketSession], Awaitable[None]] | None = None,
         readable: Readable | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self._door, self._caller, self._app = door, caller, app
+        self._admission = admission or Admission()
         self._on_error, self._on_failure = on_error, on_failure
         self._rpc, self._position, self._websocket = rpc, position, websocket
         self._submitted = submitted
@@ -150,6 +165,10 @@ class Listener:
     def _call(self, connection: int, body: bytes) -> None:
         assert self._rpc is not None, "the door names JSON-RPC only where it is served"
         caller = self._caller(self._peers[connection])
+        if not caller.actor and len(body) > limits.ANONYMOUS_BODY_BYTES_MAX:
+            message = f"a body of whoever shows no certificate has at most {limits.ANONYMOUS_BODY_BYTES_MAX} bytes"
+            self._refuse(connection, "http.body_too_large", message, status=413)
+            return
         self._rpc(body, caller, partial(self._respond_json, connection))
 
     def _submit_one(self, event: tuple[Any, ...]) -> None:
@@ -190,6 +209,10 @@ class Listener:
         kind, connection, *rest = event
         if kind == doors.OPENED:
             self._peers[connection], _ = rest
+            if rest[0] is not None:
+                # It is read from once it is known whose it is, and with it what it may send.
+                self._door.admit(connection, bool(self._caller(rest[0]).actor))
+                self._waker.soon()
             # Signatures are checked for those who may submit: nobody else gets so much of the door's time.
             if self._submitted is not None and self._caller(rest[0]).kind is CallerKind.PARTICIPANT:
                 self._door.check_early(connection)
@@ -202,9 +225,7 @@ class Listener:
                 self._spawn(connection, self._serve(connection, method, target, headers, body))
         elif kind == doors.DATA:
             session, _ = self._sessions[connection]
-            session.feed(*rest)
-            self._door.more(connection)
-            self._waker.soon()
+            self._read_on(connection, session.feed(*rest))
         elif kind == doors.PRESSURE:
             if connection in self._sessions:
                 _, drained = self._sessions[connection]
@@ -214,6 +235,24 @@ class Listener:
             self._forget(connection)
         elif kind == doors.FAILED:
             self._on_failure(NativeError("the front door failed", code="front.failed"))
+
+    def _read_on(self, connection: int, work_us: float) -> None:
+        """Take more of a WebSocket once what came is paid for: till then it stays with the sender."""
+        try:
+            wait_s = self._admission.take(self._caller(self._peers.get(connection)), work_us)
+        except OverBudgetError as error:
+            # What came was small, or else the budget is far behind: nothing of it is refused, more is not read.
+            self._loop.call_later(self._admission.hold_s(error), self._read_on, connection, work_us)
+            return
+        if wait_s:
+            self._loop.call_later(wait_s, self._more, connection)
+        else:
+            self._more(connection)
+
+    def _more(self, connection: int) -> None:
+        if connection in self._sessions:
+            self._door.more(connection)
+            self._waker.soon()
 
     def _forget(self, connection: int) -> None:
         self._peers.pop(connection, None)
@@ -285,6 +324,9 @@ class Listener:
                 sent_body.append(message.get("body", b""))
 
         try:
+            caller = self._caller(self._peers.get(connection))
+            work_us = _ROUTE_WORK_US + request_work_us(len(body))
+            await self._admission.pay(caller, work_us, signed=is_signed(method, headers))
             wanted = dict(headers)
             linearizable = wanted.get(b"coco-read", b"").lower() == b"linearizable"
             await self._confirm(connection, wanted.get(b"coco-min-transaction-id"), linearizable)
@@ -293,7 +335,8 @@ class Listener:
         except asyncio.CancelledError:
             raise
         except CocoError as error:
-            status, sent_headers, sent_body = error.http_status, [], [error_body(error)]
+            status, sent_body = error.http_status, [error_body(error)]
+            sent_headers = [(name.encode(), value.encode()) for name, value in retry_headers(error).items()]
         except Exception as error:  # noqa: BLE001 - as above
             self._on_error(error)
             status, sent_headers = 500, []
@@ -309,6 +352,20 @@ class Listener:
         if names.get(b"upgrade", b"").lower() != b"websocket" or self._websocket is None:
             self._refuse(connection, "http.no_upgrade", "this listener upgrades to nothing")
             return
+        try:
+            wait_s = self._admission.take(self._caller(self._peers.get(connection)), _UPGRADE_WORK_US)
+        except OverBudgetError as error:
+            refuse = partial(self._refuse_over_budget, connection, error)
+            self._loop.call_later(self._admission.hold_s(error), refuse)
+            return
+        if wait_s:
+            self._loop.call_later(wait_s, self._accept_websocket, connection, target, headers)
+        else:
+            self._accept_websocket(connection, target, headers)
+
+    def _accept_websocket(self, connection: int, target: bytes, headers: Headers) -> None:
+        if connection not in self._peers:
+            return  # it is gone
         drained = asyncio.Event()
         drained.set()
         session = accept_websocket(
@@ -319,6 +376,8 @@ class Listener:
             return
         session.caller = lambda: self._caller(self._peers.get(connection))
         session.fresh = partial(self._confirm, connection, None, False)
+        if not session.caller().actor:
+            session.message_bytes_max = limits.ANONYMOUS_BODY_BYTES_MAX
         self._sessions[connection] = session, drained
         self._door.upgrade(connection)
         self._spawn(connection, self._run_websocket(connection, session))
@@ -335,8 +394,13 @@ class Listener:
         finally:
             session.close()
 
-    def _refuse(self, connection: int, code: str, message: str) -> None:
-        self._respond(connection, 400, [(b"connection", b"close")], _JSON, _simple_error(code, message))
+    def _refuse(self, connection: int, code: str, message: str, *, status: int = 400) -> None:
+        self._respond(connection, status, [(b"connection", b"close")], _JSON, _simple_error(code, message))
+        self._close(connection)
+
+    def _refuse_over_budget(self, connection: int, error: OverBudgetError) -> None:
+        headers = [(name.encode(), value.encode()) for name, value in retry_headers(error).items()]
+        self._respond(connection, error.http_status, [(b"connection", b"close"), *headers], _JSON, error_body(error))
         self._close(connection)
 
     def _write(self, connection: int, data: bytes) -> None:

@@ -32,6 +32,17 @@ def _gov(summary: str, body: str = "", answer: str = "application/json") -> Oper
     return Operation(summary, body, answer=answer, versioned=True)
 
 
+#: A list comes in pages: how many rows of it are looked at, and behind which key, as a ``nextLink`` says.
+_PAGE: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("top", {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"}),
+    ("after", {"type": "string", "maxLength": 256}),
+)
+
+
+def _gov_list(summary: str) -> Operation:
+    return Operation(summary, query=_PAGE, versioned=True)
+
+
 _COSE, _JSON = "application/cose", "application/json"
 _PROPOSALS = "/gov/members/proposals"
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -54,7 +65,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/gov/recovery/encrypted-shares/{member}"): Operation("A member's share, encrypted to the member"),
     ("POST", "/gov/recovery/statements"): Operation("A member's statement that the service continues another", _COSE),
     ("POST", "/gov/recovery/members/{member}:recover"): Operation("A member's share", _COSE),
-    ("GET", _PROPOSALS): _gov("Open proposals"),
+    ("GET", _PROPOSALS): _gov_list("Open proposals"),
     ("GET", _PROPOSALS + "/{proposal}"): _gov("A proposal, open or not"),
     ("GET", _PROPOSALS + "/{proposal}/actions"): _gov("What a proposal does"),
     ("GET", _PROPOSALS + "/{proposal}/ballots/{member}"): _gov("How a member voted"),
@@ -68,9 +79,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/gov/service/info"): _gov("The service and its settings"),
     ("GET", "/gov/service/constitution"): _gov("The rules in force", answer="text/plain"),
     ("GET", "/gov/service/state"): _gov("What the rules see"),
-    ("GET", "/gov/service/members"): _gov("Every member"),
+    ("GET", "/gov/service/members"): _gov_list("Every member"),
     ("GET", "/gov/service/members/{member}"): _gov("One member"),
-    ("GET", "/gov/service/nodes"): _gov("Every node"),
+    ("GET", "/gov/service/nodes"): _gov_list("Every node"),
     ("GET", "/gov/service/nodes/{node}"): _gov("One node"),
     ("GET", "/gov/service/succession"): _gov("How far the service is on its way to another identity"),
     ("POST", "/gov/service/succession/statements"): _gov("A member's statement that the new one continues it", _COSE),
@@ -121,6 +132,7 @@ def _operation(path: str, operation: Operation) -> dict[str, Any]:
             "200": {"description": "done", "content": {operation.answer: {}}},
             "204": {"description": "done"},
             "4XX": refused,
+            "429": _LATER,
             "503": refused,
         },
     }
@@ -130,6 +142,11 @@ def _operation(path: str, operation: Operation) -> dict[str, Any]:
     return found
 
 
+_LATER = {
+    "description": "the caller's budget is spent",
+    "headers": {"retry-after": {"schema": {"type": "string"}, "description": "seconds"}},
+    "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+}
 _ACTION = {
     "type": "object",
     "required": ["name"],

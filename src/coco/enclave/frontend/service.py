@@ -13,6 +13,7 @@ from coco import limits
 from coco.enclave.adapters.base import (
     AdapterError,
     Caller,
+    Cost,
     Envelope,
     Reply,
     Request,
@@ -48,6 +49,13 @@ class Service:
     def rpc_route(self, name: Any) -> tuple[AdapterRuntime, Route] | None:
         """The adapter that has a JSON-RPC method."""
         return self._rpc.get(name) if isinstance(name, str) else None
+
+    def cost(self, name: Any, params: Any) -> Cost:
+        """What a JSON-RPC call costs; little, when nobody has the method."""
+        route = self.rpc_route(name)
+        if route is None or not isinstance(params, list | dict):
+            return Cost()
+        return route[0].adapter.cost(Request(name, params))
 
     async def call(self, name: str, request: Request, caller: Caller) -> Reply | None:
         """Serve a JSON-RPC call; None when nobody has the method."""

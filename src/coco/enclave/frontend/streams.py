@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from typing import Any
 
 import msgspec
 
 from coco.enclave.adapters.base import AdapterError, Request, RouteKind
+from coco.enclave.frontend.admission import Admission, request_work_us
 from coco.enclave.frontend.jsonrpc import JsonRpc, error_object
 from coco.enclave.frontend.service import Service
 from coco.enclave.frontend.websocket import WebSocketSession
 from coco.errors import CocoError
 
 _SUBSCRIPTIONS_MAX = 64
+#: Microseconds of the event loop: one event to one subscriber.
+_EVENT_WORK_US = 150
 _encode = msgspec.json.Encoder().encode
 
 
 class Streams:
     """Serves the WebSocket connections of the application listener."""
 
-    def __init__(self, service: Service, rpc: JsonRpc) -> None:
-        self._service, self._rpc = service, rpc
+    def __init__(self, service: Service, rpc: JsonRpc, admission: Admission) -> None:
+        self._service, self._rpc, self._admission = service, rpc, admission
 
     async def serve(self, session: WebSocketSession) -> None:
         """Serve one connection until it ends."""
@@ -36,6 +40,7 @@ class Streams:
     async def _events(self, session: WebSocketSession, runtime: Any, request: Request) -> None:
         async def tell() -> None:
             async for event in runtime.adapter.subscribe(request, session.caller()):
+                await self._admission.pace(session.caller(), _EVENT_WORK_US)
                 await session.send(_encode(event).decode())
 
         task = asyncio.get_running_loop().create_task(tell())
@@ -56,14 +61,15 @@ class Streams:
                 task.cancel()
 
     async def _message(self, session: WebSocketSession, text: str, streams: dict[str, asyncio.Task[None]]) -> bytes:
+        document = identity = None
         try:
-            document = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            document = None
-        try:
+            # It is decoded here only to know subscriptions from calls, which are paid for where they are served.
+            await self._admission.pay(session.caller(), request_work_us(len(text)))
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                document = msgspec.json.decode(text)
+            identity = document.get("id") if isinstance(document, dict) else None
             await session.fresh()
         except CocoError as error:
-            identity = document.get("id") if isinstance(document, dict) else None
             return _encode({"jsonrpc": "2.0", "id": identity, "error": error_object(error)})
         if isinstance(document, dict) and document.get("method") in ("eth_subscribe", "eth_unsubscribe"):
             identity, params = document.get("id"), document.get("params")
@@ -98,6 +104,7 @@ class Streams:
         async def tell() -> None:
             try:
                 async for event in events:
+                    await self._admission.pace(session.caller(), _EVENT_WORK_US)
                     body = {"subscription": name, "result": event}
                     await session.send(
                         _encode({"jsonrpc": "2.0", "method": "eth_subscription", "params": body}).decode()

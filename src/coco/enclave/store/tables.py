@@ -65,9 +65,8 @@ class StoreView:
         writes = await self._store.journal.fetch(seqno)
         return dict(writes.rows(table)).get(key)
 
-    def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values of a state table that begin with ``prefix``, in order."""
-        after: bytes | None = None
+    def scan(self, table: str, prefix: bytes = b"", after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values of a state table that begin with ``prefix``, in order; those behind the key ``after``."""
         while True:
             page = self._store.native.scan(table, prefix, after, self.version, _PAGE)
             for key, value in page:

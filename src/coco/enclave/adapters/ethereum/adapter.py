@@ -24,6 +24,7 @@ from coco.enclave.adapters.base import (
     AdapterError,
     BlockContext,
     Caller,
+    Cost,
     Envelope,
     LedgerAdapter,
     Manifest,
@@ -35,7 +36,7 @@ from coco.enclave.adapters.base import (
     Table,
     Verdict,
 )
-from coco.enclave.adapters.ethereum import rpc, visibility
+from coco.enclave.adapters.ethereum import costs, rpc, visibility
 from coco.enclave.adapters.ethereum.events import EventHub
 from coco.enclave.adapters.ethereum.genesis import EthereumSettings
 from coco.enclave.adapters.ethereum.policy import NonceOrder
@@ -306,6 +307,22 @@ class EthereumAdapter(LedgerAdapter):
         if seqno is None:
             raise AdapterError("header not found", code="ethereum.block_not_found")
         return seqno
+
+    @property
+    def blocks_remembered(self) -> int:
+        """Newest blocks that are in memory, unless older ones were asked for meanwhile."""
+        return _BLOCKS_CACHED
+
+    def items_of(self, number: int) -> int | None:
+        """Transactions of a block, if it is in memory; none of one that is not there yet."""
+        cached = self._cache.get(number)
+        if cached is not None:
+            return len(cached)
+        return None if number <= self._committed_number else 0
+
+    def cost(self, request: Request) -> Cost:
+        """See the table."""
+        return costs.cost(self, request)
 
     async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
         """Serve a JSON-RPC method."""

@@ -1,12 +1,14 @@
 """Filters and subscriptions: what happened in committed blocks since the last poll.
 
 Rules: filters belong to the actor that made them; they live as long as they are polled; events fire at commit only.
+An actor may have so many, and all strangers together so many: nobody takes another's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -64,16 +66,23 @@ class EventHub:
         self._adapter = adapter
         self._filters: dict[str, Filter] = {}
         self._streams: dict[asyncio.Queue[Block | None], None] = {}
+        #: When filters that nobody polls are looked for again.
+        self._forget_at = 0.0
+        #: Filters and streams of each actor; "" are all strangers.
+        self._filters_of: Counter[str] = Counter()
+        self._streams_of: Counter[str] = Counter()
 
     def install(self, installed: Filter) -> str:
         """Add a filter; return its id, which is random so that nobody guesses another's."""
         now = asyncio.get_running_loop().time()
-        if len(self._filters) >= limits.FILTERS_MAX:
-            expired = [k for k, f in self._filters.items() if now - f.touched_at > limits.FILTER_SECONDS_MAX]
-            for key in expired:
-                del self._filters[key]
-            if not expired:
-                raise AdapterError("too many filters", code="ethereum.too_many_filters", rpc_code=-32005)
+        most = limits.ACTOR_FILTERS_MAX if installed.actor else limits.ANONYMOUS_FILTERS_MAX
+        if now >= self._forget_at:
+            self._forget_at = now + limits.FILTER_SECONDS_MAX / 10
+            for key in [k for k, f in self._filters.items() if now - f.touched_at > limits.FILTER_SECONDS_MAX]:
+                self._remove(key)
+        if self._filters_of[installed.actor] >= most or len(self._filters) >= limits.FILTERS_MAX:
+            raise _too_many("filters", installed.actor, most)
+        self._filters_of[installed.actor] += 1
         installed.touched_at = now
         name = "0x" + secrets.token_hex(16)
         self._filters[name] = installed
@@ -97,8 +106,24 @@ class EventHub:
         found = self._filters.get(name)
         if found is None or found.actor != caller.actor:
             return False
-        del self._filters[name]
+        self._remove(name)
         return True
+
+    def _remove(self, name: str) -> None:
+        actor = self._filters.pop(name).actor
+        self._filters_of[actor] -= 1
+        if not self._filters_of[actor]:
+            del self._filters_of[actor]
+
+    def behind(self, name: str, newest: int) -> int:
+        """Blocks that a filter was not asked about yet."""
+        found = self._filters.get(name)
+        return 0 if found is None else max(newest - found.next_block + 1, 0)
+
+    def begins(self, name: str) -> int | None:
+        """The block with which a filter for logs begins."""
+        found = self._filters.get(name)
+        return None if found is None or found.kind != "logs" else found.from_block
 
     def publish(self, blocks: list[Block]) -> None:
         """Blocks were committed."""
@@ -119,11 +144,13 @@ class EventHub:
         kind = params[0] if params else None
         if kind not in ("newHeads", "logs"):
             raise AdapterError(f"unsupported subscription {kind!r}", code="ethereum.bad_subscription", rpc_code=-32602)
-        if len(self._streams) >= limits.FILTERS_MAX:
-            raise AdapterError("too many subscriptions", code="ethereum.too_many_filters", rpc_code=-32005)
+        most = limits.ACTOR_SUBSCRIPTIONS_MAX if caller.actor else limits.ANONYMOUS_SUBSCRIPTIONS_MAX
+        if self._streams_of[caller.actor] >= most or len(self._streams) >= limits.FILTERS_MAX:
+            raise _too_many("subscriptions", caller.actor, most)
         wanted = log_query(params[1] if len(params) > 1 else {}) if kind == "logs" else LogQuery()
         stream: asyncio.Queue[Block | None] = asyncio.Queue()
         self._streams[stream] = None
+        self._streams_of[caller.actor] += 1
         try:
             while (block := await stream.get()) is not None:
                 if kind == "newHeads":
@@ -133,3 +160,16 @@ class EventHub:
                     yield block.log(index, position)
         finally:
             self._streams.pop(stream, None)
+            self._streams_of[caller.actor] -= 1
+            if not self._streams_of[caller.actor]:
+                del self._streams_of[caller.actor]
+
+
+def _too_many(what: str, actor: str, most: int) -> AdapterError:
+    whose = f"one actor may have at most {most}" if actor else f"all without a certificate share {most}"
+    return AdapterError(
+        f"too many {what}: {whose}",
+        code="ethereum.too_many_filters",
+        rpc_code=-32005,
+        hint=f"remove some, or come back: what is not polled for {limits.FILTER_SECONDS_MAX} s is forgotten",
+    )

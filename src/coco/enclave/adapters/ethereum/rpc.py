@@ -17,6 +17,7 @@ from coco import limits
 from coco._native import Block, keccak256
 from coco.enclave.adapters.base import AdapterError, Caller, Request, Route, RouteKind
 from coco.enclave.adapters.ethereum import visibility
+from coco.enclave.adapters.ethereum.costs import fee_history_blocks
 from coco.enclave.adapters.ethereum.events import Filter, LogQuery
 from coco.enclave.store import StoreView
 from coco.errors import StoreError
@@ -33,7 +34,8 @@ _SUBMISSIONS = {
     "eth_sendRawTransaction": RouteKind.SUBMIT,
     "eth_sendRawTransactionSync": RouteKind.SUBMIT_AND_WAIT,
 }
-_FEE_HISTORY_MAX = 1024
+#: Blocks of an answer about fees before others get their turn, and their transactions.
+_FEE_BLOCKS_TOGETHER, _FEE_TRANSACTIONS_TOGETHER = 64, 1_000
 #: Items up to which a list is made on the event loop; handing it to a thread costs more.
 _MANY = 64
 #: Blocks whose logs are looked through before others have their turn, and with how much each log is compared there.
@@ -401,12 +403,16 @@ async def eth_feeHistory(adapter: EthereumAdapter, request: Request, caller: Cal
         raise bad_params("percentiles must be rising numbers from 0 to 100")
     if count < 1:
         raise bad_params("block count must be positive")
-    count = min(count, _FEE_HISTORY_MAX, newest.number + 1)
+    count = fee_history_blocks(min(count, newest.number + 1), len(percentiles))
     first = newest.number - count + 1
     sees_all = visibility.sees_all(caller)
     fees, ratios, rewards = [], [], []
-    block = newest
+    block, together, transactions = newest, 0, 0
     for number in range(first, newest.number + 1):
+        together, transactions = together + 1, transactions + len(block) * bool(percentiles)
+        if together >= _FEE_BLOCKS_TOGETHER or transactions >= _FEE_TRANSACTIONS_TOGETHER:
+            together = transactions = 0
+            await asyncio.sleep(0)
         block = await adapter.block_there(number, view)
         fees.append(hex(block.base_fee))
         # How full blocks are and what others pay is theirs: whoever does not see all gets what the node recommends.
@@ -717,7 +723,16 @@ async def _matches(adapter: EthereumAdapter, wanted: LogQuery, block: Block, cal
 
 
 def _logs_json(found: list[tuple[Block, list[tuple[int, int]]]]) -> bytes:
-    lists = (block.logs_json(places)[1:-1] for block, places in found)
+    lists, size = [], 0
+    for block, places in found:
+        lists.append(block.logs_json(places)[1:-1])
+        size += len(lists[-1])
+        if size > limits.LOGS_BYTES_MAX:
+            raise AdapterError(
+                f"the logs of a query have at most {limits.LOGS_BYTES_MAX} bytes",
+                code="ethereum.too_many_logs",
+                rpc_code=_LIMIT_EXCEEDED,
+            )
     return b"[" + b",".join(one for one in lists if one) + b"]"
 
 
