@@ -103,14 +103,16 @@ ACCOUNTS_MAX: Final = 1_000
 ANONYMOUS_WORK_US_PER_SECOND: Final = 150_000
 ANONYMOUS_WORK_US_MAX: Final = 600_000
 ACTOR_WORK_US_PER_SECOND: Final = 500_000
-ACTOR_WORK_US_MAX: Final = 5_000_000
+ACTOR_WORK_US_MAX: Final = 2_000_000
 #: The same for requests that a member or an operator has signed, so that no stranger's reading keeps them out: their
 #: signatures are checked.
 SIGNED_WORK_US_PER_SECOND: Final = 100_000
 SIGNED_WORK_US_MAX: Final = 500_000
-#: How long a request may wait for its caller's budget; whoever would wait longer is refused, after that time.
+#: How long a request may wait for its caller's budget; whoever would wait longer is refused, but not at once: nothing
+#: is gained by asking again.
 ANONYMOUS_PATIENCE_SECONDS_MAX: Final = 1
 ACTOR_PATIENCE_SECONDS_MAX: Final = 5
+REFUSAL_SECONDS: Final = 1
 #: Refusals of one second that are written; whoever is refused beyond that is cut off.
 REFUSALS_PER_SECOND_MAX: Final = 200
 #: Callers whose spending is remembered.

@@ -1,29 +1,527 @@
-"""A stranger: somebody without a certificate who reaches a socket."""
+"""A stranger, who has no certificate, wants to stop a node, to fill its memory, or to take the place of others.
+
+Nothing here asserts a speed: what an attack costs the others is measured by ``make bench-attack``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import json
+import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import uvloop
 from attacks import attack
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from coco import limits
 from coco.cli.keys import make_actor
 from coco.client import connect
 from coco.client.connect import ConnectOptions, Connector
+from coco.client.governance import API_VERSION
 from coco.client.http import FailoverClient, HttpsClient
+from coco.client.members import Member
 from coco.client.pin import Pin
 from coco.client.verify import unverified_context
+from coco.enclave.adapters.base import Caller, CallerKind, Route, RouteKind
+from coco.enclave.adapters.ethereum.adapter import adapter as ethereum
+from coco.enclave.core import doors
+from coco.enclave.frontend.jsonrpc import JsonRpc
+from coco.enclave.frontend.service import Service
 from coco.errors import HostError
 from network import TestNetwork, run, running
+
+# --- C1 to C3: frames, batches, lists --------------------------------------------------------------------------------
+
+_CONNECTIONS = 30
+_UPGRADE = (
+    b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+def context(sandbox, *, participant):
+    made = ssl.create_default_context(cafile=sandbox.summary["service_certificate"])
+    if participant:
+        made.load_cert_chain(sandbox.summary["participant_certificate"], sandbox.summary["participant_key"])
+    return made
+
+
+def port(sandbox, listener="application"):
+    return int(sandbox.summary[f"{listener}_url"].rpartition(":")[2])
+
+
+def connected(sandbox, *, participant=False):
+    plain = socket.create_connection(("127.0.0.1", port(sandbox)), timeout=30)
+    return context(sandbox, participant=participant).wrap_socket(plain, server_hostname="localhost")
+
+
+@pytest.fixture(scope="module")
+def stranger(sandbox):
+    with httpx.Client(
+        verify=context(sandbox, participant=False), base_url=f"https://localhost:{port(sandbox)}", timeout=60
+    ) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def participant(sandbox):
+    with httpx.Client(
+        verify=context(sandbox, participant=True), base_url=f"https://localhost:{port(sandbox)}", timeout=60
+    ) as client:
+        yield client
+
+
+def call(method, *params, number=1):
+    return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+
+
+def batch(count, method, *params):
+    return [call(method, *params, number=number) for number in range(count)]
+
+
+def headers_of(count):
+    return b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % count
+
+
+def until_closed(connection, wait_s=10):
+    """What a connection still says before it is closed; None if it stays open."""
+    said, deadline = b"", time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        connection.settimeout(max(deadline - time.monotonic(), 0.1))
+        try:
+            data = connection.recv(65536)
+        except TimeoutError:
+            return None
+        except OSError:
+            return said
+        if not data:
+            return said
+        said += data
+    return None
+
+
+@pytest.mark.parametrize(
+    ("first", "repeated"),
+    [
+        (b"", bytes([0x8A, 0x80])),
+        (b"", bytes([0x89, 0x80])),
+        (b"", bytes([0x81, 0x80])),
+        (bytes([0x01, 0x80, 0, 0, 0, 0]), bytes([0x00, 0x80])),
+        (bytes([0x01, 0x80, 0, 0, 0, 0]), bytes([0x00, 0x81])),
+    ],
+    ids=["pong", "ping", "empty text", "empty continuation", "crumbs"],
+)
+@attack(
+    "C1",
+    was="6 bytes a frame: 10 connections with 2 MB/s in all hold every write up for 11 s, 30 end the network's writing",
+    now="the connection is closed with 1008 and the budget's name once it sends more of them than a person's client would",
+)
+def test_C1_frames_that_carry_nothing_end_their_connection(sandbox, first, repeated):
+    frame = repeated + bytes(4) + b"x" * (repeated[1] & 0x7F)
+    with connected(sandbox) as connection:
+        connection.sendall(_UPGRADE)
+        assert b" 101 " in connection.recv(65536)
+        connection.sendall(first + frame * 10)
+        if repeated[0] in (0x00, 0x8A):
+            connection.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                connection.recv(65536)  # a few are what clients do
+        try:
+            for _ in range(20):
+                connection.sendall(frame * 100)
+        except OSError:
+            pass  # it is closed already
+        said = until_closed(connection)
+        assert said is not None, "it stays open"
+        assert b"budget.idle_frames" in said and bytes([0x03, 0xF0]) in said, said[-200:]
+
+
+def outcomes(replies):
+    """Of JSON-RPC answers: which refused a budget, and which did anything else."""
+    refused = [one["error"] for one in replies if isinstance(one, dict) and one.get("error", {}).get("code") == -32005]
+    return refused, [one for one in replies if not (isinstance(one, dict) and "error" in one)]
+
+
+@attack(
+    "C2",
+    was="one anonymous batch of 467 kB takes 6.0 GB, one of 91 kB holds writes at 3 a second for 57 s",
+    now="a batch is paid for as a whole before any of it runs, or refused with -32005, the budget and the time to wait",
+)
+def test_C2_a_batch_is_paid_for_before_it_runs_whoever_sends_it():
+    async def story(body, caller):
+        chain = ethereum({"chain_id": 1})
+        chain._committed_number = 5_000
+        runtime = SimpleNamespace(adapter=chain)
+        service, ran, replies = Service(None, None, []), [], []
+        service._rpc["eth_feeHistory"] = runtime, Route("eth_feeHistory", RouteKind.QUERY)
+
+        async def answered(name, request, caller):
+            ran.append(name)
+            return SimpleNamespace(value=None)
+
+        service.call = answered
+        rpc = JsonRpc(service, pytest.fail)
+        for _ in range(8):
+            rpc.handle(body, caller, replies.append)
+        for _ in range(100):
+            if replies:
+                break
+            await asyncio.sleep(0.05)
+        return len(ran), json.loads(replies[0])
+
+    for percentiles in ([list(range(100))], []):
+        body = json.dumps(batch(1000, "eth_feeHistory", "0x400", "latest", *percentiles)).encode()
+        for caller in (Caller(), Caller(CallerKind.PARTICIPANT, "aa" * 32)):
+            ran, refusal = asyncio.run(story(body, caller))
+            assert ran == 0, "it ran before it was paid for"
+            assert refusal["error"]["code"] == -32005
+            assert refusal["error"]["data"]["budget"].endswith(".work")
+    body = json.dumps(call("eth_feeHistory", "0x400", "latest")).encode()
+    assert asyncio.run(story(body, Caller(CallerKind.PARTICIPANT, "aa" * 32)))[1]["result"] is None
+
+
+@attack(
+    "C2",
+    was="an answer has 1,024 blocks times 100 percentiles",
+    now="the more percentiles, the fewer blocks: no answer has more cells than a bound",
+)
+def test_C2_one_answer_about_fees_is_bounded(participant):
+    reply = participant.post("/", json=call("eth_feeHistory", "0x400", "latest", list(range(100)))).json()["result"]
+    assert len(reply["reward"]) * 100 <= limits.FEE_HISTORY_CELLS_MAX
+    from coco.enclave.adapters.ethereum.costs import fee_history_blocks
+
+    for count in (1, 10, 1024, 10**9):
+        for percentiles in range(101):
+            blocks = fee_history_blocks(count, percentiles)
+            assert 1 <= blocks <= count and blocks * percentiles <= limits.FEE_HISTORY_CELLS_MAX
+
+
+@attack(
+    "C2",
+    was="30 connections ask for whole blocks in batches of 1,000: no writes",
+    now="strangers share one budget: most are refused and told when to come back; a participant is served meanwhile",
+)
+def test_C2_strangers_share_one_budget_and_participants_do_not_wait_for_it(sandbox, stranger, participant):
+    body = batch(1000, "eth_getBlockByNumber", "latest", True)
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        asked = [pool.submit(stranger.post, "/", json=body) for _ in range(_CONNECTIONS)]
+        served = participant.post("/", json=batch(100, "eth_blockNumber")).json()
+        replies = [one.result().json() for one in asked]
+    assert all("result" in one for one in served)
+    refused, answered = outcomes(replies)
+    assert refused and {one["data"]["budget"] for one in refused} == {"anonymous.work"}
+    assert all(one["data"]["code"] in ("budget.spent", "budget.too_much") for one in refused)
+    assert all("retry_after_ms" in one["data"] for one in refused)
+    assert len(refused) + len(answered) == _CONNECTIONS
+
+
+@attack(
+    "C2",
+    was="52 strangers send most of a body of 5 MB each: participants get 503, for 30 s",
+    now="a stranger's body has 256 kB, and what strangers hold leaves room for participants",
+)
+def test_C2_bodies_of_strangers_leave_room_for_participants(sandbox, participant):
+    held = []
+    try:
+        for _ in range(54):
+            connection = connected(sandbox)
+            held.append(connection)
+            with contextlib.suppress(OSError):  # refused while it sends
+                connection.sendall(headers_of(5_000_000) + b" " * 4_990_000)
+        answer = participant.post("/", json=call("eth_chainId"))
+        assert answer.status_code == 200 and answer.json()["result"] == "0x7e1"
+    finally:
+        for connection in held:
+            connection.close()
+    with connected(sandbox) as connection:
+        connection.sendall(headers_of(limits.ANONYMOUS_BODY_BYTES_MAX + 1))
+        assert b" 413 " in (until_closed(connection) or b"")
+
+
+class Door:
+    """A front door of this process, on a local socket, whose owner answers what the test says."""
+
+    def __init__(self, directory):
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+        key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+        made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(1))
+        certificate = made.sign(key, hashes.SHA256())
+        self.path, self.pem = str(directory / "door"), directory / "client.pem"
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        self.pem.write_bytes(pem + certificate.public_bytes(Encoding.PEM))
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self.path)
+        listener.listen(64)
+        self.front = doors.open_door(listener, protocol="json_rpc")
+        der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        self.front.start([certificate.public_bytes(Encoding.DER)], der, True)
+        self.closed, self.held = [], []
+
+    def stop(self):
+        self.front.stop()
+        for one in self.held:
+            one.close()
+
+    def connect(self, *, shows=False):
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        if shows:
+            tls.load_cert_chain(self.pem)
+        plain = socket.socket(socket.AF_UNIX)
+        plain.settimeout(10)
+        plain.connect(self.path)
+        made = tls.wrap_socket(plain)
+        self.held.append(made)
+        return made
+
+    def events(self, kind, count):
+        """The connections of so many events of a kind; those that are closed meanwhile are noted."""
+        found, deadline = [], time.monotonic() + 10
+        while len(found) < count and time.monotonic() < deadline:
+            for event in self.front.take():
+                self.closed += [event[1]] * (event[0] == doors.CLOSED)
+                found += [event[1]] * (event[0] == kind)
+            time.sleep(0.01)
+        assert len(found) == count, (kind, found)
+        return found
+
+    def admit(self, connection, known):
+        if hasattr(self.front, "admit"):  # the former one read on at once
+            self.front.admit(connection, known)
+            self.front.flush()
+
+
+@pytest.fixture
+def door(tmp_path):
+    made = []
+
+    def make():
+        made.append(Door(tmp_path))
+        return made[0]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+@attack(
+    "C2",
+    was="readers that read nothing: their answers wait in the node's memory, 64 MB for each",
+    now="all answers that wait have a bound together: the connection that holds the most is cut",
+)
+def test_C2_answers_that_nobody_reads_are_bounded_together(door, monkeypatch):
+    monkeypatch.setattr(limits, "REPLIES_BYTES_MAX", 6_000_000, raising=False)
+    front = door()
+    held = [front.connect() for _ in range(3)]
+    opened = front.events(doors.OPENED, 3)
+    for connection in held:
+        connection.sendall(headers_of(2) + b"{}")
+    front.events(doors.JSON_RPC, 3)
+    for number, connection in enumerate(opened):
+        front.front.respond_json(connection, b"2.1", b"x" * (2_300_000 + 1000 * number))
+    front.front.flush()
+    assert front.events(doors.CLOSED, 1) == [opened[2]], "who holds the most"
+
+
+@attack(
+    "C1",
+    was="12,000 connections of one stranger, and nobody else gets one for ten minutes",
+    now="strangers have a third of them: whoever comes takes the place of the one that was quiet longest",
+)
+def test_C1_connections_of_strangers_make_place(door, monkeypatch):
+    monkeypatch.setattr(limits, "STRANGERS_MAX", 3, raising=False)
+    front = door()
+    held = []
+    for _ in range(3):
+        held.append(front.connect())
+        front.events(doors.OPENED, 1)
+        time.sleep(0.01)
+    known = front.connect(shows=True)
+    (identity,) = front.events(doors.OPENED, 1)
+    front.admit(identity, True)
+    # Until it was admitted it counted as a stranger, and one of them made place.
+    held.append(front.connect())
+    front.events(doors.OPENED, 1)
+    assert until_closed(held[0]) is not None, "the first stranger was quiet longest"
+    known.sendall(headers_of(2) + b"{}")
+    assert front.events(doors.JSON_RPC, 1) == [identity]
+
+
+@attack(
+    "C1",
+    was="unfinished handshakes take every connection for ten seconds",
+    now="the oldest unfinished handshake makes place",
+)
+def test_C1_unfinished_handshakes_make_place(door, monkeypatch):
+    monkeypatch.setattr(limits, "HANDSHAKES_MAX", 3, raising=False)
+    front = door()
+    silent = []
+    for _ in range(4):
+        plain = socket.socket(socket.AF_UNIX)
+        plain.settimeout(5)
+        plain.connect(front.path)
+        silent.append(plain)
+        front.held.append(plain)
+        time.sleep(0.05)
+    assert silent[0].recv(1) == b"", "the oldest is cut"
+    front.connect()
+    front.events(doors.OPENED, 1)
+
+
+@attack(
+    "C2",
+    was="a certificate that nobody knows opens what a participant may send: bodies of 5 MB",
+    now="nothing is read before the owner has said whether it counts; a stranger's body has 256 kB",
+)
+def test_C2_a_certificate_that_counts_for_nothing_is_a_strangers(door):
+    front = door()
+    for counts in (False, True):
+        connection = front.connect(shows=True)
+        (identity,) = front.events(doors.OPENED, 1)
+        connection.sendall(headers_of(262_145))
+        assert until_closed(connection, 0.3) is None, "not before it is known"
+        front.admit(identity, counts)
+        if not counts:
+            assert b" 413 " in (until_closed(connection) or b"")
+            continue
+        connection.sendall(b" " * 262_145)
+        assert front.events(doors.JSON_RPC, 1) == [identity]
+
+
+@attack(
+    "C3",
+    was="10,000 filters in 0.2 s, then nobody gets one",
+    now="strangers share 500; every actor has 1,000 of its own",
+)
+def test_C3_filters_of_strangers_leave_those_of_participants(stranger, participant):
+    taken = 0
+    for _ in range(11):
+        reply = stranger.post("/", json=batch(1000, "eth_newBlockFilter")).json()
+        taken += sum("result" in one for one in reply) if isinstance(reply, list) else 0
+    assert "result" in participant.post("/", json=call("eth_newBlockFilter")).json(), f"strangers have {taken}"
+    assert 0 < taken <= limits.ANONYMOUS_FILTERS_MAX
+    refused = stranger.post("/", json=call("eth_newBlockFilter")).json()["error"]
+    assert refused["data"]["code"] == "ethereum.too_many_filters" and "500" in refused["message"]
+
+
+@attack(
+    "C3",
+    was="30 connections of 64 subscriptions each: the node tells 1,920 strangers of every block, writes fall to a quarter",
+    now="strangers share 64 subscriptions, and what they are told is paid from their budget",
+)
+def test_C3_subscriptions_of_strangers_are_few(sandbox):
+    def subscribe(connection, count):
+        """How many of so many subscriptions are made and not ended by an error at once."""
+        body = json.dumps(call("eth_subscribe", "newHeads")).encode()
+        frame = bytes([0x81, 0x80 | len(body), 0, 0, 0, 0]) + body
+        connection.sendall(frame * count)
+        said, deadline = b"", time.monotonic() + 30
+        while said.count(b'"id":1') < count and time.monotonic() < deadline:
+            said += connection.recv(65536)
+        connection.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                said += connection.recv(65536)
+        return said.count(b'"result":"0x') - said.count(b'"eth_subscription","params":{"subscription"')
+
+    held, taken = [], 0
+    try:
+        for _ in range(3):
+            connection = connected(sandbox)
+            held.append(connection)
+            connection.sendall(_UPGRADE)
+            assert b" 101 " in connection.recv(65536)
+            taken += subscribe(connection, 40)
+        assert taken == limits.ANONYMOUS_SUBSCRIPTIONS_MAX
+        with connected(sandbox, participant=True) as connection:
+            connection.sendall(_UPGRADE)
+            assert b" 101 " in connection.recv(65536)
+            assert subscribe(connection, 1) == 1
+    finally:
+        for connection in held:
+            connection.close()
+
+
+@attack(
+    "C3",
+    was="anonymous reading and rehearsing: 19 writes a second become 1, and nobody is refused",
+    now="429 with Retry-After and the budget's name; what a member has signed is paid from another budget and is served",
+)
+def test_C3_routes_have_a_budget_and_members_are_not_kept_out(sandbox):
+    base = f"https://localhost:{port(sandbox, 'administration')}"
+    paths = ["/gov/service/state", "/gov/members/proposals", "/gov/service/nodes", "/node/network", "/node/attestation"]
+    files = [sandbox.directory / "members" / f"{name}" for name in _member_files(sandbox)]
+    signed = Member.load(*files).sign("proposal", {"actions": [{"name": "remove_user", "args": {"user_id": "0" * 64}}]})
+    many = 100
+    with httpx.Client(
+        verify=context(sandbox, participant=False),
+        base_url=base,
+        timeout=60,
+        limits=httpx.Limits(max_connections=many),
+    ) as client:
+
+        def ask(number):
+            return client.get(paths[number % len(paths)], params={"api-version": API_VERSION})
+
+        with ThreadPoolExecutor(many) as pool:
+            flood = [pool.submit(ask, number) for number in range(3 * many)]
+            with httpx.Client(verify=context(sandbox, participant=False), base_url=base, timeout=60) as member:
+                made = member.post(
+                    f"/gov/members/proposals:create?api-version={API_VERSION}",
+                    content=signed,
+                    headers={"content-type": "application/cose"},
+                )
+            replies = [one.result() for one in flood]
+    assert made.status_code == 200, made.text
+    refused = [one for one in replies if one.status_code == 429]
+    assert refused and {one.status_code for one in replies} == {200, 429}
+    for one in refused:
+        assert one.json()["error"]["code"] == "budget.spent" and "anonymous.work" in one.json()["error"]["message"]
+        assert int(one.headers["retry-after"]) >= 1
+
+
+def _member_files(sandbox):
+    (encryption,) = (sandbox.directory / "members").glob("*.encryption.key.pem")
+    name = encryption.name.removesuffix(".encryption.key.pem")
+    return f"{name}.pem", f"{name}.key.pem", encryption.name
+
+
+@attack(
+    "C3",
+    was="a list has no end: 1,000 proposals, read by strangers, leave one write a second",
+    now="lists come in pages that look at no more than 100 rows, open or not, and name the next",
+)
+def test_C3_lists_of_governance_come_in_pages(sandbox):
+    base = f"https://localhost:{port(sandbox, 'administration')}"
+    with httpx.Client(verify=context(sandbox, participant=False), base_url=base, timeout=60) as client:
+        for path, key in (("/gov/service/nodes", "nodeId"), ("/gov/service/members", "memberId")):
+            whole = client.get(path, params={"api-version": API_VERSION}).json()
+            assert len(whole["value"]) <= limits.PAGE_ROWS_MAX
+            seen, following = [], f"{path}?api-version={API_VERSION}&top=1"
+            while following:
+                page = client.get(following).json()
+                assert len(page["value"]) <= 1
+                seen += [one[key] for one in page["value"]]
+                following = page.get("nextLink")
+            assert seen == [one[key] for one in whole["value"]]
+        for wrong in ("0", "-1", "x", "1" * 30):
+            answer = client.get(f"/gov/service/nodes?api-version={API_VERSION}&top={wrong}")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "request.bad_page")
+
 
 # --- C4: coco connect, from whatever runs on its machine -----------------------------------------------------------
 

@@ -65,7 +65,7 @@ class Admission:
         """Spend; seconds to wait before it may begin.
 
         Raises:
-            OverBudgetError: refused; to be told after :meth:`hold_s`.
+            OverBudgetError: refused; to be told after ``limits.REFUSAL_SECONDS``.
         """
         return self.work.take(caller.actor, work_us, self._now_s())
 
@@ -76,10 +76,6 @@ class Admission:
         except OverBudgetError:
             return False
         return True
-
-    def hold_s(self, error: OverBudgetError) -> float:
-        """How long a refusal waits, so that nobody gains by asking again at once."""
-        return max(limits.ANONYMOUS_PATIENCE_SECONDS_MAX, min(error.retry_after_s, limits.ACTOR_PATIENCE_SECONDS_MAX))
 
     async def pay(self, caller: Caller, work_us: float, *, signed: bool = False) -> None:
         """Spend, and wait until it may begin.
@@ -95,8 +91,8 @@ class Admission:
         try:
             budget = self.signed if signed else self.work
             wait_s = budget.take(caller.actor, work_us, self._now_s())
-        except OverBudgetError as error:
-            await asyncio.sleep(self.hold_s(error))
+        except OverBudgetError:
+            await asyncio.sleep(limits.REFUSAL_SECONDS)
             raise
         if wait_s:
             await asyncio.sleep(wait_s)
@@ -106,8 +102,8 @@ class Admission:
         while True:
             try:
                 wait_s = self.take(caller, work_us)
-            except OverBudgetError as error:
-                await asyncio.sleep(self.hold_s(error))
+            except OverBudgetError:
+                await asyncio.sleep(limits.REFUSAL_SECONDS)
             else:
                 if wait_s:
                     await asyncio.sleep(wait_s)

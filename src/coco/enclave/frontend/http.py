@@ -240,9 +240,9 @@ class Listener:
         """Take more of a WebSocket once what came is paid for: till then it stays with the sender."""
         try:
             wait_s = self._admission.take(self._caller(self._peers.get(connection)), work_us)
-        except OverBudgetError as error:
+        except OverBudgetError:
             # What came was small, or else the budget is far behind: nothing of it is refused, more is not read.
-            self._loop.call_later(self._admission.hold_s(error), self._read_on, connection, work_us)
+            self._loop.call_later(limits.REFUSAL_SECONDS, self._read_on, connection, work_us)
             return
         if wait_s:
             self._loop.call_later(wait_s, self._more, connection)
@@ -356,7 +356,7 @@ class Listener:
             wait_s = self._admission.take(self._caller(self._peers.get(connection)), _UPGRADE_WORK_US)
         except OverBudgetError as error:
             refuse = partial(self._refuse_over_budget, connection, error)
-            self._loop.call_later(self._admission.hold_s(error), refuse)
+            self._loop.call_later(limits.REFUSAL_SECONDS, refuse)
             return
         if wait_s:
             self._loop.call_later(wait_s, self._accept_websocket, connection, target, headers)

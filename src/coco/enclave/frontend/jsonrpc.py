@@ -194,7 +194,7 @@ class JsonRpc:
 
     def _refuse(self, identity: Any, error: OverBudgetError, reply: Callable[[bytes], None]) -> None:
         answer = _encode({"jsonrpc": "2.0", "id": identity, "error": error_object(error)})
-        asyncio.get_running_loop().call_later(self._admission.hold_s(error), reply, answer)
+        asyncio.get_running_loop().call_later(limits.REFUSAL_SECONDS, reply, answer)
 
     def _begin(self, document: Any, cost: Cost, caller: Caller, done: Callable[[dict[str, Any]], None]) -> None:
         """Begin one call; ``done`` gets its answer, at once or later."""

@@ -136,24 +136,35 @@ class EventHub:
                     break
                 stream.put_nowait(block)
 
-    async def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
-        """Yield heads or logs as they are committed."""
+    def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
+        """Heads or logs as they are committed.
+
+        Raises:
+            AdapterError: the caller has too many, or it is nothing to subscribe to.
+        """
         from coco.enclave.adapters.ethereum.rpc import log_query
 
         params = list(request.params)
         kind = params[0] if params else None
         if kind not in ("newHeads", "logs"):
             raise AdapterError(f"unsupported subscription {kind!r}", code="ethereum.bad_subscription", rpc_code=-32602)
+        self._check_streams(caller)
+        wanted = log_query(params[1] if len(params) > 1 else {}) if kind == "logs" else None
+        return self._told(wanted, caller)
+
+    def _check_streams(self, caller: Caller) -> None:
         most = limits.ACTOR_SUBSCRIPTIONS_MAX if caller.actor else limits.ANONYMOUS_SUBSCRIPTIONS_MAX
         if self._streams_of[caller.actor] >= most or len(self._streams) >= limits.FILTERS_MAX:
             raise _too_many("subscriptions", caller.actor, most)
-        wanted = log_query(params[1] if len(params) > 1 else {}) if kind == "logs" else LogQuery()
+
+    async def _told(self, wanted: LogQuery | None, caller: Caller) -> AsyncIterator[Any]:
+        self._check_streams(caller)  # several may have been allowed before the first of them began
         stream: asyncio.Queue[Block | None] = asyncio.Queue()
         self._streams[stream] = None
         self._streams_of[caller.actor] += 1
         try:
             while (block := await stream.get()) is not None:
-                if kind == "newHeads":
+                if wanted is None:
                     yield visibility.header(block.header(), caller)
                     continue
                 for index, position in wanted.matches(block, caller):
