@@ -113,7 +113,7 @@ SIGNED_WORK_US_MAX: Final = 500_000
 ANONYMOUS_PATIENCE_SECONDS_MAX: Final = 1
 ACTOR_PATIENCE_SECONDS_MAX: Final = 5
 REFUSAL_SECONDS: Final = 1
-#: Refusals of one second that are written; whoever is refused beyond that is cut off.
+#: Refusals that strangers are told of in a second; the others wait for theirs.
 REFUSALS_PER_SECOND_MAX: Final = 200
 #: Callers whose spending is remembered.
 BUDGETS_MAX: Final = 12_000

@@ -136,3 +136,13 @@ def test_what_is_signed_is_not_kept_out_by_strangers_who_read():
         assert admission.work.take(ANONYMOUS, 1, 0) > 0
 
     asyncio.run(story())
+
+
+def test_refusals_of_strangers_are_told_one_after_the_other():
+    async def story():
+        admission = Admission(lambda: 10.0)
+        waits = [admission.refusal_s(Caller()) for _ in range(limits.REFUSALS_PER_SECOND_MAX + 1)]
+        assert waits[0] == limits.REFUSAL_SECONDS and waits[-1] - waits[0] == pytest.approx(1)
+        assert admission.refusal_s(Caller(CallerKind.MEMBER, "aa")) == limits.REFUSAL_SECONDS
+
+    asyncio.run(story())

@@ -1,7 +1,7 @@
 """Who is let in when: the budgets of every caller (``budget.py``) on the event loop, for all listeners of a node.
 
 A request that its caller's budget does not cover yet waits; one that would wait too long is refused, and hears of it
-only after a while, so that asking again at once gains nothing. What can be refused in a second is bounded as well.
+only after a while, so that asking again at once gains nothing. Strangers are refused so many times a second at most.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from coco import limits
 from coco.enclave.adapters.base import Caller
-from coco.enclave.frontend.budget import ANONYMOUS, Budget, Rate, Room
+from coco.enclave.frontend.budget import Budget, Rate, Room
 from coco.errors import OverBudgetError
 
 #: Microseconds of the event loop: a request, whatever it asks; and each kilobyte of its body, which is decoded.
@@ -58,24 +58,24 @@ class Admission:
             actor=limits.ACTOR_ANSWERS_BYTES_MAX,
             most=limits.ANSWERS_BYTES_MAX,
         )
-        refusals = Rate(limits.REFUSALS_PER_SECOND_MAX, limits.REFUSALS_PER_SECOND_MAX, 0)
-        self._refusals = Budget("refusals", anonymous=refusals, actor=refusals)
+        #: When the last refusal of a stranger is told.
+        self._told_at_s = 0.0
 
     def take(self, caller: Caller, work_us: float) -> float:
         """Spend; seconds to wait before it may begin.
 
         Raises:
-            OverBudgetError: refused; to be told after ``limits.REFUSAL_SECONDS``.
+            OverBudgetError: refused; to be told after :meth:`refusal_s`.
         """
         return self.work.take(caller.actor, work_us, self._now_s())
 
-    def may_refuse(self) -> bool:
-        """Whether one refusal more may be written, or its connection is cut."""
-        try:
-            self._refusals.take(ANONYMOUS, 1, self._now_s())
-        except OverBudgetError:
-            return False
-        return True
+    def refusal_s(self, caller: Caller) -> float:
+        """How long a refusal waits until it is told; those of strangers are told one after the other."""
+        if caller.actor:
+            return limits.REFUSAL_SECONDS
+        now_s = self._now_s()
+        self._told_at_s = max(now_s + limits.REFUSAL_SECONDS, self._told_at_s + 1 / limits.REFUSALS_PER_SECOND_MAX)
+        return self._told_at_s - now_s
 
     async def pay(self, caller: Caller, work_us: float, *, signed: bool = False) -> None:
         """Spend, and wait until it may begin.
@@ -92,7 +92,7 @@ class Admission:
             budget = self.signed if signed else self.work
             wait_s = budget.take(caller.actor, work_us, self._now_s())
         except OverBudgetError:
-            await asyncio.sleep(limits.REFUSAL_SECONDS)
+            await asyncio.sleep(self.refusal_s(caller))
             raise
         if wait_s:
             await asyncio.sleep(wait_s)

@@ -238,6 +238,8 @@ class Listener:
 
     def _read_on(self, connection: int, work_us: float) -> None:
         """Take more of a WebSocket once what came is paid for: till then it stays with the sender."""
+        if connection not in self._sessions:
+            return
         try:
             wait_s = self._admission.take(self._caller(self._peers.get(connection)), work_us)
         except OverBudgetError:
@@ -356,7 +358,7 @@ class Listener:
             wait_s = self._admission.take(self._caller(self._peers.get(connection)), _UPGRADE_WORK_US)
         except OverBudgetError as error:
             refuse = partial(self._refuse_over_budget, connection, error)
-            self._loop.call_later(limits.REFUSAL_SECONDS, refuse)
+            self._loop.call_later(self._admission.refusal_s(self._caller(self._peers.get(connection))), refuse)
             return
         if wait_s:
             self._loop.call_later(wait_s, self._accept_websocket, connection, target, headers)

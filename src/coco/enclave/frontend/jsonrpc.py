@@ -143,7 +143,7 @@ class JsonRpc:
         try:
             self._admission.take(caller, request_work_us(len(body)))
         except OverBudgetError as error:
-            self._refuse(None, error, reply)
+            self._refuse(None, error, caller, reply)
             return
         try:
             document = _decode(body)
@@ -185,16 +185,16 @@ class JsonRpc:
         try:
             wait_s = self._admission.take(caller, work_us)
         except OverBudgetError as error:
-            self._refuse(identity, error, reply)
+            self._refuse(identity, error, caller, reply)
             return
         if wait_s:
             asyncio.get_running_loop().call_later(wait_s, begin)
         else:
             begin()
 
-    def _refuse(self, identity: Any, error: OverBudgetError, reply: Callable[[bytes], None]) -> None:
+    def _refuse(self, identity: Any, error: OverBudgetError, caller: Caller, reply: Callable[[bytes], None]) -> None:
         answer = _encode({"jsonrpc": "2.0", "id": identity, "error": error_object(error)})
-        asyncio.get_running_loop().call_later(limits.REFUSAL_SECONDS, reply, answer)
+        asyncio.get_running_loop().call_later(self._admission.refusal_s(caller), reply, answer)
 
     def _begin(self, document: Any, cost: Cost, caller: Caller, done: Callable[[dict[str, Any]], None]) -> None:
         """Begin one call; ``done`` gets its answer, at once or later."""
