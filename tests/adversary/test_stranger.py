@@ -49,7 +49,7 @@ from network import TestNetwork, run, running
 _CONNECTIONS = 30
 #: Numbers of ``coco.limits``, as they are documented.
 _STRANGERS_BODY, _STRANGERS_SUBSCRIPTIONS, _PAGE_ROWS = 262_144, 64, 100
-_UPGRADE = (
+_WEBSOCKET = (
     b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
@@ -135,7 +135,7 @@ def until_closed(connection, wait_s=10):
 def test_C1_frames_that_carry_nothing_end_their_connection(sandbox, first, repeated):
     frame = repeated + bytes(4) + b"x" * (repeated[1] & 0x7F)
     with connected(sandbox) as connection:
-        connection.sendall(_UPGRADE)
+        connection.sendall(_WEBSOCKET)
         assert b" 101 " in connection.recv(65536)
         connection.sendall(first + frame * 10)
         if repeated[0] in (0x00, 0x8A):
@@ -445,12 +445,12 @@ def test_C3_subscriptions_of_strangers_are_few(sandbox):
         for _ in range(3):
             connection = connected(sandbox)
             held.append(connection)
-            connection.sendall(_UPGRADE)
+            connection.sendall(_WEBSOCKET)
             assert b" 101 " in connection.recv(65536)
             taken += subscribe(connection, 40)
         assert taken == _STRANGERS_SUBSCRIPTIONS
         with connected(sandbox, participant=True) as connection:
-            connection.sendall(_UPGRADE)
+            connection.sendall(_WEBSOCKET)
             assert b" 101 " in connection.recv(65536)
             assert subscribe(connection, 1) == 1
     finally:
@@ -475,8 +475,11 @@ def test_C3_routes_have_a_budget_and_members_are_not_kept_out(sandbox):
         timeout=60,
         limits=httpx.Limits(max_connections=many),
     ) as client:
+        rehearsal = {"actions": [{"name": "remove_user", "args": {"user_id": "0" * 64}}]}
 
         def ask(number):
+            if number % 2:
+                return client.post(f"/gov/members/proposals:rehearse?api-version={API_VERSION}", json=rehearsal)
             return client.get(paths[number % len(paths)], params={"api-version": API_VERSION})
 
         with ThreadPoolExecutor(many) as pool:
@@ -490,7 +493,8 @@ def test_C3_routes_have_a_budget_and_members_are_not_kept_out(sandbox):
             replies = [one.result() for one in flood]
     assert made.status_code == 200, made.text
     refused = [one for one in replies if one.status_code == 429]
-    assert refused and {one.status_code for one in replies} == {200, 429}
+    # 503 says that others rehearse; it was there before.
+    assert refused and {one.status_code for one in replies} <= {200, 429, 503}
     for one in refused:
         assert one.json()["error"]["code"] == "budget.spent" and "anonymous.work" in one.json()["error"]["message"]
         assert int(one.headers["retry-after"]) >= 1

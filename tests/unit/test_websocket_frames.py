@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco import limits
@@ -39,6 +39,7 @@ FRAMES = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(FRAMES, max_size=12), st.integers(1, 5000))
 def test_frames_and_those_that_carry_nothing_are_counted_whatever_the_cut(wanted, piece):
     data = b"".join(frame(o, size, final=final, masked=masked) for o, size, final, masked in wanted)
