@@ -209,6 +209,7 @@ class Sequencer:
             self._work.clear()
             if not self.replica.may_execute:
                 continue  # whoever makes it primary wakes it
+            rests_s: list[float] = []
             for runtime in self.runtimes:
                 if runtime.pool.ready and not self._draining:
                     batch = runtime.pool.take(
@@ -226,7 +227,9 @@ class Sequencer:
                             except ConsensusError:
                                 runtime.pool.forget(batch)  # deposed; whoever received them sends them again
                 if runtime.pool.ready:
-                    self._wake_in(runtime.pool.rest_s(loop.time()))
+                    rests_s.append(runtime.pool.rest_s(loop.time()))
+            if rests_s:
+                self._wake_in(min(rests_s))
 
     def _wake_in(self, rest_s: float) -> None:
         """Go on at once, or when somebody has rested."""
