@@ -646,7 +646,9 @@ class Campaign:
                     if await self._leads(liar):
                         joining = asyncio.create_task(self._join(rng))
                         await asyncio.wait({joining, node.ended}, timeout=_PATIENCE_S)
-                        break
+                        if not lie.wants_to_lead or lie.done or not joining.done() or joining.result():
+                            break
+                        joining = None  # it came to another leader: once more
                 wrong += await self._read(node, rng)
                 await asyncio.wait({node.ended}, timeout=_LIFE_S)
                 outcome = "votes"
