@@ -546,7 +546,7 @@ def test_a_wrong_setting_leaves_no_folder(tmp_path, wrong):
     assert not (tmp_path / "sandbox").exists()
 
 
-@pytest.mark.parametrize("after", range(8))
+@pytest.mark.parametrize("after", range(11))
 def test_making_a_sandbox_may_be_cut_short_anywhere(tmp_path, monkeypatch, after):
     """Whatever was written when the process died: the next start has all of it, or makes it again."""
     files, left = SandboxFiles(tmp_path / "sandbox"), [after]
