@@ -375,10 +375,6 @@ async def _attack(chosen: Attack, url: str, tls: ssl.SSLContext, seconds: float)
 
 def attacker() -> None:
     """The process of an attack: its arguments come as JSON, its figures go out as JSON."""
-    # Where sessions share the processors evenly (autogroup), priority counts within one only: it gets one of its own.
-    os.setsid()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19")
     os.nice(19)
     asked = json.loads(sys.argv[2])
     tls = ssl.create_default_context()

@@ -225,7 +225,9 @@ class Listener:
                 self._spawn(connection, self._serve(connection, method, target, headers, body))
         elif kind == doors.DATA:
             session, _ = self._sessions[connection]
-            self._read_on(connection, session.feed(*rest))
+            work_us = session.feed(*rest)
+            if not session.is_over:
+                self._read_on(connection, work_us)
         elif kind == doors.PRESSURE:
             if connection in self._sessions:
                 _, drained = self._sessions[connection]

@@ -108,6 +108,11 @@ class WebSocketSession:
         self._frames = FrameCounter()
         self._idle_frames = Budget("idle_frames", anonymous=_IDLE_FRAMES, actor=_IDLE_FRAMES)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it is read any more."""
+        return self._over
+
     def feed(self, data: bytes) -> int:
         """Bytes from the client; the work that they are."""
         if self._over:
@@ -166,7 +171,11 @@ class WebSocketSession:
         if not self._over:
             self._write(self._connection.send(CloseConnection(code=code, reason=reason)))
             self.lost()
-            self._on_close()
+            if code == _POLICY:
+                # The client hears of it at once, and its connection ends later: coming again at once gains nothing.
+                asyncio.get_running_loop().call_later(limits.REFUSAL_SECONDS, self._on_close)
+            else:
+                self._on_close()
 
     def lost(self) -> None:
         """The connection is gone."""
