@@ -278,7 +278,7 @@ def test_D_whoever_took_long_rests_while_another_one_is_active(monkeypatch: pyte
     assert actors(pool.take(9, 10_000, now_s=11.0)) == "q"
     assert pool.ready
     rest_s = pool.rest_s(11.0)
-    assert rest_s == pytest.approx(2 * (0.7 + 0.7 - 0.15))
+    assert rest_s == pytest.approx(3 * (0.7 + 0.7 - 0.1))
     assert pool.take(9, 10_000, now_s=11.9) == [], "it rests also while the other one waits for its answer"
     # Nobody else has handed anything in for a while.
     assert actors(pool.take(2, 10_000, now_s=12.1)) == "gg"

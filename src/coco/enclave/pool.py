@@ -8,7 +8,7 @@ An *actor* is who handed a transaction in, not the account that signed it. Actor
 turn is worth ``PoolPolicy.turn`` of the cost that the adapter gives each envelope, what is left of it is kept while the
 actor has something that waits, and within an actor its lanes take turns. Cost is known before and wrong by its nature;
 so the pool also hears how long each actor's envelopes really took (:meth:`Pool.spent`). Whoever took long *rests* while
-somebody else is active who did not: it has at most one third of the writer's time then, and all of it when it is alone.
+somebody else is active who did not: it has at most one quarter of the writer's time then, and all of it when it is alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coco.enclave.store import StoreView
 from coco.errors import BusyError, CocoError, RequestError
 
 #: A rest is so many times as long as what it is for.
-_REST = 2
+_REST = 3
 #: Turns that one envelope may cost at most: whatever it says that it costs, it runs.
 _TURNS_MAX = 64
 
