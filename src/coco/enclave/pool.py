@@ -8,7 +8,7 @@ An *actor* is who handed a transaction in, not the account that signed it. Actor
 turn is worth ``PoolPolicy.turn`` of the cost that the adapter gives each envelope, what is left of it is kept while the
 actor has something that waits, and within an actor its lanes take turns. Cost is known before and wrong by its nature;
 so the pool also hears how long each actor's envelopes really took (:meth:`Pool.spent`). Whoever took long *rests* while
-somebody else is active who did not: it has at most one quarter of the writer's time then, and all of it when it is alone.
+somebody else is active who did not: it has at most a quarter of the writer's time then, and all of it when it is alone.
 """
 
 from __future__ import annotations
