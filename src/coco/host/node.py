@@ -358,7 +358,7 @@ class Node:
             self._failure = unreadable(self.options.ledger, error)
         elif isinstance(error, HostError):
             self._failure = error
-        self._end(str(self._failure or f"the ledger file failed: {error}"))
+        self._end(f"the ledger file failed: {self._failure or error}")
 
     def _end(self, reason: str) -> None:
         if not self.ended.done():
