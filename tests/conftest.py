@@ -24,6 +24,15 @@ ROOT = Path(__file__).parent.parent
 CCF_PYTHON = ROOT / ".venv-ccf" / "bin" / "python"
 
 
+@pytest.fixture(autouse=True)
+def usual_recursion() -> Iterator[None]:
+    """As deep as the interpreter allows by itself: a library of the tests raises that until the stack overflows."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(before)
+
+
 @dataclass
 class SandboxProcess:
     """A ``coco sandbox`` as a user starts it."""

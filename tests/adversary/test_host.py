@@ -355,15 +355,6 @@ def test_an_auditor_is_given_a_file_that_is_no_ledger(handed, tmp_path, kind):
         assert refused.value.code == code and named in str(refused.value), refused.value
 
 
-@pytest.fixture
-def usual_recursion():
-    """Python's own limit: a library of the tests raises it so far that the interpreter's stack ends first."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(1000)
-    yield
-    sys.setrecursionlimit(before)
-
-
 def _nested() -> bytes:
     return b"[" * 100_000 + b"]" * 100_000
 
@@ -376,7 +367,7 @@ def _nested() -> bytes:
 @pytest.mark.parametrize(
     "table", [tables.NODES_INFO, tables.IDENTITY_STATEMENTS, tables.SUCCESSION, tables.NODE_SECRETS, tables.ADAPTERS]
 )
-def test_an_auditor_reads_on_behind_a_row_without_end(handed, tmp_path, table, usual_recursion):
+def test_an_auditor_reads_on_behind_a_row_without_end(handed, tmp_path, table):
     made = handed.clone(tmp_path)
     at = made.write([(table, b"x", _nested())])
     made.rows.pop((table, b"x"))
