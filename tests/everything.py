@@ -29,8 +29,12 @@ HASH, ADDRESS = "0x" + "11" * 32, "0x" + "22" * 20
 PARTS = {"proposal": ["ab" * 32, "x"], "member": ["cd" * 32, "%ff"], "node": ["ef" * 32, "x"], "position": ["2.1", "x"]}
 #: Query parameters of routes: each is tried with each value.
 QUERIES = {
-    **{"nonce": ["00", "zz"], "id": ["2.1", "9.9999", "x"], "hash": [HASH, "x"], "adapter": ["ethereum", "none"]},
-    **{"top": ["1", "0", "x"], "after": ["ab", "%ff"]},
+    "nonce": ["00", "zz"],
+    "id": ["2.1", "9.9999", "x"],
+    "hash": [HASH, "x"],
+    "adapter": ["ethereum", "none"],
+    "top": ["1", "0", "x"],
+    "after": ["ab", "%ff"],
 }
 #: Bodies that no route wants: in other encodings, in other forms, nested, cut, or too much of it.
 BODIES = [
