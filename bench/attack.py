@@ -9,9 +9,8 @@ are ratios within it. Memory is that of the attacked enclave: its most during an
 Adds ``attack`` to bench/out/summary.json.
 
 A scenario is an :class:`Attack`: what each of its connections does until the time is over, who it is, and what must be
-there before. Those that want a participant's certificate are of class ``participant``, the others of ``stranger``;
-``greedy`` is a participant of its own, beside whom the quiet ones are others. With it, trivial calls of a quiet one are
-timed too.
+there before. It is a ``stranger``; or ``greedy``, a participant of its own, beside whom the quiet ones are others: with
+it, trivial calls of a quiet one are timed too.
 """
 
 from __future__ import annotations
@@ -319,8 +318,12 @@ ATTACKS: dict[str, Attack] = {
     "logs": Attack(posts(batch("eth_getLogs", {"fromBlock": "0x0", "toBlock": "latest"}, count=100))),
     "trivial": Attack(posts(call("eth_chainId"))),
     "large_body": Attack(large_body),
-    "known_fee_history": Attack(posts(batch("eth_feeHistory", "0x400", "latest", _PERCENTILES)), caller="participant"),
-    "slow_reader": Attack(slow_reader(batch("eth_getBlockByNumber", "latest", True)), caller="participant"),
+    "known_fee_history": Attack(
+        posts(batch("eth_feeHistory", "0x400", "latest", _PERCENTILES)), caller="greedy", prepare="contracts"
+    ),
+    "slow_reader": Attack(
+        slow_reader(batch("eth_getBlockByNumber", "latest", True)), caller="greedy", prepare="contracts"
+    ),
     # C3: lists, rehearsals, filters, and what else a stranger may ask
     "proposals": Attack(gets(b"/gov/members/proposals" + _GOV), "administration", prepare="proposals"),
     "rehearsals": Attack(posts(_REHEARSAL, b"/gov/members/proposals:rehearse" + _GOV), "administration"),
@@ -562,11 +565,9 @@ class Attacked:
 
     def identity(self, caller: str) -> list[str]:
         """Certificate and key, if whoever attacks shows one."""
-        summary = self.system.summary
         at = self.system.directory / "participants"
         return {
             "stranger": [],
-            "participant": [summary["participant_certificate"], summary["participant_key"]],
             "greedy": [str(at / "greedy.pem"), str(at / "greedy.key.pem")],
         }[caller]
 

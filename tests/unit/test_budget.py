@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from coco import limits
 from coco.enclave.adapters.base import Caller, CallerKind
 from coco.enclave.frontend.admission import Admission
-from coco.enclave.frontend.budget import ANONYMOUS, Budget, Rate, Room
+from coco.enclave.frontend.budget import ANONYMOUS, Budget, Pace, Rate, Room
 from coco.errors import OverBudgetError
 
 SMALL, LARGE = Rate(10, 20, 2), Rate(100, 200, 2)
@@ -56,6 +56,26 @@ def test_what_no_waiting_pays_is_refused_for_ever_without_a_time():
     assert (refused.value.code, refused.value.retry_after_s) == ("budget.too_much", 0)
 
 
+def test_what_an_answer_weighs_is_owed_and_waited_for_by_whoever_asks_next():
+    found = budget()
+    found.owe("a", 250, 0)
+    assert found.take("a", 50, 0) == pytest.approx(1), "50 are lacking, and 50 more are asked for"
+    found.owe("a", 10_000, 0)
+    with pytest.raises(OverBudgetError):
+        found.take("a", 1, 0)
+    assert found.take("a", 1, 1) == pytest.approx(1.01), "no debt is longer than the patience: it is waited off"
+    assert found.take("b", 200, 0) == 0, "another owes nothing"
+
+
+def test_work_of_one_caller_begins_at_a_pace_and_that_of_others_beside_it():
+    pace = Pace(0.5)
+    assert [pace.wait_s("a", 1, 10) for _ in range(3)] == [0, 2, 4]
+    assert pace.wait_s("b", 1, 10) == 0, "another waits for nobody"
+    assert pace.wait_s("a", 1, 13) == 3
+    assert pace.wait_s("a", 1, 100) == 0, "what nobody used is not saved up"
+    assert pace.wait_s("a", 1, 100) == 2
+
+
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(1, 30)), max_size=60))
 def test_nobody_spends_more_than_time_gives(asked):
     found, now, spent, begun = budget(), 0.0, 0, 0.0
@@ -89,6 +109,14 @@ def test_room_is_shared_by_caller_and_in_all_and_nobody_waits_for_another():
     assert begun[3:] == [("a", 10), ("a", 1)]
     room.leave(ANONYMOUS, 10)
     assert begun[5:] == [(ANONYMOUS, 1)] and room.held == 32
+
+
+def test_no_more_paces_are_remembered_than_the_limit(monkeypatch):
+    monkeypatch.setattr(limits, "BUDGETS_MAX", 2)
+    pace = Pace(0.5)
+    for name in "abc":
+        pace.wait_s(name, 1, 0)
+    assert pace.wait_s("c", 1, 0) == 2 and pace.wait_s("a", 1, 0) == 0
 
 
 def test_what_is_larger_than_all_room_of_a_caller_runs_alone():

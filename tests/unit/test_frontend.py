@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from coco.enclave.adapters.base import Caller, CallerKind, Cost
+from coco.enclave.adapters.base import Caller, CallerKind, Cost, Reply
 from coco.enclave.core import doors
 from coco.enclave.frontend.http import Listener
 from coco.enclave.frontend.jsonrpc import JsonRpc
@@ -52,6 +52,44 @@ def test_a_lie_of_the_host_ends_the_enclave_and_is_no_answer():
 def test_what_nobody_expected_keeps_its_text_inside():
     failed, error = answer_of(RuntimeError("a secret"))
     assert len(failed) == 1 and error["data"]["code"] == "node.internal" and "secret" not in json.dumps(error)
+
+
+class CostlyService:
+    """A service whose calls cost twenty milliseconds each, and that notes whose it answered."""
+
+    def __init__(self):
+        self.answered = []
+
+    def rpc_route(self, name):
+        return None
+
+    def cost(self, name, params):
+        return Cost(work_us=20_000)
+
+    async def call(self, name, request, caller):
+        self.answered.append(caller.actor)
+        return Reply("0x1")
+
+
+def test_between_the_costly_calls_of_one_caller_others_have_their_turn():
+    async def story():
+        service, replies = CostlyService(), []
+        rpc = JsonRpc(service, lambda error: None)
+        calls = [{"jsonrpc": "2.0", "id": n, "method": "costly"} for n in range(10)]
+        for _ in range(3):  # as over three connections
+            rpc.handle(json.dumps(calls).encode(), CALLER, replies.append)
+        await asyncio.sleep(0)
+        rpc.handle(json.dumps(calls[0]).encode(), Caller(kind=CallerKind.PARTICIPANT, actor="bb" * 32), replies.append)
+        async with asyncio.timeout(30):
+            while len(replies) < 4:
+                await asyncio.sleep(0.01)
+        return service.answered, [json.loads(reply) for reply in replies]
+
+    answered, replies = asyncio.run(story())
+    assert len(answered) == 31 and answered.count("bb" * 32) == 1
+    assert answered.index("bb" * 32) <= 4, "not behind what the other one has saved up to run at once"
+    assert isinstance(replies[0], dict), "it is answered first"
+    assert all("result" in one for batch in replies[1:] for one in batch), "what was paid for is answered all the same"
 
 
 def test_a_refusal_is_an_answer():

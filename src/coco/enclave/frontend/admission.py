@@ -12,12 +12,16 @@ from contextlib import asynccontextmanager
 
 from coco import limits
 from coco.enclave.adapters.base import Caller
-from coco.enclave.frontend.budget import Budget, Rate, Room
+from coco.enclave.frontend.budget import Budget, Pace, Rate, Room
 from coco.errors import OverBudgetError
 
 #: Microseconds of the event loop: a request, whatever it asks; and each kilobyte of its body, which is decoded.
 REQUEST_WORK_US = 60
 _BODY_WORK_US_PER_KIB = 20
+#: Each kilobyte of an answer, which is written, sealed and carried: known once it is there.
+_ANSWER_WORK_US_PER_KIB = 8
+#: Work of one caller that waits so long, or less, begins at once.
+_PACE_SECONDS_MIN = 0.001
 #: An answer smaller than this needs no room.
 _ROOM_BYTES_MIN = 256 * limits.KIB
 
@@ -53,6 +57,8 @@ class Admission:
         signed = Rate(limits.SIGNED_WORK_US_PER_SECOND, limits.SIGNED_WORK_US_MAX, limits.ACTOR_PATIENCE_SECONDS_MAX)
         #: Of requests that are signed themselves, whatever the connection shows.
         self.signed = Budget("signed", anonymous=signed, actor=signed)
+        #: When calls that are paid for begin.
+        self._pace = Pace(limits.CALLER_WORK_PART)
         self.room = Room(
             anonymous=limits.ANONYMOUS_ANSWERS_BYTES_MAX,
             actor=limits.ACTOR_ANSWERS_BYTES_MAX,
@@ -68,6 +74,16 @@ class Admission:
             OverBudgetError: refused; to be told after :meth:`refusal_s`.
         """
         return self.work.take(caller.actor, work_us, self._now_s())
+
+    async def turn(self, caller: Caller, work_us: float) -> None:
+        """Wait until a call that is paid for may begin: between two costly ones of a caller others have their turn."""
+        wait_s = self._pace.wait_s(caller.actor, work_us / 1e6, self._now_s())
+        if wait_s > _PACE_SECONDS_MIN:
+            await asyncio.sleep(wait_s)
+
+    def answered(self, caller: Caller, size: int) -> None:
+        """An answer of so many bytes leaves: its caller owes for it."""
+        self.work.owe(caller.actor, size * _ANSWER_WORK_US_PER_KIB // 1024, self._now_s())
 
     def refusal_s(self, caller: Caller) -> float:
         """How long a refusal waits until it is told; those of strangers are told one after the other."""

@@ -77,6 +77,13 @@ class Budget:
         bucket.left, bucket.at_s = left, now_s
         return wait_s
 
+    def owe(self, caller: str, cost: float, now_s: float) -> None:
+        """Spend what nobody knew before: this caller's next request waits for it, or is refused."""
+        rate = self._actor if caller else self._anonymous
+        bucket = self._buckets.get(caller) or self._add(caller, rate, now_s)
+        left = min(bucket.left + (now_s - bucket.at_s) * rate.per_second, rate.most) - cost
+        bucket.left, bucket.at_s = max(left, -rate.patience_s * rate.per_second), now_s
+
     def _add(self, caller: str, rate: Rate, now_s: float) -> _Bucket:
         if len(self._buckets) >= limits.BUDGETS_MAX:
             # Actors are governed, so there are few; whoever is forgotten begins anew with a full bucket.
@@ -102,6 +109,29 @@ class Budget:
             budget=f"{whose}.{self.name}",
             retry_after_s=retry_s,
         )
+
+
+class Pace:
+    """When each piece of a caller's work begins, so that others have their turn between two of them.
+
+    A bucket lets a caller do at once what it has saved; here it does at most one part of the time's work, however much
+    it has saved and over however many connections.
+
+    Args:
+        part: of the time, for one caller.
+    """
+
+    def __init__(self, part: float) -> None:
+        self._each_s = 1 / part
+        self._next_s: OrderedDict[str, float] = OrderedDict()
+
+    def wait_s(self, caller: str, work_s: float, now_s: float) -> float:
+        """Seconds until a piece of so much work may begin, behind those of its caller that came before it."""
+        begins_s = max(self._next_s.pop(caller, now_s), now_s)
+        if len(self._next_s) >= limits.BUDGETS_MAX:
+            self._next_s.popitem(last=False)
+        self._next_s[caller] = begins_s + work_s * self._each_s
+        return begins_s - now_s
 
 
 class Room:

@@ -37,6 +37,9 @@ INTERNAL_ERROR, SERVER_ERROR, LIMIT_EXCEEDED = -32603, -32000, -32005
 #: Kinds whose calls of one batch begin at the same time: submissions are admitted together, and wait for one block.
 _TOGETHER = (RouteKind.SUBMIT, RouteKind.SUBMIT_AND_WAIT)
 
+#: An answer that costs nothing beyond its call.
+_FREE_ANSWER_BYTES = 16 * limits.KIB
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -157,7 +160,7 @@ class JsonRpc:
                 cost.work_us,
                 document.get("id"),
                 reply,
-                lambda: self._begin(document, cost, caller, lambda answer: reply(_encode(answer))),
+                lambda: self._begin(document, cost, caller, lambda answer: self._reply(_encode(answer), caller, reply)),
             )
         elif isinstance(document, list) and document:
             if len(document) > limits.RPC_BATCH_MAX:
@@ -170,6 +173,11 @@ class JsonRpc:
                 self._when_paid(caller, work_us, None, reply, begin)
         else:
             reply(_encode(_failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")))
+
+    def _reply(self, answer: bytes, caller: Caller, reply: Callable[[bytes], None]) -> None:
+        if len(answer) > _FREE_ANSWER_BYTES:
+            self._admission.answered(caller, len(answer))
+        reply(answer)
 
     def _cost(self, document: Any) -> Cost:
         """What a call costs, at most, as far as it can be known before it runs."""
@@ -211,20 +219,21 @@ class JsonRpc:
 
     async def _call(self, document: Any, cost: Cost, caller: Caller, done: Callable[[dict[str, Any]], None]) -> None:
         async with self._admission.answering(caller, cost.answer_bytes):
+            await self._admission.turn(caller, cost.work_us)
             done(await self.call(document, caller))
 
     def _batch(self, documents: list[Any], costs: list[Cost], caller: Caller, reply: Callable[[bytes], None]) -> None:
         # Submissions run at the same time, so that those of one batch are admitted together; of the rest a few do.
         known = bool(caller.actor)
         bytes_max = limits.RPC_ANSWER_BYTES_MAX if known else limits.ANONYMOUS_RPC_ANSWER_BYTES_MAX
-        batch = _Batch(len(documents), bytes_max, reply)
-        queries: deque[tuple[int, Any]] = deque()
+        batch = _Batch(len(documents), bytes_max, lambda answer: self._reply(answer, caller, reply))
+        queries: deque[tuple[int, Any, int]] = deque()
         answer_bytes = 0
         for index, (document, cost) in enumerate(zip(documents, costs, strict=True)):
             if self._is_submission(document):
                 self._begin(document, Cost(), caller, partial(batch.answered, index))
             else:
-                queries.append((index, document))
+                queries.append((index, document, cost.work_us))
                 answer_bytes += cost.answer_bytes
         if queries:
             self._spawn(self._query_all(batch, queries, min(answer_bytes, bytes_max), caller))
@@ -234,14 +243,15 @@ class JsonRpc:
         return route is not None and route[1].kind in _TOGETHER
 
     async def _query_all(
-        self, batch: _Batch, queries: deque[tuple[int, Any]], answer_bytes: int, caller: Caller
+        self, batch: _Batch, queries: deque[tuple[int, Any, int]], answer_bytes: int, caller: Caller
     ) -> None:
         async def run() -> None:
             while queries:
-                index, document = queries.popleft()
+                index, document, work_us = queries.popleft()
                 if batch.is_full:
                     batch.refuse(index, document)
                 else:
+                    await self._admission.turn(caller, work_us)
                     batch.answered(index, await self.call(document, caller))
                 # Most calls never wait for anything: others get their turn between two of a batch.
                 await asyncio.sleep(0)
