@@ -1111,8 +1111,8 @@ _NOWHERE = "https://127.0.0.1:1"
         (["status", _NOWHERE, "--service", "text"], "client.bad_certificate", 2),
         (["sandbox", "--node-port", "70000"], "cli.usage", 2),
         (["node", "start", "--dir", "n", "--genesis", "genesis.json", "--peer-port", "70000"], "cli.usage", 2),
-        (["sandbox", "--dir", "/sys/coco"], "cli.bad_file", 2),
-        (["sandbox", "--dir", "text"], "cli.bad_file", 2),
+        (["sandbox", "--dir", "/sys/coco"], "host.folder_unusable", 3),
+        (["sandbox", "--dir", "text"], "sandbox.not_a_sandbox", 2),
         (["node", "start", "--dir", "n", "--genesis", "cut.json"], "node.bad_file", 2),
         (["status", "http://127.0.0.1:1", "--service", "alice.pem"], "cli.bad_url", 2),
         (

@@ -70,12 +70,11 @@ def test_a_host_reaches_its_enclave_over_ports_and_they_end_together(tmp_path):
             assert process.wait(10) == 0  # its host went in good order
         # What was acknowledged is there for the next enclave; and one that dies is named.
         with enclave(tmp_path, address) as process:
-            again = TestNetwork(network.files.directory)
-            again.genesis = network.genesis
-            async with running(again, adapters=ethereum, enclave=address):
-                assert (await again.client(listener="administration").request("GET", "/gov/recovery")).json()["status"]
+            async with running(network, adapters=ethereum, enclave=address):
+                client = network.client(listener="administration")
+                assert (await client.request("GET", "/gov/recovery")).json()["status"]
                 process.send_signal(signal.SIGKILL)
-                assert "enclave ended" in await asyncio.wait_for(again.node.ended, 10)
+                assert "enclave ended" in await asyncio.wait_for(network.node.ended, 10)
 
     run(story())
 

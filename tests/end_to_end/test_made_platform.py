@@ -156,7 +156,10 @@ def test_nodes_of_a_platform_prove_themselves_and_others_do_not_come_in(vendor, 
     assert found["violations"] == []
     monkeypatch.setattr(evidence, "_VERIFIERS", {**evidence._VERIFIERS, "snp": functools.partial(_lies, vendor.roots)})
     violations = audit(ledger, "")["violations"]
-    assert len(violations) == 2 and all("something else than its row" in one["why"] for one in violations)
+    judged = [one["step"] for one in violations]
+    assert judged.count("renewal of evidence") == 2 and len(judged) == 4, "and who founded, and who was admitted"
+    renewals = [one["why"] for one in violations if one["step"] == "renewal of evidence"]
+    assert all("something else than its row" in why for why in renewals)
 
 
 def _lies(roots: dict[str, str], *arguments: Any, **options: Any) -> Any:

@@ -189,9 +189,8 @@ def test_J8_a_share_is_given_to_a_node_that_proves_itself_and_to_one_service_onl
     share += ["--encryption-key", str(keys)] if keys.exists() else []
 
     def state() -> Any:
-        return coco("node", "status", said["administration_url"], "--service", str(tmp_path / "n0" / "service.pem"))[
-            "node"
-        ]
+        service = str(tmp_path / "n0" / "service.recovering.pem")  # until it is open
+        return coco("node", "status", said["administration_url"], "--service", service)["node"]
 
     virtual = ["--insecure-virtual", "--measurement", measurement]
     other = tmp_path / "other.pem"

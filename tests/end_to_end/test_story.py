@@ -15,6 +15,7 @@ from test_epochs import until
 
 from coco import constitutions
 from coco.cli.keys import make_actor
+from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS
 from coco.client.http import HttpsClient, RemoteError
 from coco.client.operators import nobody, owner
 from coco.client.verify import service_context
@@ -135,10 +136,15 @@ def test_a_members_key_alone_adds_no_node_reads_no_data_and_changes_no_rule(tmp_
             # And its certificate opens no participant's door.
             context = service_context(network.service, str(folder / "alice.pem"), str(folder / "alice.key.pem"))
             client = HttpsClient("localhost", node.relays["application"].port, context)
-            for method, *params in (("eth_call", {"to": "0x" + "11" * 20}), ("eth_getBalance", "0x" + "22" * 20)):
+            answers = []
+            for method, *params in (
+                ("eth_call", {"to": "0x" + "11" * 20}),
+                ("eth_getBalance", WELL_KNOWN_ACCOUNTS[0][0]),
+            ):
                 body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": [*params, "latest"]})
-                answer = json.loads((await client.request("POST", "/", body.encode())).body)
-                assert answer["error"]["code"] == -32001, answer
+                answers.append(json.loads((await client.request("POST", "/", body.encode())).body))
+            assert answers[0]["error"]["code"] == -32001, answers
+            assert answers[1]["result"] == "0x0", "what is hidden looks like what does not exist"
             await client.close()
         finally:
             await network.stop()

@@ -127,7 +127,7 @@ def test_J9_the_service_gets_another_key_while_primaries_die_and_everyone_follow
             # A node that knows only the old key is not welcome, one that knows the new one is.
             with pytest.raises(Exception, match=r"peers|join"):
                 await network.start(expected_service=former.encode(), owner=make_owner(network.files, former))
-            del network.nodes[-1]
+            await network.nodes.pop().stop()  # it lets go of its folder
             newest = await network.start()
             await network.voters(newest, 5)  # the dead one still counts
             # The next succession begins where this one ended.
