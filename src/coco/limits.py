@@ -104,13 +104,13 @@ ANONYMOUS_WORK_US_PER_SECOND: Final = 150_000
 ANONYMOUS_WORK_US_MAX: Final = 600_000
 ACTOR_WORK_US_PER_SECOND: Final = 500_000
 ACTOR_WORK_US_MAX: Final = 1_000_000
-#: Part of the event loop's time that the calls of one caller take at most, whatever it has saved; more than a budget
-#: gives in a second, so that what is paid for does not wait for ever.
-CALLER_WORK_PART: Final = 0.6
 #: The same for requests that a member or an operator has signed, so that no stranger's reading keeps them out: their
 #: signatures are checked.
 SIGNED_WORK_US_PER_SECOND: Final = 100_000
 SIGNED_WORK_US_MAX: Final = 500_000
+#: Part of the event loop's time that the calls of one caller take at most, whatever it has saved; more than a budget
+#: gives in a second, so that what is paid for does not wait for ever.
+CALLER_WORK_PART: Final = 0.6
 #: How long a request may wait for its caller's budget; whoever would wait longer is refused, but not at once: nothing
 #: is gained by asking again.
 ANONYMOUS_PATIENCE_SECONDS_MAX: Final = 1
