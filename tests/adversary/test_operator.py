@@ -1023,7 +1023,7 @@ def test_what_is_no_address_of_a_node_is_refused_with_its_reason(text, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "text", ["10.0.0.1", "10.0.0.1:8445", "node1.example.org:47101", "localhost", "n", "xn--bcher-kva.example"]
+    "text", ["10.0.0.1", "10.0.0.1:8445", "node1.example.org:17101", "localhost", "n", "xn--bcher-kva.example"]
 )
 def test_names_and_addresses_are_taken(text, tmp_path):
     certificate = make_actor(tmp_path, "operator")
@@ -1034,7 +1034,7 @@ def test_names_and_addresses_are_taken(text, tmp_path):
 
 @attack(
     "G7",
-    was="an operator of `node1.example.org:47101` was listed, and no node could listen under that name",
+    was="an operator of `node1.example.org:17101` was listed, and no node could listen under that name",
     now="a node is reached under the name that it is given (`--advertise`); its host listens on IPv4, or says why not",
 )
 def test_a_node_is_reached_under_a_name(tmp_path):

@@ -32,6 +32,6 @@ def address(url: str) -> tuple[str, int]:
         raise ConfigurationError(
             f"{url[:200]} is no https://host:port",
             code="cli.bad_url",
-            hint="a node prints its URLs when it starts, such as https://127.0.0.1:47102",
+            hint="a node prints its URLs when it starts, such as https://127.0.0.1:17102",
         )
     return host, at
