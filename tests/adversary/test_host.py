@@ -340,7 +340,8 @@ FILES: dict[str, tuple[str, str, str]] = {
 
 @attack(
     "B",
-    was="an endless view named `entries` was read for ever; text or a number for an entry ended in a traceback",
+    was="an endless view named `entries` was read for ever; text or a number for an entry ended in a traceback; where an "
+    "entry is gone everything from there on counted as unsigned, and the audit found nothing illegal, exit 0",
     now="`entries` is a table of bytes, numbered without gap; whatever else it is, is refused with the place named",
 )
 @pytest.mark.parametrize("kind", FILES)
@@ -361,7 +362,8 @@ def _nested() -> bytes:
 
 @attack(
     "B",
-    was="a row with JSON that is nested for ever ended the audit in a traceback, and everything behind it unread",
+    was="JSON that is nested for ever ended the audit in a traceback, with everything behind it unread, where a node, an "
+    "adapter or a key of the service is described; in the rows of wrapped secrets nobody looked",
     now="it is a violation of its entry, and the audit goes on",
 )
 @pytest.mark.parametrize(
@@ -380,7 +382,8 @@ def test_an_auditor_reads_on_behind_a_row_without_end(handed, tmp_path, table):
 
 @attack(
     "B",
-    was="reading a ledger wrote beside it, and one on a medium that cannot be written was not read at all",
+    was="reading a ledger wrote into it and erased the log beside it; one on a medium that cannot be written was not "
+    "read at all (`host.ledger_unreadable`)",
     now="nothing is written, whatever lies beside the file; a log that was left behind is read from a copy",
 )
 @pytest.mark.parametrize("left", ["nothing", "a log", "a log and its index"])

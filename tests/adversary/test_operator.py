@@ -15,6 +15,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -279,6 +280,11 @@ def test_what_a_start_does_not_believe_is_set_aside_and_comes_back(lives, tmp_pa
     assert coco("ledger", "put-back", "77", "--ledger", ledger)["error"]["code"] == "ledger.no_such_aside"
 
 
+@attack(
+    "E2",
+    was="a start three days ahead was taken, and the entries that it did not believe were gone before anybody could refuse",
+    now="what is believed is judged first: `clock.ahead_of_the_ledger`, and every entry is where it was",
+)
 def test_a_start_that_is_refused_has_set_nothing_aside(lives, tmp_path):
     folder = lives.copy(tmp_path)
     before = rows(folder / "ledger.db")
@@ -629,11 +635,14 @@ class Lost:
             text=True,
         )
         assert process.stderr is not None
+        end = threading.Timer(PATIENCE_S, process.kill)  # a node that never says it waits for ever
+        end.start()
         try:
             for line in process.stderr:
                 if "majority_lost" in line:
                     return dict(json.loads(line))
         finally:
+            end.cancel()
             process.kill()
             process.communicate(timeout=PATIENCE_S)
         raise AssertionError("it ended without a word of the majority")
@@ -709,7 +718,7 @@ def test_a_lost_majority_is_recovered_from_the_ledger_that_goes_furthest(recover
 
 @attack(
     "E2",
-    was="a join on a folder with another network's ledger deletes that ledger",
+    was="a join on a folder with another network's ledger deletes all of it, and overwrites its `service.pem`",
     now="set aside, and put back bit for bit",
 )
 def test_a_joiner_keeps_what_another_network_wrote(recovered, lives):
@@ -1034,7 +1043,8 @@ def test_names_and_addresses_are_taken(text, tmp_path):
 
 @attack(
     "G7",
-    was="an operator of `node1.example.org:17101` was listed, and no node could listen under that name",
+    was="an operator of `node1.example.org:17101` was listed, and no node could listen under that name "
+    "(`host.bad_address`); one that listened everywhere or on IPv6 started, and no network let it in",
     now="a node is reached under the name that it is given (`--advertise`); its host listens on IPv4, or says why not",
 )
 def test_a_node_is_reached_under_a_name(tmp_path):
@@ -1255,7 +1265,8 @@ def test_a_benchmark_goes_on_without_what_is_not_installed(monkeypatch: pytest.M
 
 @attack(
     "G6",
-    was="no number said that certificates end, voters are away or shares are missing: an operator met it as a standstill",
+    was="no number said that certificates end, voters are away or shares are missing, and no rule raised an alert: an "
+    "operator met it as a standstill",
     now="numbers say so before, and a rule that ships raises an alert over each",
 )
 def test_every_danger_that_a_number_knows_raises_an_alert(tmp_path):
