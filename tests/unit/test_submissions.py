@@ -73,7 +73,7 @@ class Node:
     def submit(self, *raw: bytes, caller: Caller = PARTICIPANT) -> None:
         for one in raw:
             self.submissions.add(
-                self.runtime, one, caller, lambda answer, one=one: self.answers.__setitem__(one, answer)
+                self.runtime, caller, [(one, lambda answer, one=one: self.answers.__setitem__(one, answer))]
             )
 
     def hand_in(self, *checked: Any, caller: Caller = PARTICIPANT) -> None:

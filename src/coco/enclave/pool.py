@@ -149,7 +149,7 @@ class Pool:
             position = lane.next + len(lane.waiting)
         if position < lane.next:
             return RequestError("nonce too low", code="pool.position_passed")
-        share = self._share(envelope.actor)
+        share = self._shares.get(envelope.actor) or self._share(envelope.actor)
         old = lane.waiting.get(position)
         if old is not None:
             refusal = self.policy.replaces(envelope, old[0])
@@ -157,7 +157,7 @@ class Pool:
                 return refusal
             if position == lane.next and old[0].actor != envelope.actor:
                 self._unready(lane_key, lane)
-            self._forget(old[0])
+            self._forget(old[0], self._shares[old[0].actor])
             self._replaced.append(old[0])
         elif lane.numbered and len(lane.waiting) >= limits.POOL_LANE_MAX:
             return BusyError("this account has too many transactions waiting", code="pool.lane_full")
@@ -168,9 +168,10 @@ class Pool:
             or share.size + envelope.size > limits.POOL_ACTOR_BYTES_MAX
         ):
             return BusyError("you have too many transactions waiting; try again later", code="pool.actor_full")
-        share.seen_s = max(share.seen_s, now_s)
+        if now_s > share.seen_s:
+            share.seen_s = now_s
         lane.waiting[position] = (envelope, time_ms)
-        self._enter(envelope)
+        self._enter(envelope, share)
         if position == lane.next:
             self._make_ready(lane_key, lane)
         return None
@@ -181,10 +182,9 @@ class Pool:
             share = self._shares[actor] = _Share()
         return share
 
-    def _enter(self, envelope: Envelope) -> None:
+    def _enter(self, envelope: Envelope, share: _Share) -> None:
         self._by_id[envelope.id] = envelope
         self._bytes += envelope.size
-        share = self._share(envelope.actor)
         share.count += 1
         share.size += envelope.size
 
@@ -193,11 +193,10 @@ class Pool:
         replaced, self._replaced = self._replaced, []
         return replaced
 
-    def _forget(self, envelope: Envelope) -> None:
+    def _forget(self, envelope: Envelope, share: _Share) -> None:
         if self._by_id.pop(envelope.id, None) is None:
             return
         self._bytes -= envelope.size
-        share = self._shares[envelope.actor]
         share.count -= 1
         share.size -= envelope.size
         if not share.count:
@@ -266,23 +265,25 @@ class Pool:
         resting = self._resting(now_s)
         for actor in resting:
             del self._ring[actor]
-        full = False
+        full, turn = False, self.policy.turn
         while self._ring and not full:
             actor = next(iter(self._ring))
             share, alone = self._shares[actor], len(self._ring) == 1
-            share.deficit += self.policy.turn
+            share.deficit += turn
             before = len(batch)
             while share.ready:
                 full = len(batch) >= count or taken_bytes >= size
                 lane_key = next(iter(share.ready))
                 lane = self._lanes[lane_key]
                 envelope, _ = lane.waiting[lane.next]
-                cost = self._cost(envelope)
+                cost = envelope.cost
+                if not 0 < cost <= turn:
+                    cost = self._cost(envelope)
                 if full or (cost > share.deficit and not alone):
                     break
                 del share.ready[lane_key]
-                is_late = any(needed in self._by_id for needed in envelope.depends_on)
-                deaths = self._suspects.get(envelope.id, 0)
+                is_late = envelope.depends_on and any(needed in self._by_id for needed in envelope.depends_on)
+                deaths = self._suspects.get(envelope.id, 0) if self._suspects else 0
                 if is_late or deaths > outlived or (deaths > 1 and batch):
                     if not lane.numbered and envelope.id not in blocked:
                         # It waits behind what arrived later, which may be what it needs.
@@ -294,11 +295,14 @@ class Pool:
                 del lane.waiting[lane.next]
                 lane.next += 1
                 lane.running += 1
-                self._forget(envelope)
+                self._forget(envelope, share)
                 self._taken[envelope.id] = envelope
                 batch.append(envelope)
                 taken_bytes += envelope.size
-                if lane.next in lane.waiting:
+                following = lane.waiting.get(lane.next)
+                if following is not None and following[0].actor == actor:
+                    share.ready[lane_key] = None
+                elif following is not None:
                     self._make_ready(lane_key, lane)
                 if deaths > 1:
                     full = True
@@ -307,7 +311,7 @@ class Pool:
                 self._ring.pop(actor, None)
                 share.deficit = 0
             elif full and len(batch) == before:
-                share.deficit -= self.policy.turn  # its turn is still to come
+                share.deficit -= turn  # its turn is still to come
             else:
                 self._ring.move_to_end(actor)
         for lane_key in blocked.values():
@@ -330,18 +334,23 @@ class Pool:
         """These were included or refused: the pool has nothing to do with them any more."""
         for envelope in batch:
             self._taken.pop(envelope.id, None)
-            self._suspects.pop(envelope.id, None)
-            lane = self._lanes[envelope.lane]
-            lane.running -= 1
-            self._drop_if_empty(envelope.lane)
+            if self._suspects:
+                self._suspects.pop(envelope.id, None)
+            self._ended(envelope.lane)
 
     def forget(self, batch: Sequence[Envelope]) -> None:
         """These were taken, and nobody knows what became of them: the pool has nothing to do with them any more."""
         for envelope in batch:
             if self._taken.pop(envelope.id, None) is None:
                 continue  # the pool was cleared meanwhile
-            self._lanes[envelope.lane].running -= 1
-            self._drop_if_empty(envelope.lane)
+            self._ended(envelope.lane)
+
+    def _ended(self, lane_key: Hashable) -> None:
+        """One of a lane's envelopes does not run any more."""
+        lane = self._lanes[lane_key]
+        lane.running -= 1
+        if not lane.running and not lane.waiting:
+            del self._lanes[lane_key]
 
     def clear(self) -> None:
         """Drop everything, what was taken included."""
@@ -362,7 +371,8 @@ class Pool:
                 self._unready(key, lane)
                 lane.next = following
             for position in [position for position in lane.waiting if position < following]:
-                self._forget(lane.waiting.pop(position)[0])
+                envelope, _ = lane.waiting.pop(position)
+                self._forget(envelope, self._shares[envelope.actor])
             if following in lane.waiting:
                 self._make_ready(key, lane)
             self._drop_if_empty(key)
@@ -386,7 +396,7 @@ class Pool:
             self._unready(key, lane)
             lane.next = lane.next - 1 if position is None else min(lane.next or position, position)
             lane.waiting[lane.next if position is None else position] = (envelope, time_ms)
-            self._enter(envelope)
+            self._enter(envelope, self._share(envelope.actor))
             self._make_ready(key, lane, first=True)
         for envelope in batch:
             self._shares[envelope.actor].deficit += self._cost(envelope)
@@ -410,7 +420,7 @@ class Pool:
                 self._unready(key, lane)
             for position in old:
                 envelope, _ = lane.waiting.pop(position)
-                self._forget(envelope)
+                self._forget(envelope, self._shares[envelope.actor])
                 dropped.append(envelope)
             if old and not lane.numbered:
                 left = [lane.waiting[position] for position in sorted(lane.waiting)]

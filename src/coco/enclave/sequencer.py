@@ -305,16 +305,18 @@ class Sequencer:
 
         What a batch takes whoever is in it is nobody's, so a few small ones never count for much.
         """
-        ran = [
-            (envelope, outcome)
-            for envelope, outcome in zip(batch, outcomes, strict=True)
-            if outcome.verdict is not Verdict.DEFERRED
-        ]
-        measured = any(outcome.took_us for _, outcome in ran)
-        spent: dict[str, float] = {}
-        for envelope, outcome in ran:
-            own_s = (outcome.took_us + _SEALING_US) / 1e6 if measured else took_s / len(ran)
-            spent[envelope.actor] = spent.get(envelope.actor, 0.0) + own_s
+        measured_us: dict[str, int] = {}
+        ran: dict[str, int] = {}
+        for envelope, outcome in zip(batch, outcomes, strict=True):
+            if outcome.verdict is not Verdict.DEFERRED:
+                actor = envelope.actor
+                measured_us[actor] = measured_us.get(actor, 0) + outcome.took_us
+                ran[actor] = ran.get(actor, 0) + 1
+        if any(measured_us.values()):
+            spent = {actor: (us + ran[actor] * _SEALING_US) / 1e6 for actor, us in measured_us.items()}
+        else:
+            each_s = took_s / max(sum(ran.values()), 1)
+            spent = {actor: each_s * count for actor, count in ran.items()}
         runtime.pool.spent(spent, asyncio.get_running_loop().time())
 
     def _prepare(self, transaction: StoreTransaction, claim: bytes | None) -> tuple[WriteSet, SealedEntry]:

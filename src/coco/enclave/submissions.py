@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -31,7 +30,8 @@ from coco.enclave.turns import Turns
 from coco.errors import AccessError, BusyError, CocoError, RequestError
 
 Answer = Callable[[Envelope | CocoError], None]
-_Waiting = tuple[AdapterRuntime, bytes, Caller, Answer]
+#: A transaction's bytes, and who waits for the pool's answer.
+Submission = tuple[bytes, Answer]
 #: A checked transaction, its bytes, and who waits for the pool's answer.
 _Checked = tuple[Envelope, bytes, Answer]
 
@@ -88,8 +88,7 @@ class Dropped(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 _encode = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(msgspec.Struct):
     runtime: AdapterRuntime
     envelope: Envelope
     raw: bytes
@@ -114,7 +113,7 @@ class Submissions:
             code="pool.actor_full",
         )
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[tuple[int, int], list[_Waiting]] = {}
+        self._waiting: dict[tuple[int, int], list[Submission]] = {}
         #: The newest check of each adapter and caller.
         self._checks: dict[tuple[int, int], asyncio.Task[None]] = {}
         #: Transactions on their way into the pool, in all and of each actor.
@@ -145,19 +144,21 @@ class Submissions:
 
     # --- from clients ---
 
-    def add(self, runtime: AdapterRuntime, raw: bytes, caller: Caller, answer: Answer) -> None:
-        """Queue one; ``answer`` gets its envelope once a primary has it in its pool, or the refusal."""
-        refusal = self._refuses(caller)
-        if refusal is not None:
+    def add(self, runtime: AdapterRuntime, caller: Caller, submitted: Sequence[Submission]) -> None:
+        """Queue one caller's; each answer gets its envelope once a primary has it in its pool, or the refusal."""
+        room, refusal = self._room(caller)
+        for _, answer in submitted[room:]:
             answer(refusal)
+        submitted = submitted[:room]
+        if not submitted:
             return
-        self._on_their_way(caller, 1)
+        self._on_their_way(caller, len(submitted))
         key = id(runtime), id(caller)
         waiting = self._waiting.setdefault(key, [])
-        waiting.append((runtime, raw, caller, answer))
-        if len(waiting) == 1:
+        if not waiting:
             # After everything that has arrived by now has been read: so submissions gather without waiting.
-            self._loop.call_soon(self._check, key)
+            self._loop.call_soon(self._check, runtime, caller)
+        waiting += submitted
 
     def add_checked(
         self,
@@ -167,16 +168,17 @@ class Submissions:
         check_us: int,
     ) -> None:
         """The same for those that the door has checked, in so many microseconds."""
-        refusal = self._refuses(caller)
+        room, refusal = self._room(caller)
         good: list[_Checked] = []
-        for one, answer in checked:
-            if refusal is not None:
+        for verdict, answer in checked:
+            if len(good) >= room:
                 answer(refusal)
-            elif isinstance(one, CocoError):
-                answer(one)
+            elif isinstance(verdict, CocoError):
+                answer(verdict)
             else:
-                one[0].actor = caller.actor
-                good.append((*one, answer))
+                envelope, raw = verdict
+                envelope.actor = caller.actor
+                good.append((envelope, raw, answer))
         self.checked += len(checked)
         self.checked_early += len(checked)
         self.check_us += check_us
@@ -189,14 +191,16 @@ class Submissions:
         else:
             self._after_others(key, partial(self._submit_after, runtime, caller, good))
 
-    def _refuses(self, caller: Caller) -> CocoError | None:
+    def _room(self, caller: Caller) -> tuple[int, CocoError]:
+        """How many this caller may hand in now, and the refusal of every further one."""
         if caller.kind is not CallerKind.PARTICIPANT:
-            return AccessError("only participants may submit transactions", code="access.not_a_participant")
-        if self._count >= limits.POOL_TRANSACTIONS_MAX or len(self._held) >= 2 * limits.POOL_TRANSACTIONS_MAX:
-            return BusyError("the node is full; try again later", code="pool.full")
-        if self._counts.get(caller.actor, 0) >= limits.POOL_ACTOR_TRANSACTIONS_MAX:
-            return BusyError("you have too many transactions waiting; try again later", code="pool.actor_full")
-        return None
+            return 0, AccessError("only participants may submit transactions", code="access.not_a_participant")
+        room = min(limits.POOL_TRANSACTIONS_MAX - self._count, 2 * limits.POOL_TRANSACTIONS_MAX - len(self._held))
+        own_room = limits.POOL_ACTOR_TRANSACTIONS_MAX - self._counts.get(caller.actor, 0)
+        if room <= own_room:
+            return max(room, 0), BusyError("the node is full; try again later", code="pool.full")
+        refusal = BusyError("you have too many transactions waiting; try again later", code="pool.actor_full")
+        return max(own_room, 0), refusal
 
     def _on_their_way(self, caller: Caller, change: int) -> None:
         self._count += change
@@ -206,11 +210,12 @@ class Submissions:
         else:
             self._counts.pop(caller.actor, None)
 
-    def _check(self, key: tuple[int, int]) -> None:
+    def _check(self, runtime: AdapterRuntime, caller: Caller) -> None:
+        key = id(runtime), id(caller)
         waiting = self._waiting.pop(key)
         size = min(max(_PART_MIN, len(waiting) // _PARTS), _PART_MAX)
         for first in range(0, len(waiting), size):
-            self._after_others(key, partial(self._admit, waiting[first : first + size]))
+            self._after_others(key, partial(self._admit, runtime, caller, waiting[first : first + size]))
 
     def _after_others(
         self, key: tuple[int, int], work: Callable[[asyncio.Task[None] | None], Coroutine[None, None, None]]
@@ -224,21 +229,21 @@ class Submissions:
         if self._checks[key] is task:
             del self._checks[key]
 
-    async def _admit(self, batch: list[_Waiting], before: asyncio.Task[None] | None) -> None:
-        runtime, _, caller, _ = batch[0]
-        raw = [one for _, one, _, _ in batch]
+    async def _admit(
+        self, runtime: AdapterRuntime, caller: Caller, batch: list[Submission], before: asyncio.Task[None] | None
+    ) -> None:
         async with self._turns.turn(caller.actor):
             began = self._loop.time()
-            admitted = await _admitted(runtime, raw, caller)
+            admitted = await _admitted(runtime, [raw for raw, _ in batch], caller)
         self.checked += len(batch)
         self.check_us += int(1e6 * (self._loop.time() - began))
         good: list[_Checked] = []
-        for (_, data, _, answer), one in zip(batch, admitted, strict=True):
-            if isinstance(one, CocoError):
+        for (raw, answer), verdict in zip(batch, admitted, strict=True):
+            if isinstance(verdict, CocoError):
                 self._on_their_way(caller, -1)
-                answer(one)
+                answer(verdict)
             else:
-                good.append((one, data, answer))
+                good.append((verdict, raw, answer))
         await self._submit_after(runtime, caller, good, before)
 
     async def _submit_after(
@@ -296,15 +301,18 @@ class Submissions:
         now, view = self._sequencer.clock.now_ms, self._sequencer.replica.view
         self._on_their_way(caller, -len(good))
         for (envelope, raw, answer), refusal in zip(good, refusals, strict=True):
-            dropped = self.why_dropped(runtime, envelope.id)
-            if refusal is None and dropped:
+            identity = envelope.id
+            if refusal is None and self._reasons and (dropped := self.why_dropped(runtime, identity)):
                 # The primary's word of its fate has overtaken the answer.
                 refusal = _dropped(dropped)
-            if refusal is not None and refusal.code == _DROPPED:
-                refusal = AdapterError(f"the transaction was dropped: {refusal}", code="node.dropped")
-            if refusal is None and envelope.id not in runtime.included:
-                self._held[envelope.id] = _Held(runtime, envelope, raw, caller, now, view, unsure=unsure)
-            answer(envelope if refusal is None else runtime.adapter.told(refusal, envelope, caller) or envelope)
+            if refusal is None:
+                if identity not in runtime.included:
+                    self._held[identity] = _Held(runtime, envelope, raw, caller, now, view, unsure)
+                answer(envelope)
+            else:
+                if refusal.code == _DROPPED:
+                    refusal = AdapterError(f"the transaction was dropped: {refusal}", code="node.dropped")
+                answer(runtime.adapter.told(refusal, envelope, caller) or envelope)
         if unsure:
             self._begin_again()
 
@@ -385,14 +393,15 @@ class Submissions:
 
     def _settled(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
         held = self._held.pop(identity, None)
-        self._reasons.pop((runtime.name, identity), None)
-        if not reason:
+        if self._reasons:
+            self._reasons.pop((runtime.name, identity), None)
+        if not reason and self._outlived:
             self._outlived.pop(identity, None)
         if reason:
             self._reasons[runtime.name, identity] = reason, held.caller.actor if held is not None else ""
             if len(self._reasons) > limits.DROPPED_IDS_MAX:
                 del self._reasons[next(iter(self._reasons))]
-        origin = self._origins.pop(identity, None)
+        origin = self._origins.pop(identity, None) if self._origins else None
         if origin is not None and reason:
             self._tell_dropped(origin, _encode(Dropped(runtime.name, identity, reason)))
 

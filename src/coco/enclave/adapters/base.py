@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from coco._native import Chain, WriteSet
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError
@@ -108,8 +110,7 @@ class Caller:
         return self.any_account or account in self.accounts
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A request as the front end parsed it."""
 
     #: Name of the route.
@@ -117,13 +118,12 @@ class Request:
     #: JSON-RPC parameters; for an HTTP route the path parameters.
     params: Sequence[Any] | Mapping[str, Any]
     body: bytes = b""
-    query: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = msgspec.field(default_factory=dict)
     #: Random bytes that no other request has; for routes of HTTP.
     nonce: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True):
     """What answering a request takes, at most, as far as that can be known before it runs.
 
     It is what the caller's budget pays (``frontend/budget.py``), not what scheduling goes by.
@@ -135,8 +135,7 @@ class Cost:
     answer_bytes: int = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """An answer. For JSON-RPC ``value`` is the result; for HTTP it is JSON, or bytes with their type."""
 
     value: Any
@@ -169,8 +168,7 @@ class AdapterError(CocoError):
         self.data = data
 
 
-@dataclass(slots=True)
-class Envelope:
+class Envelope(msgspec.Struct):
     """A checked transaction on its way to a block."""
 
     #: Identifies the transaction in its protocol: its hash, its header signature.

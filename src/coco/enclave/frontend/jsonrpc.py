@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coco import limits
-from coco.enclave.adapters.base import AdapterError, Caller, Cost, Envelope, LedgerAdapter, Request, RouteKind
+from coco.enclave.adapters.base import AdapterError, Caller, Cost, Envelope, LedgerAdapter, Request, Route, RouteKind
 from coco.enclave.frontend.admission import Admission, request_work_us
 from coco.enclave.frontend.service import Service
 from coco.enclave.sequencer import AdapterRuntime
@@ -34,9 +34,6 @@ EarlyCall = tuple[bytes, "Admitted", int, Callable[[bytes], None]]
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601
 INTERNAL_ERROR, SERVER_ERROR, LIMIT_EXCEEDED = -32603, -32000, -32005
-#: Kinds whose calls of one batch begin at the same time: submissions are admitted together, and wait for one block.
-_TOGETHER = (RouteKind.SUBMIT, RouteKind.SUBMIT_AND_WAIT)
-
 #: An answer that costs nothing beyond its call.
 _FREE_ANSWER_BYTES = 16 * limits.KIB
 
@@ -68,33 +65,57 @@ def _failure(identity: Any, code: int, message: str, stable: str) -> dict[str, A
     }
 
 
-def _answer_submission(
+class _Call(msgspec.Struct, gc=False):
+    """One call of a body, as far as it is known before it runs."""
+
+    identity: str | int | float | None
+    request: Request
+    route: tuple[AdapterRuntime, Route] | None
+    cost: Cost
+    #: Why it is no call at all.
+    refusal: dict[str, Any] | None = None
+
+    @property
+    def kind(self) -> RouteKind | None:
+        return None if self.route is None else self.route[1].kind
+
+
+class _Answer(msgspec.Struct, tag_field="jsonrpc", tag="2.0", gc=False):
+    """The answer of a call that was served."""
+
+    id: str | int | float | msgspec.Raw | None
+    result: Any
+
+
+class _Refusal(msgspec.Struct, tag_field="jsonrpc", tag="2.0", gc=False):
+    """The answer of a call that was refused."""
+
+    id: str | int | float | msgspec.Raw | None
+    error: dict[str, Any]
+
+
+#: The types of an ``id`` as the decoder makes them: a truth value is none.
+_ID_TYPES = {str, int, float, type(None)}
+_NO_CALL = _failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")
+_NOTHING = Request("", ())
+
+
+def _settled(
     adapter: LedgerAdapter,
     request: Request,
-    identity: Any,
-    done: Callable[[dict[str, Any]], None],
+    identity: str | int | float | msgspec.Raw | None,
+    done: Callable[[bytes], None],
     answer: Envelope | CocoError,
 ) -> None:
-    reply: dict[str, Any] = {"jsonrpc": "2.0", "id": identity}
+    """Tell what became of a submission."""
     if isinstance(answer, CocoError):
-        reply["error"] = error_object(answer)
+        done(_encode(_Refusal(identity, error_object(answer))))
     else:
-        reply["result"] = adapter.accepted(request, [answer]).value
-    done(reply)
-
-
-def _answer_early(
-    adapter: LedgerAdapter,
-    request: Request,
-    call: bytes,
-    reply: Callable[[bytes], None],
-    answer: Envelope | CocoError,
-) -> None:
-    _answer_submission(adapter, request, msgspec.Raw(call), lambda document: reply(_encode(document)), answer)
+        done(_encode(_Answer(identity, adapter.accepted(request, (answer,)).value)))
 
 
 class _Batch:
-    """Answers of the calls of one body, in its order, encoded as they come."""
+    """Encoded answers of the calls of one body, in its order."""
 
     def __init__(self, calls: int, bytes_max: int, reply: Callable[[bytes], None]) -> None:
         self._answers: list[bytes] = [b""] * calls
@@ -105,30 +126,24 @@ class _Batch:
         """Whether its answer may not grow any more."""
         return self._size > self._bytes_max
 
-    def answered(self, index: int, answer: dict[str, Any]) -> None:
+    def answered(self, index: int, identity: Any, answer: bytes) -> None:
         """One call is done."""
-        encoded = _encode(answer)
-        if self._size + len(encoded) > self._bytes_max:
-            encoded = _encode(_too_long(answer.get("id"), self._bytes_max))
+        if self._size + len(answer) > self._bytes_max:
+            answer = self._too_long(identity)
             self._size = self._bytes_max + 1
-        self._answers[index] = encoded
-        self._size += len(encoded)
+        self._answers[index] = answer
+        self._size += len(answer)
         self._open -= 1
         if not self._open:
             self._reply(b"[" + b",".join(self._answers) + b"]")
 
-    def refuse(self, index: int, document: Any) -> None:
+    def refuse(self, index: int, identity: Any) -> None:
         """One call is not run, because the answer is full."""
-        self.answered(index, _too_long(_identity(document), self._bytes_max))
+        self.answered(index, identity, self._too_long(identity))
 
-
-def _too_long(identity: Any, bytes_max: int) -> dict[str, Any]:
-    message = f"the answer of a batch has at most {bytes_max} bytes; ask for less at once"
-    return _failure(identity, LIMIT_EXCEEDED, message, "budget.answer_too_long")
-
-
-def _identity(document: Any) -> Any:
-    return document.get("id") if isinstance(document, dict) else None
+    def _too_long(self, identity: Any) -> bytes:
+        message = f"the answer of a batch has at most {self._bytes_max} bytes; ask for less at once"
+        return _encode(_failure(identity, LIMIT_EXCEEDED, message, "budget.answer_too_long"))
 
 
 class JsonRpc:
@@ -154,37 +169,39 @@ class JsonRpc:
             reply(_encode(_failure(None, PARSE_ERROR, "parse error", "rpc.parse_error")))
             return
         if isinstance(document, dict):
-            cost = self._cost(document)
-            self._when_paid(
-                caller,
-                cost.work_us,
-                document.get("id"),
-                reply,
-                lambda: self._begin(document, cost, caller, lambda answer: self._reply(_encode(answer), caller, reply)),
-            )
-        elif isinstance(document, list) and document:
-            if len(document) > limits.RPC_BATCH_MAX:
-                message = f"a batch has at most {limits.RPC_BATCH_MAX} calls"
-                reply(_encode(_failure(None, INVALID_REQUEST, message, "rpc.batch_too_large")))
-            else:
-                costs = [self._cost(one) for one in document]
-                work_us = sum(one.work_us for one in costs)
-                begin = partial(self._batch, document, costs, caller, reply)
-                self._when_paid(caller, work_us, None, reply, begin)
+            call = self._read(document)
+            begin = partial(self._begin, call, caller, partial(self._reply, caller, reply))
+            self._when_paid(caller, call.cost.work_us, call.identity, reply, begin)
+        elif not isinstance(document, list) or not document:
+            reply(_encode(_NO_CALL))
+        elif len(document) > limits.RPC_BATCH_MAX:
+            message = f"a batch has at most {limits.RPC_BATCH_MAX} calls"
+            reply(_encode(_failure(None, INVALID_REQUEST, message, "rpc.batch_too_large")))
         else:
-            reply(_encode(_failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")))
+            calls = [self._read(part) for part in document]
+            work_us = sum([call.cost.work_us for call in calls])
+            self._when_paid(caller, work_us, None, reply, partial(self._batch, calls, caller, reply))
 
-    def _reply(self, answer: bytes, caller: Caller, reply: Callable[[bytes], None]) -> None:
+    def _read(self, document: Any) -> _Call:
+        """What is asked for, whoever serves it, and what it costs at most."""
+        if type(document) is not dict:
+            return _Call(None, _NOTHING, None, Cost(), _NO_CALL)
+        identity, name, params = document.get("id"), document.get("method"), document.get("params")
+        if type(name) is not str or type(identity) not in _ID_TYPES:
+            return _Call(None, _NOTHING, None, Cost(), _NO_CALL)
+        if params is None:
+            params = []
+        elif type(params) is not list and type(params) is not dict:
+            message = "params must be a list or an object"
+            refusal = _failure(identity, INVALID_REQUEST, message, "rpc.invalid_request")
+            return _Call(identity, _NOTHING, None, Cost(), refusal)
+        request, route = Request(name, params), self._service.rpc_route(name)
+        return _Call(identity, request, route, self._service.cost(route, request))
+
+    def _reply(self, caller: Caller, reply: Callable[[bytes], None], answer: bytes) -> None:
         if len(answer) > _FREE_ANSWER_BYTES:
             self._admission.answered(caller, len(answer))
         reply(answer)
-
-    def _cost(self, document: Any) -> Cost:
-        """What a call costs, at most, as far as it can be known before it runs."""
-        if not isinstance(document, dict):
-            return Cost()
-        params = document.get("params")
-        return self._service.cost(document.get("method"), params if params is not None else [])
 
     def _when_paid(
         self, caller: Caller, work_us: int, identity: Any, reply: Callable[[bytes], None], begin: Callable[[], None]
@@ -201,58 +218,61 @@ class JsonRpc:
             begin()
 
     def _refuse(self, identity: Any, error: OverBudgetError, caller: Caller, reply: Callable[[bytes], None]) -> None:
-        answer = _encode({"jsonrpc": "2.0", "id": identity, "error": error_object(error)})
+        answer = _encode(_Refusal(identity, error_object(error)))
         asyncio.get_running_loop().call_later(self._admission.refusal_s(caller), reply, answer)
 
-    def _begin(self, document: Any, cost: Cost, caller: Caller, done: Callable[[dict[str, Any]], None]) -> None:
+    def _begin(self, call: _Call, caller: Caller, done: Callable[[bytes], None]) -> None:
         """Begin one call; ``done`` gets its answer, at once or later."""
-        route = self._service.rpc_route(document.get("method")) if isinstance(document, dict) else None
-        if route is not None and route[1].kind is RouteKind.SUBMIT:
-            self._submit(route[0], document, caller, done)
-            return
-        self._spawn(self._call(document, cost, caller, done))
+        if call.kind is RouteKind.SUBMIT and call.route is not None:
+            self._submit(call.route[0], caller, [(call, done)])
+        else:
+            self._spawn(self._answer(call, caller, done))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _call(self, document: Any, cost: Cost, caller: Caller, done: Callable[[dict[str, Any]], None]) -> None:
-        async with self._admission.answering(caller, cost.answer_bytes):
-            await self._admission.turn(caller, cost.work_us)
-            done(await self.call(document, caller))
+    async def _answer(self, call: _Call, caller: Caller, done: Callable[[bytes], None]) -> None:
+        async with self._admission.answering(caller, call.cost.answer_bytes):
+            await self._admission.turn(caller, call.cost.work_us)
+            done(await self._serve(call, caller))
 
-    def _batch(self, documents: list[Any], costs: list[Cost], caller: Caller, reply: Callable[[bytes], None]) -> None:
+    def _batch(self, calls: list[_Call], caller: Caller, reply: Callable[[bytes], None]) -> None:
         # Submissions run at the same time, so that those of one batch are admitted together; of the rest a few do.
         known = bool(caller.actor)
         bytes_max = limits.RPC_ANSWER_BYTES_MAX if known else limits.ANONYMOUS_RPC_ANSWER_BYTES_MAX
-        batch = _Batch(len(documents), bytes_max, lambda answer: self._reply(answer, caller, reply))
-        queries: deque[tuple[int, Any, int]] = deque()
+        batch = _Batch(len(calls), bytes_max, partial(self._reply, caller, reply))
+        queries: deque[tuple[int, _Call]] = deque()
         answer_bytes = 0
-        for index, (document, cost) in enumerate(zip(documents, costs, strict=True)):
-            if self._is_submission(document):
-                self._begin(document, Cost(), caller, partial(batch.answered, index))
+        submitted: dict[str, tuple[AdapterRuntime, list[tuple[_Call, Callable[[bytes], None]]]]] = {}
+        for index, call in enumerate(calls):
+            kind = call.kind
+            if kind is RouteKind.SUBMIT and call.route is not None:
+                runtime = call.route[0]
+                _, together = submitted.setdefault(runtime.name, (runtime, []))
+                together.append((call, partial(batch.answered, index, call.identity)))
+            elif kind is RouteKind.SUBMIT_AND_WAIT:
+                self._begin(call, caller, partial(batch.answered, index, call.identity))
             else:
-                queries.append((index, document, cost.work_us))
-                answer_bytes += cost.answer_bytes
+                queries.append((index, call))
+                answer_bytes += call.cost.answer_bytes
+        for runtime, together in submitted.values():
+            self._submit(runtime, caller, together)
         if queries:
             self._spawn(self._query_all(batch, queries, min(answer_bytes, bytes_max), caller))
 
-    def _is_submission(self, document: Any) -> bool:
-        route = self._service.rpc_route(document.get("method")) if isinstance(document, dict) else None
-        return route is not None and route[1].kind in _TOGETHER
-
     async def _query_all(
-        self, batch: _Batch, queries: deque[tuple[int, Any, int]], answer_bytes: int, caller: Caller
+        self, batch: _Batch, queries: deque[tuple[int, _Call]], answer_bytes: int, caller: Caller
     ) -> None:
         async def run() -> None:
             while queries:
-                index, document, work_us = queries.popleft()
+                index, call = queries.popleft()
                 if batch.is_full:
-                    batch.refuse(index, document)
+                    batch.refuse(index, call.identity)
                 else:
-                    await self._admission.turn(caller, work_us)
-                    batch.answered(index, await self.call(document, caller))
+                    await self._admission.turn(caller, call.cost.work_us)
+                    batch.answered(index, call.identity, await self._serve(call, caller))
                 # Most calls never wait for anything: others get their turn between two of a batch.
                 await asyncio.sleep(0)
 
@@ -260,17 +280,19 @@ class JsonRpc:
             await asyncio.gather(*(run() for _ in range(min(len(queries), limits.RPC_BATCH_RUNNING_MAX))))
 
     def _submit(
-        self, runtime: AdapterRuntime, document: dict[str, Any], caller: Caller, done: Callable[[dict[str, Any]], None]
+        self, runtime: AdapterRuntime, caller: Caller, calls: list[tuple[_Call, Callable[[bytes], None]]]
     ) -> None:
-        params = document.get("params")
-        request = Request(document["method"], params if params is not None else [])
-        settled = partial(_answer_submission, runtime.adapter, request, document.get("id"), done)
-        try:
-            (raw,) = runtime.adapter.parse_submission(request)
-        except CocoError as error:
-            settled(error)
-            return
-        self._service.submissions.add(runtime, raw, caller, settled)
+        """Hand submissions of one adapter in, together."""
+        adapter, submissions = runtime.adapter, []
+        for call, done in calls:
+            settled = partial(_settled, adapter, call.request, call.identity, done)
+            try:
+                (raw,) = adapter.parse_submission(call.request)
+            except CocoError as error:
+                settled(error)
+            else:
+                submissions.append((raw, settled))
+        self._service.submissions.add(runtime, caller, submissions)
 
     def submitted(self, method: str, caller: Caller, calls: list[EarlyCall]) -> None:
         """Serve one caller's submissions by one method, which the door has read and checked."""
@@ -279,37 +301,24 @@ class JsonRpc:
         runtime, _ = route
         adapter, request = runtime.adapter, Request(method, ())
         checked = [
-            (adapter.checked(found), partial(_answer_early, adapter, request, call, reply))
-            for call, found, _, reply in calls
+            (adapter.checked(verdict), partial(_settled, adapter, request, msgspec.Raw(call), reply))
+            for call, verdict, _, reply in calls
         ]
         check_us = sum(spent for _, _, spent, _ in calls)
         self._service.submissions.add_checked(runtime, caller, checked, check_us)
 
-    async def call(self, document: Any, caller: Caller) -> dict[str, Any]:
+    async def _serve(self, call: _Call, caller: Caller) -> bytes:
         """Serve one call; its answer."""
-        if not isinstance(document, dict):
-            return _failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")
-        identity, name = document.get("id"), document.get("method")
-        if (
-            not isinstance(name, str)
-            or not isinstance(identity, str | int | float | None)
-            or isinstance(identity, bool)
-        ):
-            return _failure(None, INVALID_REQUEST, "invalid request", "rpc.invalid_request")
-        params = document.get("params")
-        if params is None:
-            params = []
-        if not isinstance(params, list | dict):
-            return _failure(identity, INVALID_REQUEST, "params must be a list or an object", "rpc.invalid_request")
+        if call.refusal is not None:
+            return _encode(call.refusal)
         try:
-            reply = await self._service.call(name, Request(name, params), caller)
+            reply = await self._service.call(call.request.name, call.request, caller)
         except Exception as error:  # noqa: BLE001 - no call may end the process; the text stays inside (H1)
             if isinstance(error, CocoError) and not isinstance(error, HostLiedError):
-                return {"jsonrpc": "2.0", "id": identity, "error": error_object(error)}
+                return _encode(_Refusal(call.identity, error_object(error)))
             self._failed(error)  # a host's lie ends the enclave
-            return _failure(identity, INTERNAL_ERROR, "the node failed to serve this", "node.internal")
+            return _encode(_failure(call.identity, INTERNAL_ERROR, "the node failed to serve this", "node.internal"))
         if reply is None:
-            return _failure(
-                identity, METHOD_NOT_FOUND, f"the method {name[:80]} does not exist", "rpc.method_not_found"
-            )
-        return {"jsonrpc": "2.0", "id": identity, "result": reply.value}
+            message = f"the method {call.request.name[:80]} does not exist"
+            return _encode(_failure(call.identity, METHOD_NOT_FOUND, message, "rpc.method_not_found"))
+        return _encode(_Answer(call.identity, reply.value))

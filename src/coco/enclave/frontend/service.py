@@ -50,12 +50,9 @@ class Service:
         """The adapter that has a JSON-RPC method."""
         return self._rpc.get(name) if isinstance(name, str) else None
 
-    def cost(self, name: Any, params: Any) -> Cost:
+    def cost(self, route: tuple[AdapterRuntime, Route] | None, request: Request) -> Cost:
         """What a JSON-RPC call costs; little, when nobody has the method."""
-        route = self.rpc_route(name)
-        if route is None or not isinstance(params, list | dict):
-            return Cost()
-        return route[0].adapter.cost(Request(name, params))
+        return Cost() if route is None else route[0].adapter.cost(request)
 
     async def call(self, name: str, request: Request, caller: Caller) -> Reply | None:
         """Serve a JSON-RPC call; None when nobody has the method."""
@@ -106,7 +103,7 @@ class Service:
                 # Asked for before the transaction can run, so that its outcome cannot be missed.
                 future.set_result((answer, self._sequencer.outcome(runtime, answer.id) if wait else None))
 
-        self.submissions.add(runtime, raw, caller, answered)
+        self.submissions.add(runtime, caller, [(raw, answered)])
         return await future
 
     async def _wait(self, envelope: Envelope, outcome: asyncio.Future[str]) -> None:
