@@ -53,7 +53,7 @@ else
 endif
 
 test-vectors: build ## Conformance data below DIR; ends with "N passed, N failed"
-	$(BIN)/python tests/conformance/run.py $(DIR)
+	$(BIN)/python tests/conformance/ethereum_tests.py $(DIR)
 
 forge: build .venv-ccf/.built ## 10,000 forgeries by whoever holds the service key; 300 of them given to ccf as well
 	$(BIN)/python tests/adversary/forger.py --seeds 0-9999 --ccf 300

@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from eth_utils import to_checksum_address
@@ -64,7 +64,7 @@ class Peer:
     #: Contracts that are there, by what they do.
     contracts: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, url: str, tls: ssl.SSLContext, counted: Counter, index: int, until: float) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext, counted: Counter[str], index: int, until: float) -> None:
         place = urlsplit(url)
         self.host, self.port, self.index, self.until = "localhost", int(place.port or 0), index, until
         self._tls, self.counted = tls, counted
@@ -210,7 +210,8 @@ def slow_reader(body: bytes) -> Attacker:
     async def attack(peer: Peer) -> None:
         await peer.connect()
         assert peer._writer is not None
-        peer._writer.transport.pause_reading()
+        transport: Any = peer._writer.transport
+        transport.pause_reading()
         head = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body)
         await peer.send(head + body)
         await asyncio.sleep(max(0.1, peer.until - time.time()))
@@ -353,8 +354,8 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-async def _attack(chosen: Attack, url: str, tls: ssl.SSLContext, seconds: float) -> Counter:
-    counted: Counter = Counter()
+async def _attack(chosen: Attack, url: str, tls: ssl.SSLContext, seconds: float) -> Counter[str]:
+    counted: Counter[str] = Counter()
     until = time.time() + seconds
 
     async def one(index: int) -> None:
@@ -400,7 +401,7 @@ class Writers:
         self.done: list[tuple[float, float]] = []
         #: When the one began that each writer waits for.
         self.open: dict[int, float] = {}
-        self.errors: Counter = Counter()
+        self.errors: Counter[str] = Counter()
         self._threads = [threading.Thread(target=self._write, args=(n,), daemon=True) for n in range(WRITERS)]
         for thread in self._threads:
             thread.start()
@@ -571,7 +572,7 @@ class Attacked:
             "greedy": [str(at / "greedy.pem"), str(at / "greedy.key.pem")],
         }[caller]
 
-    def begin(self, name: str, seconds: float) -> subprocess.Popen:
+    def begin(self, name: str, seconds: float) -> subprocess.Popen[str]:
         chosen = ATTACKS[name]
         asked = {
             "name": name,
@@ -583,7 +584,7 @@ class Attacked:
         command = [sys.executable, __file__, "--be", json.dumps(asked)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    def measure(self, name: str, rounds: int, seconds: float) -> dict:
+    def measure(self, name: str, rounds: int, seconds: float) -> dict[str, Any]:
         """Quiet and attacked intervals in turn."""
         if ATTACKS[name].prepare == "proposals":
             asyncio.run(_open_proposals(self.url("administration"), self.system.directory))
@@ -595,7 +596,8 @@ class Attacked:
         rounds = ATTACKS[name].rounds or rounds
         time.sleep(2)
         base = self.memory.now()
-        quiet, attacked, grown, counted = [], [], [], Counter()
+        quiet, attacked, grown = [], [], []
+        counted: Counter[str] = Counter()
         for _ in range(rounds):
             began = time.monotonic()
             time.sleep(seconds)
@@ -648,7 +650,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--out", default=str(OUT / "summary.json"))
     chosen = parser.parse_args()
-    found: dict[str, dict] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in chosen.scenarios.split(","):
         try:
             with attacked() as target:  # a network of its own: no attack pays for another's

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 from ethereum import load, prepare
 from nodes import Network
@@ -24,7 +25,7 @@ def build(name: str, python: Path, nodes: int) -> type[Coco]:
     return type(name, (Coco,), {"name": f"{name} x{nodes}", "python": str(python), "nodes": nodes})
 
 
-def measure(kind: type[Coco], prepared: dict) -> dict:
+def measure(kind: type[Coco], prepared: dict[str, Any]) -> dict[str, Any]:
     with running(kind) as system:
         if kind.nodes > 1:
             Network(system).settled()

@@ -19,8 +19,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS
@@ -74,7 +75,7 @@ async def never_ending(port: int) -> None:
     await asyncio.sleep(3600)
 
 
-ATTACKS: dict[str, Callable[[int], Awaitable[None]]] = {
+ATTACKS: dict[str, Callable[[int], Coroutine[Any, Any, None]]] = {
     one.__name__: one for one in (broken_off, with_a_gap, never_ending)
 }
 
@@ -124,7 +125,7 @@ def main() -> None:
         print("there", flush=True)
         asyncio.run(ATTACKS[chosen.attack](chosen.port))
         return
-    found: dict[str, list] = {name: [] for name in ATTACKS}
+    found: dict[str, list[Any]] = {name: [] for name in ATTACKS}
     with running(Coco) as system:
         pid, port = system.summary["host_pid"], int(urlsplit(system.summary["ethereum_url"]).port or 0)
         target = Target("127.0.0.1", port)

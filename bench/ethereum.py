@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from eth_abi import encode
 from eth_account import Account
@@ -33,7 +34,7 @@ MAX_FEE, TIP = 20 * 10**9, 10**9
 TRANSFER_GAS = 200_000
 
 
-def contracts() -> dict:
+def contracts() -> dict[str, Any]:
     compiled = subprocess.run(
         ["node", str(HERE.parent / "tests/clients/compile.mjs")], capture_output=True, text=True, check=True
     )
@@ -44,7 +45,7 @@ def key(index: int) -> str:
     return "0x" + hashlib.sha256(b"coco benchmark sender %d" % index).hexdigest()
 
 
-def sign(job: tuple[str, dict]) -> tuple[str, str]:
+def sign(job: tuple[str, dict[str, Any]]) -> tuple[str, str]:
     secret, transaction = job
     fields = {
         "type": 2,
@@ -62,7 +63,7 @@ def transfer(to: str, amount: int) -> str:
     return "0x" + (keccak(text="transfer(address,uint256)")[:4] + encode(["address", "uint256"], [to, amount])).hex()
 
 
-def prepare(count: int) -> dict:
+def prepare(count: int) -> dict[str, Any]:
     """Every transaction of the load, signed; kept in a file because signing in Python takes longer than the load."""
     path = OUT / f"transactions-{count}.json"
     if path.exists():
@@ -105,7 +106,7 @@ def prepare(count: int) -> dict:
     return prepared
 
 
-def wait_receipt(client: Connection, identity: str) -> dict:
+def wait_receipt(client: Connection, identity: str) -> dict[str, Any]:
     for _ in range(600):
         receipt = client.call("eth_getTransactionReceipt", identity)
         if receipt is not None:
@@ -115,7 +116,7 @@ def wait_receipt(client: Connection, identity: str) -> dict:
     raise RuntimeError("a transaction of the set-up was not mined")
 
 
-def set_up(system: System, prepared: dict) -> None:
+def set_up(system: System, prepared: dict[str, Any]) -> None:
     """Give every sender ether for fees, deploy the token, share it out."""
     client = system.target.connect()
     wei = 5 * 10**18
@@ -141,7 +142,7 @@ def set_up(system: System, prepared: dict) -> None:
     client.close()
 
 
-def check_balances(system: System, prepared: dict, sets: list[str]) -> None:
+def check_balances(system: System, prepared: dict[str, Any], sets: list[str]) -> None:
     expected = dict.fromkeys(prepared["senders"], 10**20)
     for name in sets:
         for n, (lane, _, _) in enumerate(prepared[name]):
@@ -156,9 +157,9 @@ def check_balances(system: System, prepared: dict, sets: list[str]) -> None:
     client.close()
 
 
-def load(system: System, prepared: dict) -> dict:
+def load(system: System, prepared: dict[str, Any]) -> dict[str, Any]:
     """Set a running system up, give it single requests and then batches, and check the balances."""
-    figures: dict = {}
+    figures: dict[str, Any] = {}
     set_up(system, prepared)
     for name, batch in (("single", 1), ("batch", BATCH)):
         before = cpu_seconds(system.process.pid)
@@ -176,7 +177,7 @@ def load(system: System, prepared: dict) -> dict:
     return figures
 
 
-def measure(kind: type[System], prepared: dict) -> dict:
+def measure(kind: type[System], prepared: dict[str, Any]) -> dict[str, Any]:
     with running(kind) as system:
         before_disk = disk_bytes(system.directory)
         figures = load(system, prepared)
@@ -186,7 +187,7 @@ def measure(kind: type[System], prepared: dict) -> dict:
     return figures
 
 
-def median(runs: list[dict], name: str, figure: str) -> float:
+def median(runs: list[dict[str, Any]], name: str, figure: str) -> float:
     return statistics.median(run[name][figure] for run in runs)
 
 
@@ -198,12 +199,12 @@ def main() -> None:
     chosen = parser.parse_args()
     kinds = there([kind for kind in (Coco, Anvil, Geth) if kind.name in chosen.systems.split(",")])
     prepared = prepare(chosen.transactions)
-    runs: dict[str, list[dict]] = {kind.name: [] for kind in kinds}
+    runs: dict[str, list[dict[str, Any]]] = {kind.name: [] for kind in kinds}
     for number in range(chosen.runs):
         print(f"run {number + 1} of {chosen.runs}, load {os.getloadavg()[0]:.1f}", flush=True)
         for kind in kinds:  # interleaved, so that a slow minute hits everyone
             runs[kind.name].append(measure(kind, prepared))
-    summary: dict = {
+    summary: dict[str, Any] = {
         "settings": {
             "transactions": chosen.transactions,
             "senders": SENDERS,

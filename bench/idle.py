@@ -13,6 +13,7 @@ import json
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 from load import Connection
 from systems import Coco, running
@@ -26,7 +27,7 @@ def enclave_mb(pid: int) -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def measure(system: Coco, wanted: int) -> dict:
+def measure(system: Coco, wanted: int) -> dict[str, Any]:
     enclave = system.summary["enclave_pid"]
     first = system.target.connect()
     first.call("eth_chainId")

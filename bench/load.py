@@ -194,8 +194,8 @@ def _requests(
 ) -> list[deque[tuple[list[str], bytes]]]:
     """The requests of each connection, ready to be sent, with the hashes in each."""
     lanes: list[list[tuple[str, str]]] = [[] for _ in range(connections)]
-    for lane, identity, raw in transactions:
-        lanes[lane % connections].append((identity, raw))
+    for number, identity, raw in transactions:
+        lanes[number % connections].append((identity, raw))
     requests: list[deque[tuple[list[str], bytes]]] = []
     for lane in lanes:
         requests.append(deque())

@@ -22,12 +22,13 @@ import statistics
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from eth_account import Account
 
 from ethereum import OUT, load, prepare, sign
-from load import Connection
-from systems import CHAIN_ID, FUNDER, FUNDER_KEY, Coco, Etcd, Target, running, there
+from load import Connection, Target
+from systems import CHAIN_ID, FUNDER, FUNDER_KEY, Coco, Etcd, running, there
 
 ELECTION_TIMEOUT_S = 0.75
 PATIENCE_S = 60
@@ -38,7 +39,7 @@ def network(nodes: int) -> type[Coco]:
     return type(f"Coco{nodes}", (Coco,), {"nodes": nodes, "name": f"coco x{nodes}"})
 
 
-def throughput(nodes: int, prepared: dict) -> dict:
+def throughput(nodes: int, prepared: dict[str, Any]) -> dict[str, Any]:
     with running(network(nodes)) as system:
         if nodes > 1:
             Network(system).settled()
@@ -52,7 +53,7 @@ class Network:
         self.nodes = {name: dict(row) for name, row in system.summary["nodes"].items()}
         self._tls = system.target.tls
         #: What each node that joined has said of it.
-        self.caught_up: list[dict] = []
+        self.caught_up: list[dict[str, Any]] = []
         threading.Thread(target=self._read, args=(system.process.stderr or (),), daemon=True).start()
 
     def _read(self, lines) -> None:
@@ -66,7 +67,7 @@ class Network:
     def target(self, name: str) -> Target:
         return Target("localhost", int(self.nodes[name]["application_url"].rpartition(":")[2]), self._tls)
 
-    def ask(self, name: str, path: str) -> dict:
+    def ask(self, name: str, path: str) -> dict[str, Any]:
         """A route of a node's administration listener."""
         port = int(self.nodes[name]["administration_url"].rpartition(":")[2])
         connection = Connection("localhost", port, self._tls)
@@ -91,7 +92,7 @@ class Network:
         raise RuntimeError("the network does not settle")
 
 
-def failovers(kills: int) -> dict:
+def failovers(kills: int) -> dict[str, Any]:
     seconds: list[float] = []
     nonce = 0
     with running(network(3)) as system:
@@ -133,7 +134,7 @@ def failovers(kills: int) -> dict:
     }
 
 
-def latency(nodes: int, payments: int) -> dict:
+def latency(nodes: int, payments: int) -> dict[str, Any]:
     """Of one client at the primary, one payment at a time: submit to receipt."""
     with running(network(nodes)) as system:
         found = Network(system)
@@ -151,7 +152,7 @@ def latency(nodes: int, payments: int) -> dict:
     return {"p50_ms": round(ordered[len(ordered) // 2], 1), "p99_ms": round(ordered[int(len(ordered) * 0.99)], 1)}
 
 
-def catch_up(prepared: dict) -> dict:
+def catch_up(prepared: dict[str, Any]) -> dict[str, Any]:
     """A backup that lost its disk reads the whole ledger from another node, checks, opens and applies it."""
     with running(network(3)) as system:
         nodes = Network(system)
@@ -177,7 +178,7 @@ def catch_up(prepared: dict) -> dict:
     }
 
 
-def etcd(puts: int, connections: int = 32) -> dict:
+def etcd(puts: int, connections: int = 32) -> dict[str, Any]:
     """Puts of a payment's size through the JSON gateway, each acknowledged by a majority."""
     with running(Etcd) as system:
         value = base64.b64encode(os.urandom(180)).decode()
@@ -237,7 +238,7 @@ def main() -> None:
     prepared = prepare(chosen.transactions)
     sizes = [int(one) for one in chosen.nodes.split(",")]
     figures = {str(size): throughput(size, prepared) for size in sizes}
-    found: dict = {"nodes": figures, "relative_to_one": {}}
+    found: dict[str, Any] = {"nodes": figures, "relative_to_one": {}}
     for mode in ("single", "batch"):
         if "1" in figures:
             one = figures["1"][mode]["tx_per_s"]

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from load import Target
 
@@ -68,6 +69,9 @@ def disk_bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
+Kind = TypeVar("Kind", bound="System")
+
+
 class System:
     """A running system."""
 
@@ -78,14 +82,18 @@ class System:
     install = ""
 
     @classmethod
-    def program(cls) -> str | None:
-        """What is run; None where it is not installed."""
+    def program(cls) -> str:
+        """What is run; nothing where it is not installed."""
         return sys.executable
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[Any] | None = None
         self.target = Target("127.0.0.1", 0)
+
+    def start(self) -> None:
+        """Have it serve; ends when it does."""
+        raise NotImplementedError
 
     def stop(self) -> None:
         if self.process is not None:
@@ -128,6 +136,7 @@ class Coco(System):
         command += ["--nodes", str(self.nodes), "--dir", str(self.directory), "--chain-id", str(CHAIN_ID)]
         errors = None if self.nodes == 1 else subprocess.PIPE
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert self.process.stdout is not None
         self.summary = summary = json.loads(self.process.stdout.readline())
         context = ssl.create_default_context(cafile=summary["service_certificate"])
         context.load_cert_chain(summary["participant_certificate"], summary["participant_key"])
@@ -147,8 +156,8 @@ class Anvil(System):
     install = "cd bench/peers && npm ci"
 
     @classmethod
-    def program(cls) -> str | None:
-        return shutil.which(str(HERE / "peers/node_modules/.bin/anvil"))
+    def program(cls) -> str:
+        return shutil.which(str(HERE / "peers/node_modules/.bin/anvil")) or ""
 
     def start(self) -> None:
         self.target = Target("127.0.0.1", free_port())
@@ -169,8 +178,8 @@ class Geth(System):
     install = "make bench/peers/bin/geth, which needs Go"
 
     @classmethod
-    def program(cls) -> str | None:
-        return shutil.which("geth", path=f"{HERE / 'peers/bin'}:{os.environ['PATH']}")
+    def program(cls) -> str:
+        return shutil.which("geth", path=f"{HERE / 'peers/bin'}:{os.environ['PATH']}") or ""
 
     def start(self) -> None:
         self.target = Target("127.0.0.1", free_port())
@@ -210,8 +219,8 @@ class Etcd(System):
     install = "apt-get install etcd-server"
 
     @classmethod
-    def program(cls) -> str | None:
-        return shutil.which("etcd")
+    def program(cls) -> str:
+        return shutil.which("etcd") or ""
 
     def start(self) -> None:
         binary = self.program()
@@ -241,7 +250,7 @@ class Etcd(System):
 
 
 @contextlib.contextmanager
-def running(kind: type[System]) -> Iterator[System]:
+def running(kind: type[Kind]) -> Iterator[Kind]:
     with tempfile.TemporaryDirectory(prefix=f"bench-{kind.name}-") as directory:
         system = kind(Path(directory))
         try:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from eth_abi import encode
 from eth_account import Account
 from eth_utils import keccak, to_checksum_address
 
-from ethereum import CONNECTIONS, FUNDER_KEY, SENDERS, contracts, key, sign, transfer, wait_receipt
+from ethereum import CONNECTIONS, SENDERS, contracts, key, sign, transfer, wait_receipt
 from load import run
-from systems import Coco, running
+from systems import FUNDER_KEY, Coco, running
 
 OUT = Path(__file__).parent / "out" / "summary.json"
 TRANSACTIONS, BATCH = 2000, 100
@@ -69,7 +70,7 @@ def prepare() -> tuple[list[tuple[str, str]], list[tuple[int, str, str]]]:
     return setup, load
 
 
-def measure(system, setup, load) -> dict:
+def measure(system, setup, load) -> dict[str, Any]:
     target = system.target
     client = target.connect()
     for _, raw in setup:

@@ -65,8 +65,8 @@ async def call(source: str, function: str, *arguments: Any) -> Any:
     if question not in _called:
         try:
             _called[question] = await call_here(source, function, *arguments), None
-        except Exception as error:
-            _called[question] = None, error
+        except Exception as failed:
+            _called[question] = None, failed
     answer, error = _called[question]
     if error is not None:
         raise error
@@ -499,12 +499,12 @@ class Consortium:
 
     def propose(self, member: Member, *actions: Any) -> str:
         body = member.sign("proposal", {"actions": list(actions)})
-        made = asyncio.run(self.proposals.create(body, self, self.tree.root()))  # type: ignore[arg-type]
+        made = asyncio.run(self.proposals.create(body, self, self.tree.root()))
         return str(self.take(made)["proposalId"])
 
     def vote(self, member: Member, proposal: str, vote: bool = True) -> dict[str, Any]:
         body = member.sign("ballot", {"vote": vote}, proposal)
-        return self.take(asyncio.run(self.proposals.vote(proposal, member.id, body, self)))  # type: ignore[arg-type]
+        return self.take(asyncio.run(self.proposals.vote(proposal, member.id, body, self)))
 
     def decide(self, *actions: Any, by: Sequence[int] = (0, 1)) -> str:
         """Members propose and accept; each entry is signed."""
@@ -522,9 +522,9 @@ class Consortium:
     def acknowledge(self, member: Member) -> None:
         """A new member says that it knows the state."""
         root = self.tree.root()
-        self.take(self.proposals.state_digest(member.id, member.sign("state_digest", {}), self, root))  # type: ignore[arg-type]
+        self.take(self.proposals.state_digest(member.id, member.sign("state_digest", {}), self, root))
         body = member.sign("ack", {"state_digest": root.hex()})
-        self.take(self.proposals.acknowledge(member.id, body, self))  # type: ignore[arg-type]
+        self.take(self.proposals.acknowledge(member.id, body, self))
 
     # --- the rest ---
 
@@ -546,7 +546,7 @@ class Consortium:
         following = ServiceIdentity.generate(1000 * self.now_s)
         self.keys.services[pem(following.certificate)] = following
         seqno = len(self.entries) + 1
-        keys = Draft(self).node_keys()  # type: ignore[arg-type]
+        keys = Draft(self).node_keys()
         document = {
             "status": succession.ANNOUNCED,
             "number": seqno,
@@ -563,12 +563,12 @@ class Consortium:
     def state(self, member: Member, document: dict[str, Any]) -> None:
         """A member states the announced identity."""
         body = member.sign(IDENTITY_STATEMENT, succession.payload(document))
-        self.write([succession.statement_row(self, body)])  # type: ignore[arg-type]
+        self.write([succession.statement_row(self, body)])
 
     def succeed(self, document: dict[str, Any]) -> None:
         """The announced identity becomes the service's."""
         following = self.keys.services[document["next"]]
-        draft = Draft(self)  # type: ignore[arg-type]
+        draft = Draft(self)
         rows: list[Row] = [
             (tables.SUCCESSION, tables.SINGLETON, None),
             *self.certificates.under(following, self, 1000 * self.now_s),

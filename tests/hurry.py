@@ -31,7 +31,7 @@ def coco(*arguments: str | Path, timeout_s: float = PATIENCE_S) -> dict[str, Any
 
 
 def rpc(url: str, method: str, *params: Any, **tls: Any) -> Any:
-    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
     answer = requests.post(url, json=body, timeout=40, **tls).json()
     assert "result" in answer, answer
     return answer["result"]

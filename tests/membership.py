@@ -129,8 +129,8 @@ class JoinerSide:
     async def ask(self, primary: Primary) -> Waiting | Welcome:
         body = msgspec.msgpack.encode(self.request)
         signed = cose.parse(await primary.membership.serve(self.certificate, JOIN, body))
-        cose.verify(signed, SERVICE.key.public_key())  # type: ignore[arg-type]
-        return msgspec.msgpack.decode(signed.payload, type=JoinAnswer)
+        cose.verify(signed, SERVICE.key.public_key())
+        return msgspec.msgpack.decode(signed.payload or b"", type=JoinAnswer)
 
 
 def _empty_constitution() -> bytes:

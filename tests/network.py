@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from coco.cli.keys import make_actor
-from coco.cli.sandbox import SandboxFiles, make_genesis, make_owner
+from coco.cli.sandbox import make_genesis, make_owner
+from coco.cli.sandbox_folder import SandboxFiles
 from coco.client.http import HttpsClient
 from coco.client.members import recover
 from coco.client.verify import service_context, unverified_context

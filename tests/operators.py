@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from coco.cli.sandbox import SandboxFiles, make_genesis
+from coco.cli.sandbox import make_genesis
+from coco.cli.sandbox_folder import SandboxFiles
 
 COMMAND = [sys.executable, "-m", "coco.cli.main", "node"]
 PATIENCE_S = 40

@@ -44,16 +44,16 @@ Work = Callable[[], Verified]
 def accepting(verified: Verified, **changes: Any) -> Policy:
     """A policy that accepts this code on its platform, as few other things as it can, and what ``changes`` say."""
     smt = {"smt": True, "dynamic_platform": True, "cached_keys": True}
-    rules: dict[str, Any] = {
+    every: dict[str, dict[str, Any]] = {
         "sgx": {"tcb_states": ["UpToDate", "ConfigurationAndSWHardeningNeeded"]},
         "tdx": smt,
         "snp": {},
         "nitro": {},
         "azure_vtpm": {"pcrs": {"4": ["04" * 32], "11": ["0b" * 32]}},
         "vbs": {"keys": [made.vbs_key()]},
-    }[verified.platform]
+    }
     document = {
-        verified.platform: {**rules, **changes},
+        verified.platform: {**every[verified.platform], **changes},
         "measurements": {verified.platform: [verified.measurement]},
         "minimum_rank": 1,
     }

@@ -10,6 +10,7 @@ import functools
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import made_chip
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -21,7 +22,7 @@ from coco.enclave.core import platforms
 from coco.enclave.core.platforms.devices import no_evidence
 from made_evidence import snp_report
 
-FORBIDDEN = {
+FORBIDDEN: dict[str, Any] = {
     "open a file elsewhere": lambda: open(made_chip.ELSEWHERE),
     "make a file elsewhere": lambda: open(made_chip.ELSEWHERE + ".new", "w"),
     "remove a file": lambda: os.unlink(f"{made_chip.FOLDER}/measurement"),
@@ -38,7 +39,7 @@ class MadeChip:
 
     def __init__(self) -> None:
         self.folders = (made_chip.FOLDER,)
-        self._key = load_pem_private_key(made_chip.CHIP_KEY, None)
+        self._key: Any = load_pem_private_key(made_chip.CHIP_KEY, None)
 
     def randomness(self) -> bytes:
         Path(made_chip.FOLDER, "mixed").touch()

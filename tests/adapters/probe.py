@@ -78,10 +78,11 @@ class Probe(LedgerAdapter):
         return [], None
 
     async def query(self, request: Request, caller: Caller, view: Any) -> Reply:
+        params: Any = request.params
         if request.name == "raise":
-            raise ValueError(request.params["text"])
+            raise ValueError(params["text"])
         if request.name == "rpc_raise":
-            raise KeyError(request.params[0])
+            raise KeyError(params[0])
         result = {}
         for name, attempt in {**ATTEMPTS, **ALLOWED}.items():
             try:

@@ -122,13 +122,14 @@ class SawtoothShape(LedgerAdapter):
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         return list(items)
 
-    def applied(self, position: Position, writes: WriteSet) -> None:
+    def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
         rows = writes.rows("sawtooth.root")
         if rows:
             self._roots.append((position.seqno, self._root))
             self._root = rows[0][1] or b""
             for identity, _ in writes.rows("sawtooth.batches"):
                 self._events.append((position.seqno, {"batch": identity.hex(), "root": self._root.hex()}))
+        return ()
 
     def committed(self, position: Position) -> None:
         done = [event for seqno, event in self._events if seqno <= position.seqno]

@@ -318,7 +318,7 @@ class Edit:
         return changed if changed != value else None
 
     def _other(self, value: Any) -> Any:
-        known = [True, False, None, 0, 1, 2, "", "Open", "Accepted", "Trusted", "Retired", "Active", {}, []]
+        known: list[Any] = [True, False, None, 0, 1, 2, "", "Open", "Accepted", "Trusted", "Retired", "Active", {}, []]
         if isinstance(value, bool):
             return not value
         if isinstance(value, int):

@@ -224,9 +224,7 @@ class Reference:
                 self.votes.setdefault((member, proposal), set()).add(payload["vote"])
             self.said = member, kind, payload, proposal
             if kind == "proposal":
-                digest = sha256(
-                    cose._to_be_signed(message.protected, message.payload or b"")  # type: ignore[attr-defined]
-                ).hexdigest()
+                digest = sha256(cose._to_be_signed(message.protected, message.payload or b"")).hexdigest()
                 self._proposed(member, payload, digest)
         accepted: list[dict[str, Any]] = []
         for (table, key), value in self.changed.items():
@@ -467,7 +465,7 @@ class Reference:
     def _certificate(self, node: str, value: bytes, info: dict[str, Any]) -> None:
         found = load(value)
         issuer = load(json.loads(self.after[tables.SERVICE_INFO, ONE])["cert"])
-        issuer.public_key().verify(  # type: ignore[union-attr,call-arg]
+        issuer.public_key().verify(  # type: ignore[call-arg]
             found.signature,
             found.tbs_certificate_bytes,
             ec.ECDSA(hashes.SHA384()),  # type: ignore[arg-type]
@@ -569,7 +567,7 @@ class Reference:
             need(row["encrypted_shares"].keys() == members.keys() == row["share_commitments"].keys(), "other keepers")
             need(row["threshold"] == json.loads(after[tables.SERVICE_CONFIG, ONE])["recovery_threshold"], "threshold")
             for member, share in row["encrypted_shares"].items():
-                size = load_pem_public_key(members[member]).key_size // 8  # type: ignore[union-attr]
+                size = load_pem_public_key(members[member]).key_size // 8
                 need(len(base64.b64decode(share)) == size, "a share of another size")
             wanted = first if begins else self.json(tables.WRAPPED_SECRET)["first_seqno"]
             need(row["first_seqno"] == wanted, "the secret of another epoch")
@@ -596,7 +594,7 @@ class Reference:
         root = self.tree.root(self.seqno)
         certificate = load(record["cert"])
         need(record["root"] == root.hex() and (record["view"], record["seqno"]) == (self.view, self.seqno), "its place")
-        certificate.public_key().verify(  # type: ignore[union-attr,call-arg]
+        certificate.public_key().verify(  # type: ignore[call-arg]
             base64.b64decode(record["sig"]),
             root,
             ec.ECDSA(utils.Prehashed(hashes.SHA256())),  # type: ignore[arg-type]

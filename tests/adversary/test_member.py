@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -189,7 +190,7 @@ def test_a_proposal_expires_and_a_later_request_says_so(network, members):
 def test_what_has_expired_is_not_listed_as_open(network, members):
     network.propose(members[0], body=members[0].sign("proposal", {"actions": [NOTHING]}, at=NOW_S))
     for days, open_ones in ((0, 1), (30, 1), (31, 0)):
-        network.proposals = Proposals(network._call, lambda days=days: NOW_S + days * DAY_S)
+        network.proposals = Proposals(network._call, functools.partial(int, NOW_S + days * DAY_S))
         assert len(network.proposals.listed(network, Page()).rows) == open_ones
 
 
@@ -375,7 +376,7 @@ def test_accounts_that_are_none_are_never_written(network, members, accounts):
         made = network.vote(voter, made["proposalId"]) if made["proposalState"] == "Open" else made
     assert made["proposalState"] == "Failed" and "accounts" in made["failure"]["reason"]
     assert network.document(tables.USERS_INFO, members[3].id) is None
-    document = {
+    document: dict[str, Any] = {
         "network": "n",
         "members": [{"cert": members[0].pem}],
         "participants": [{"cert": members[3].pem, "user_data": said}],

@@ -524,6 +524,7 @@ def test_begin_anew_moves_aside_only_what_is_a_sandbox(tmp_path):
         assert former is not None and (former / "generation").read_text() == str(generation)
         assert not files.directory.exists()
     # What lies where the former one would go is somebody's too.
+    assert former is not None
     (former / "sandbox.json").unlink()
     files.directory.mkdir()
     prepare(files, lambda at: make_genesis(at, fees="free", fork="osaka", chain_id=1))
@@ -846,7 +847,7 @@ class Door:
         self.files = directory / "operator.pem", directory / "operator.key.pem"
         self.primary = membership.Primary(self.certificate)
 
-    async def knock(self, **said: str) -> str:
+    async def knock(self, **said: Any) -> str:
         """What a new process at the address, with a fresh statement of its operator, is; or the code of its refusal."""
         sign = owner(*self.files, network="test", service=pem(membership.SERVICE.certificate), **said)
         joiner = membership.JoinerSide(sign)
@@ -1022,7 +1023,12 @@ def test_what_is_no_address_of_a_node_is_refused_with_its_reason(text, tmp_path)
         asyncio.run(network.proposals.rehearse(wanted, network))
     assert refused.value.code == "gov.bad_argument"
     assert NO_ADDRESS[text] in str(refused.value) or "list of texts" in str(refused.value)
-    genesis = {"network": "n", "members": [{"cert": certificate}], "recovery_threshold": 1, "production": False}
+    genesis: dict[str, Any] = {
+        "network": "n",
+        "members": [{"cert": certificate}],
+        "recovery_threshold": 1,
+        "production": False,
+    }
     genesis["members"][0]["encryption_public_key"] = rsa_pem()
     parsed = Genesis.parse(json.dumps({**genesis, "operators": [{"cert": certificate, "addresses": [text]}]}).encode())
     for call in (parsed.check_founding, lambda: networks._operator(f"{tmp_path}/operator.pem={text}")):
@@ -1278,7 +1284,7 @@ def test_every_danger_that_a_number_knows_raises_an_alert(tmp_path):
     row["verified"]["valid_until_s"] = 9
     network.put(tables.NODES_INFO, b"founder", tables.row(row))
     calm = {"voters": 3, **standing.quorum((1, 2, 3), {1, 2, 3}), **standing.of_rows(network, 0)}
-    lost = {"encrypted_shares": {}}
+    lost: dict[str, Any] = {"encrypted_shares": {}}
     network.put(tables.WRAPPED_SECRET, tables.SINGLETON, tables.row(lost))
     late_s = int(member.certificate.not_valid_after_utc.timestamp()) - 60
     hurt = {"voters": 3, **standing.quorum((1, 2, 3), {1}), **standing.of_rows(network, late_s)}

@@ -253,7 +253,7 @@ def test_a_certificate_is_for_what_members_saw(ledger, other):
 def _by_a_stranger(made: Consortium) -> None:
     node = made.start("10.0.0.9:1")
     certificate = made.service.endorse(node.key.public_key(), 9, NAMES, 1000 * made.now_s)
-    made.certificate_of = lambda name: pem(certificate)  # type: ignore[method-assign]
+    made.certificate_of = lambda node: pem(certificate)
     made.view, made.primary = made.view + 1, node.id
     made.sign()
 

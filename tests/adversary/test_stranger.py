@@ -168,7 +168,9 @@ def test_C2_a_batch_is_paid_for_before_it_runs_whoever_sends_it():
         chain = ethereum({"chain_id": 1})
         chain._committed_number = 5_000
         runtime = SimpleNamespace(adapter=chain)
-        service, ran, replies = Service(None, None, []), [], []
+        nothing: Any = None
+        service: Any = Service(nothing, nothing, [])
+        ran, replies = [], list[Any]()
         service._rpc["eth_feeHistory"] = runtime, Route("eth_feeHistory", RouteKind.QUERY)
 
         async def answered(name, request, caller):
@@ -176,7 +178,8 @@ def test_C2_a_batch_is_paid_for_before_it_runs_whoever_sends_it():
             return SimpleNamespace(value=None)
 
         service.call = answered
-        rpc = JsonRpc(service, pytest.fail)
+        fail: Any = pytest.fail
+        rpc = JsonRpc(service, fail)
         for _ in range(8):
             rpc.handle(body, caller, replies.append)
         for _ in range(100):
@@ -292,7 +295,8 @@ class Door:
 
     def events(self, kind, count):
         """The connections of so many events of a kind; those that are closed meanwhile are noted."""
-        found, deadline = [], time.monotonic() + 10
+        found: list[Any] = []
+        deadline = time.monotonic() + 10
         while len(found) < count and time.monotonic() < deadline:
             for event in self.front.take():
                 self.closed += [event[1]] * (event[0] == doors.CLOSED)

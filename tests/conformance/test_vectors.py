@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from run import run
+from ethereum_tests import run
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "ethereum-tests"
 #: State tests that fail, with the reason. revm decides a collision at creation by nonce and code, so an account that

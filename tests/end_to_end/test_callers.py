@@ -6,6 +6,7 @@ import json
 import ssl
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from eth_account import Account
@@ -294,7 +295,7 @@ def make_ca_and_leaf(directory):
         )
 
     pem = serialization.Encoding.PEM
-    flaws = {
+    flaws: dict[str, dict[str, Any]] = {
         "leaf": {},
         "expired": {"days": (-2, 0)},
         "early": {"days": (1, 2)},

@@ -19,7 +19,8 @@ import requests
 from eth_account import Account
 
 import coco
-from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS, SandboxFiles
+from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS
+from coco.cli.sandbox_folder import SandboxFiles
 from operators import PATIENCE_S, Operator
 
 TO = WELL_KNOWN_ACCOUNTS[0][0]
@@ -35,7 +36,7 @@ class Load:
         self.operator, self.chance = operator, random.Random(number)
         self.account = Account.from_key(WELL_KNOWN_ACCOUNTS[number][1])
         files = SandboxFiles(operator.directory)
-        self.pair = tuple(str(files.actor("participants", "dapp", end)) for end in (".pem", ".key.pem"))
+        self.pair: Any = tuple(str(files.actor("participants", "dapp", end)) for end in (".pem", ".key.pem"))
         self.session = requests.Session()
         self.receipts: list[str] = []
         self.refusals: set[str] = set()
@@ -44,7 +45,7 @@ class Load:
         """A result; or None after a refusal that may be tried again. A node that is named gives the newest."""
         running = list(self.operator.running.values())
         said = self.operator.running[node][1] if node else self.chance.choice(running)[1]
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         # Any other read may miss what a client of another node was told a moment ago.
         headers = {"coco-read": "linearizable"} if node else {}
         try:

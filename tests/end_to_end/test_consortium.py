@@ -384,7 +384,7 @@ def test_who_leaves_takes_no_later_secret_and_nodes_go_on_reading_every_epoch(tm
         with sqlite3.connect(network.files.ledger(1)) as ledger:
             entries = [bytes(row) for (row,) in ledger.execute("SELECT entry FROM entries ORDER BY seqno")]
         rows = [dict(Entry.parse(entry).public_writes().rows(tables.NODE_SECRETS)) for entry in entries]
-        began = [json.loads(row[tables.SINGLETON]) for row in rows if row]
+        began = [json.loads(row[tables.SINGLETON] or b"") for row in rows if row]
         assert [len(one["nodes"]) for one in began] == [0, 2, 2], "the founder made the first one itself"
         later = [number + 2 for number, row in enumerate(rows) if row][1:]
         assert [one["first_seqno"] for one in began] == [1, *later]
@@ -407,7 +407,8 @@ def test_a_recovery_reads_every_epoch(sandboxes, tmp_path):
         payments.pay()
     sandbox.stop()
     sandbox.start()
-    payments.web3.provider.endpoint_uri = sandbox.url
+    provider: Any = payments.web3.provider
+    provider.endpoint_uri = sandbox.url
     payments.check()
     payments.pay()
     payments.check()

@@ -129,7 +129,7 @@ def epochs(ledger: Any) -> list[dict[str, Any]]:
     with sqlite3.connect(ledger) as found:
         entries = [bytes(row) for (row,) in found.execute("SELECT entry FROM entries ORDER BY seqno")]
     rows = [dict(Entry.parse(entry).public_writes().rows(tables.NODE_SECRETS)) for entry in entries]
-    return [json.loads(row[tables.SINGLETON]) for row in rows if row]
+    return [json.loads(row[tables.SINGLETON] or b"") for row in rows if row]
 
 
 def test_a_node_that_members_remove_takes_no_later_secret_though_it_led(tmp_path):
@@ -169,13 +169,15 @@ def test_K5_a_former_ledger_secret_leaves_memory_and_is_fetched_back_when_needed
             service = x509.load_pem_x509_certificate(network.service.encode()).public_key()
             with sqlite3.connect(network.files.ledger(0)) as ledger:
                 (entry,) = ledger.execute("SELECT entry FROM entries WHERE seqno = 1").fetchone()
-            row = json.loads(dict(Entry.parse(entry).public_writes().rows(tables.WRAPPED_SECRET))[tables.SINGLETON])
+            row = json.loads(
+                dict(Entry.parse(entry).public_writes().rows(tables.WRAPPED_SECRET))[tables.SINGLETON] or b""
+            )
             member = network.files.member()
             ((name, encrypted),) = row["encrypted_shares"].items()
             key = decrypt_share(base64.b64decode(encrypted), member.encryption_key)[1:]
             public = dict(Entry.parse(entry).public_writes().rows(tables.MEMBERS_ENCRYPTION))
             spki = service.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-            aad = binding(spki, 1, {name: public[name.encode()]}, 1)
+            aad = binding(spki, 1, {name: public[name.encode()] or b""}, 1)
             first = opened(base64.b64decode(row["wrapped_secret"]), key, aad)
             assert scan(node.enclave_pid, {"first": first})["first"] > 0, "the current secret is there"
             # Ten seconds later another epoch begins by itself; the first secret is needed no more.

@@ -53,6 +53,7 @@ def test_ethers_pointed_at_a_backup_goes_on_through_a_failover(sandboxes, tmp_pa
     connect += ["--pin", str(tmp_path / "pin.json"), "--port", "0", "--insecure-virtual", "--json"]
     with subprocess.Popen(connect, stdout=subprocess.PIPE, text=True) as connector:
         try:
+            assert connector.stdout is not None
             url = json.loads(connector.stdout.readline())["url"]
             command = ["node", "ethers_failover.mjs", url, str(PAYMENTS)]
             with subprocess.Popen(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import requests
 from eth_account import Account
+from hexbytes import HexBytes
 from web3 import Web3
 from web3.exceptions import TimeExhausted, Web3RPCError
 
@@ -116,7 +117,7 @@ class Payments:
         """Everything acknowledged is there, once."""
         assert self.web3.eth.get_transaction_count(self.account.address) == len(self.acknowledged)
         for identity in self.acknowledged:
-            assert self.web3.eth.get_transaction_receipt(identity)["status"] == 1
+            assert self.web3.eth.get_transaction_receipt(HexBytes(identity))["status"] == 1
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def test_clients_of_a_backup_read_and_write(network):
     session.cert = (summary["participant_certificate"], summary["participant_key"])
 
     def call(method: str, *params: Any) -> Any:
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
         reply = session.post(summary["nodes"][backup]["application_url"], json=body, verify=ca, timeout=30)
         assert reply.headers["coco-primary"] == "1"
         answer = reply.json()
@@ -227,7 +228,8 @@ def test_a_node_that_is_cut_off_answers_no_fresh_client(network):
     payments.pay()
     left = next(name for name in network.summary["nodes"] if name != primary_of(network))
     others = [row["enclave_pid"] for name, row in network.summary["nodes"].items() if name != left]
-    summary, balance = network.summary, {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": []}
+    summary = network.summary
+    balance: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": []}
     url, ca = summary["nodes"][left]["application_url"], summary["service_certificate"]
     client = (summary["participant_certificate"], summary["participant_key"])
     with requests.Session() as known:
@@ -331,7 +333,7 @@ def test_nodes_die_at_random_under_load_and_nothing_is_lost_or_done_twice(networ
     # Every node has come to the same chain.
     ca = network.summary["service_certificate"]
     pair = tuple(network.summary[f"participant_{part}"] for part in ("certificate", "key"))
-    call = {"jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByNumber", "params": ["latest", False]}
+    call: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "eth_getBlockByNumber", "params": ["latest", False]}
 
     def agreed() -> bool:
         urls = [row["application_url"] for row in network.summary["nodes"].values()]

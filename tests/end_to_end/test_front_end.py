@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -59,7 +60,8 @@ def enclave_rss_mb(sandbox):
 
 
 def test_wire_details_of_json_rpc(node):
-    for extra in ({}, {"params": None}, {"params": []}):
+    extras: list[dict[str, Any]] = [{}, {"params": None}, {"params": []}]
+    for extra in extras:
         assert rpc(node, {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", **extra})["result"] == "0x7e1"
     for identity in (7, "seven", None, 1.5):
         assert rpc(node, {"jsonrpc": "2.0", "id": identity, "method": "eth_chainId"})["id"] == identity

@@ -83,6 +83,12 @@ def proven(node: Any) -> Any:
     return wrapper.verify(x509.load_pem_x509_certificate(shown.encode()), POLICY, now_s=int(time.time()))
 
 
+def later(node: Any, until_s: float) -> Any:
+    """What is proven once it holds for longer than until then."""
+    shown = proven(node)
+    return shown if shown.valid_until_s > until_s else None
+
+
 async def eventually(what: Callable[[], Any], seconds: float = 20) -> Any:
     async with asyncio.timeout(seconds):
         while not (found := what()):
@@ -127,9 +133,7 @@ def test_nodes_of_a_platform_prove_themselves_and_others_do_not_come_in(vendor, 
             vendor.says = Vendor.certificates(days=5)
             await eventually(lambda: len(said("attestation.renewed")) >= 2)
             for node in (first, backup):
-                newer = await eventually(
-                    lambda node=node: (found := proven(node)).valid_until_s > until_s + 3 * 86400 and found
-                )
+                newer = await eventually(functools.partial(later, node, until_s + 3 * 86400))
                 assert newer.measurement == MEASUREMENT
                 assert (await network.ask(node, "/node/info"))["endorsed_until_s"] == newer.valid_until_s
             # What ends earlier, is another chip's, is no JSON or is over is refused and named; nothing changes.

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coco._native import Entry
-from coco.cli.sandbox import SandboxFiles
+from coco.cli.sandbox_folder import SandboxFiles
 from coco.ledger import tables
 from coco.ledger.statements import decrypt_share
 
@@ -45,7 +45,7 @@ def test_K5_no_share_is_left_in_memory_after_a_recovery(sandboxes):
     shares = []
     for (entry,) in sqlite3.connect(sandbox.ledger).execute("SELECT entry FROM entries ORDER BY seqno"):
         for _, row in Entry.parse(entry).public_writes().rows(tables.WRAPPED_SECRET):
-            for encrypted in json.loads(row)["encrypted_shares"].values():
+            for encrypted in json.loads(row or b"")["encrypted_shares"].values():
                 shares.append(decrypt_share(base64.b64decode(encrypted), member.encryption_key))
     assert len(shares) == 2, "of the former life, submitted; of this one, made"
     # One member, threshold one: what follows the share's first byte is the wrapping key itself.

@@ -13,7 +13,8 @@ import requests
 from test_failover import Payments, eventually, primary_of, whole
 
 from coco.cli.keys import make_actor
-from coco.cli.sandbox import SandboxFiles, make_genesis
+from coco.cli.sandbox import make_genesis
+from coco.cli.sandbox_folder import SandboxFiles
 from coco.host.node import Node, NodeOptions
 from network import Several, run
 
@@ -28,7 +29,7 @@ def events(sandbox: Any, name: str) -> list[dict[str, Any]]:
 def ask(sandbox: Any, node: str, method: str, *params: Any) -> Any:
     summary = sandbox.summary
     pair = (summary["participant_certificate"], summary["participant_key"])
-    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
     reply = requests.post(
         summary["nodes"][node]["application_url"],
         json=body,
@@ -87,7 +88,7 @@ def test_a_joiner_begins_from_a_snapshot_and_knows_what_came_before(sandboxes):
 
 def test_a_joiner_names_the_node_that_does_not_answer_it(tmp_path):
     async def story():
-        log = []
+        log: list[Any] = []
         certificate = make_actor(tmp_path, "service")
         options = NodeOptions(tmp_path / "n" / "ledger.db", join=["127.0.0.1:1"], expected_service=certificate.encode())
         node = Node(options, log.append)

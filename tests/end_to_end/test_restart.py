@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -94,7 +95,7 @@ def test_ctrl_c_and_start_again_keeps_everything(sandboxes):
 def test_kill_9_at_random_moments_loses_nothing_acknowledged(sandboxes):
     sandbox = sandboxes()
     chosen = random.Random(7)
-    acknowledged: dict[int, dict] = {}
+    acknowledged: dict[int, dict[str, Any]] = {}
     for round_number in range(KILLS):
         sandbox.start()
         following = nonce_of(sandbox.url)
@@ -222,7 +223,7 @@ def test_recovering_twice_from_one_copy_shares_no_key(sandboxes, written, tmp_pa
     fingerprints = []
     for twin in twins:
         wrapped = [dict(Entry.parse(e).public_writes().rows(tables.WRAPPED_SECRET)) for _, e in entries_of(twin.ledger)]
-        fingerprints.append([json.loads(row[tables.SINGLETON])["wrapped_secret"] for row in wrapped if row])
+        fingerprints.append([json.loads(row[tables.SINGLETON] or b"")["wrapped_secret"] for row in wrapped if row])
     assert fingerprints[0][0] == fingerprints[1][0], "the common past"
     assert not set(fingerprints[0][1:]) & set(fingerprints[1][1:])
     # Sealed with the same key and IV, the same plain text would give the same key stream: the same first bytes.

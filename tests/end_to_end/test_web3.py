@@ -202,7 +202,7 @@ def test_state_stays_readable_for_128_blocks_and_more(w3):
     funder = Account.from_key(OTHER_KEY)
     fields = {"to": account.address, "value": 1, "gas": 21000, "maxFeePerGas": 1, "maxPriorityFeePerGas": 1}
     fields["chainId"] = w3.eth.chain_id
-    first = None
+    first = 0
     nonce = w3.eth.get_transaction_count(funder.address)
     for turn in range(135):
         signed = funder.sign_transaction({**fields, "nonce": nonce + turn})

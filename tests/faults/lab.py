@@ -24,7 +24,8 @@ from typing import Any
 
 import requests
 
-from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS, SandboxFiles, make_genesis
+from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS, make_genesis
+from coco.cli.sandbox_folder import SandboxFiles
 
 BRIDGE, NET = "coco-lab", "10.77.0"
 CLIENTS = f"{NET}.254"
@@ -309,7 +310,10 @@ class Lab:
         self.genesis.write_text(json.dumps(genesis))
         self.operator = files.actor("operators", "operator", ".pem")
         participant = genesis["participants"][0]["user_data"]["name"]
-        self.client = tuple(str(files.actor("participants", participant, end)) for end in (".pem", ".key.pem"))
+        self.client = (
+            str(files.actor("participants", participant, ".pem")),
+            str(files.actor("participants", participant, ".key.pem")),
+        )
         self.accounts = WELL_KNOWN_ACCOUNTS
         self._supervisors: list[threading.Thread] = []
 

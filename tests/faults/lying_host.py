@@ -676,8 +676,8 @@ class Campaign:
             line.get("event") == "consensus.changed" and line.get("primary") == line.get("node") for line in lines
         )
         killed = any("killed" in one for one in lie.done)
-        named = any(line.get("event") == "enclave.exit" and line.get("code") for line in lines)
-        silent = (outcome == "ended" and not named and not killed) or (outcome == "waits" and not reason)
+        said = any(line.get("event") == "enclave.exit" and line.get("code") for line in lines)
+        silent = (outcome == "ended" and not said and not killed) or (outcome == "waits" and not reason)
         carried = bytes(node.seen) + json.dumps(lines).encode() + self._ledger.read_bytes()
         return Life(seed, type(lie).__name__, lie.done, outcome, reason, led, leaks(carried), silent, wrong)
 
@@ -744,7 +744,8 @@ class Campaign:
             for name in rng.sample(self.payments.acknowledged, min(6, len(self.payments.acknowledged))):
                 body = {"jsonrpc": "2.0", "id": 1, "method": "eth_getTransactionReceipt", "params": [name]}
                 asking = asyncio.create_task(client.request("POST", "/", json.dumps(body).encode()))
-                await asyncio.wait({asking, node.ended}, timeout=2, return_when=asyncio.FIRST_COMPLETED)
+                waiting: set[asyncio.Future[Any]] = {asking, node.ended}
+                await asyncio.wait(waiting, timeout=2, return_when=asyncio.FIRST_COMPLETED)
                 if not asking.done():
                     asking.cancel()
                     break
@@ -767,7 +768,8 @@ class Campaign:
             for _ in range(4):
                 asked = Position(position.view, rng.randrange(1, position.seqno))
                 asking = asyncio.create_task(client.request("GET", f"/node/receipt?id={asked}"))
-                await asyncio.wait({asking, node.ended}, timeout=2, return_when=asyncio.FIRST_COMPLETED)
+                waiting: set[asyncio.Future[Any]] = {asking, node.ended}
+                await asyncio.wait(waiting, timeout=2, return_when=asyncio.FIRST_COMPLETED)
                 if not asking.done():
                     asking.cancel()
                     break

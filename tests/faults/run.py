@@ -66,7 +66,7 @@ class Client:
 
     def call(self, method: str, *params: Any, timeout_s: float = 8) -> Any:
         """A result; or None, after which another node is asked."""
-        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
         url = f"https://{self.node.address}:{APPLICATION}/"
         strict = method == "eth_getStorageAt" and not self.stale
         headers = {"coco-read": "linearizable"} if strict else {}

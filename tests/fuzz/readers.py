@@ -106,7 +106,7 @@ _SERVICE = _LOOP.run_until_complete(_service())
 
 def _channel(data: bytes) -> None:
     async def story() -> None:
-        ended: list = []
+        ended: list[Any] = []
         control = Control(ended.append)
         framed = data[0] % 2 if data else 0
         control.data_received(FrameWriter().frame(data[1:]) if framed else data[1:])

@@ -76,9 +76,18 @@ def main(rust: Path, python: Path) -> None:
         {"id": 6, "method": "eth_newFilter", "params": [{"fromBlock": "0x0", "address": [_TO]}]},
     ]
     start = messages.Start("create", 0, 1, b"{}", b"", "", ["localhost"], "127.0.0.1:1", ["127.0.0.1:2"])
-    spoken = [start, messages.Entries(1, [b"x"]), messages.OwnerStatement(b"x"), messages.DialFailed(1)]
+    spoken: list[messages.ToEnclave] = [
+        start,
+        messages.Entries(1, [b"x"]),
+        messages.OwnerStatement(b"x"),
+        messages.DialFailed(1),
+    ]
     spoken += [messages.Appended(4), messages.Tick(5), messages.Stop(), messages.ExternalReply(1, True, b"x")]
-    told = [messages.Append(1, [b"x"]), messages.Log("a.b", {"n": 1}, {}), messages.Exit("a", {}, {})]
+    told: list[messages.ToHost] = [
+        messages.Append(1, [b"x"]),
+        messages.Log("a.b", {"n": 1}, {}),
+        messages.Exit("a", {}, {}),
+    ]
     told += [messages.Identity("aa", "bb"), messages.Dial(1, "127.0.0.1:2")]
     frames = [b"\x00\x00" + FrameWriter().frame(messages.encode(one)) for one in spoken]
     frames += [b"\x00\x01" + messages.encode(one) for one in spoken]

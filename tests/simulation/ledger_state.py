@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -48,7 +49,8 @@ class LedgerState(State):
     """A node's tables and ledger."""
 
     def __init__(self) -> None:
-        self.journal = Journal(append=lambda *_: None, read=None)
+        unread: Any = None
+        self.journal = Journal(append=lambda *_: None, read=unread)
         self.journal.hold(1, _SECRET)
         self.store = Store(self.journal)
         for name in (EXECUTED, NODES, PADDING, *tables.STATE_TABLES):
@@ -57,19 +59,19 @@ class LedgerState(State):
         self.leading = 0
 
     @property
-    def position(self) -> Position:
+    def position(self) -> Position:  # type: ignore[override]
         return self.journal.position(self.journal.last_seqno)
 
     @property
-    def digest(self) -> str:
+    def digest(self) -> str:  # type: ignore[override]
         return self.journal.tree.root().hex() + self.store.native.digest(bytes(32)).hex()
 
     @property
-    def executed(self) -> Executed:
+    def executed(self) -> Executed:  # type: ignore[override]
         return Executed(self.store)
 
     @property
-    def nodes(self) -> dict[int, tuple[int, int]]:
+    def nodes(self) -> dict[int, tuple[int, int]]:  # type: ignore[override]
         rows = self.store.view().scan(NODES)
         return {int.from_bytes(key, "big"): tuple(json.loads(value)) for key, value in rows}
 
@@ -117,7 +119,9 @@ class LedgerState(State):
         for key, value in writes.rows(EXECUTED):
             before = self.store.native.get(EXECUTED, key, entry.position.seqno - 1)
             if before is not None:
-                raise Violation(f"transaction {key.decode()} was executed twice: {before.hex()}, {value.hex()}")
+                raise Violation(
+                    f"transaction {key.decode()} was executed twice: {(before or b'').hex()}, {value.hex()}"
+                )
 
     def _accept(self, data: bytes) -> WriteSet:
         writes = self.store.accept(data)

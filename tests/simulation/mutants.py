@@ -106,17 +106,20 @@ class Recorded:
 class Revivable(Process):
     """Keeps term, vote and log on its disk, and goes on with them after a crash."""
 
+    cluster: Any
+
     def __init__(self, cluster, host, number):
         super().__init__(cluster, host, number)
         self.promise, self.slots = (0, 0, 0), []
         #: What the disk held at some earlier moment.
-        self.older = (self.promise, [])
+        self.older: Any = (self.promise, [])
 
     def _make_driver(self, node, start):
         members = start.members
         engine = Engine(node, (0, 0, members.voters, ()), engine_settings(TIMING, self.cluster.seed))
         self.recorded = Recorded(engine)
-        return Driver(node, start, engine=self.recorded)
+        recorded: Any = self.recorded
+        return Driver(node, start, engine=recorded)
 
     def _persist(self, number, truncate_above, entries):
         driver, (slots, promise) = self.driver, self.recorded.works.pop(number)
@@ -145,7 +148,8 @@ class Revivable(Process):
         begin = (0, 0, start.members.voters, ())
         settings = engine_settings(TIMING, self.cluster.seed + self.number)
         self.recorded = Recorded(Engine.revived(node, begin, settings, self.promise, self.slots))
-        self.driver = Driver(node, start, engine=self.recorded)
+        recorded: Any = self.recorded
+        self.driver = Driver(node, start, engine=recorded)
         self.disk = self.cluster.disks[node] = former.disk
         self._configurations = [start.members]
         persisted = self.driver._store(0, self.slots)
@@ -183,7 +187,7 @@ class RevivingCluster(Cluster):
         self.members = self.processes[0].driver.members
 
     def start_again(self, former):
-        process = self.start(former.host)
+        process: Any = self.start(former.host)
         self.now[former.driver.node] = process.number
         process.revive(former)
 

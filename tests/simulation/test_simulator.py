@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any
 
 import pytest
 from mutants import (
@@ -22,7 +23,7 @@ from mutants import (
 from coco.simulator import Plan, run
 
 
-def campaign(nodes: int, seeds: range) -> list:
+def campaign(nodes: int, seeds: range) -> list[Any]:
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         return list(pool.map(run, [Plan(nodes=nodes, seed=seed) for seed in seeds], chunksize=10))
 

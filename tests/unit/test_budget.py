@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -101,9 +103,10 @@ def test_no_more_callers_are_remembered_than_the_limit(monkeypatch):
 
 
 def test_room_is_shared_by_caller_and_in_all_and_nobody_waits_for_another():
-    room, begun = Room(anonymous=10, actor=20, most=45), []
+    room = Room(anonymous=10, actor=20, most=45)
+    begun: list[Any] = []
     for caller, size in (("a", 15), ("a", 10), ("a", 1), ("b", 20), (ANONYMOUS, 10), (ANONYMOUS, 1)):
-        room.enter(caller, size, lambda one=(caller, size): begun.append(one))
+        room.enter(caller, size, functools.partial(begun.append, (caller, size)))
     assert begun == [("a", 15), ("b", 20), (ANONYMOUS, 10)], "what is small does not overtake its own"
     room.leave("a", 15)
     assert begun[3:] == [("a", 10), ("a", 1)]
@@ -120,7 +123,8 @@ def test_no_more_paces_are_remembered_than_the_limit(monkeypatch):
 
 
 def test_what_is_larger_than_all_room_of_a_caller_runs_alone():
-    room, begun = Room(anonymous=10, actor=20, most=45), []
+    room = Room(anonymous=10, actor=20, most=45)
+    begun: list[Any] = []
     room.enter("a", 100, lambda: begun.append(1))
     room.enter("a", 1, lambda: begun.append(2))
     assert begun == [1]

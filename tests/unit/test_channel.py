@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ class Wire:
     """An enclave's control channel whose host is the test."""
 
     def __init__(self):
-        self.ended: list = []
+        self.ended: list[Any] = []
         self.control = Control(self.ended.append)
         self.writer = FrameWriter()
 
@@ -54,12 +55,12 @@ def test_every_message_survives_its_encoding():
         messages.Stop(),
     ):
         assert messages.decode_to_enclave(messages.encode(message)) == message
-    for message in (
+    for told in (
         messages.Append(1, [b"x"]),
         messages.Log("a.b", {"n": 1}, {}),
         messages.Exit("a", {}, {}),
     ):
-        assert messages.decode_to_host(messages.encode(message)) == message
+        assert messages.decode_to_host(messages.encode(told)) == told
 
 
 @given(st.lists(st.binary(max_size=50), max_size=8), st.integers(1, 20))

@@ -6,10 +6,13 @@ import ast
 import asyncio
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+
+from coco.enclave.adapters.base import AdapterError
 
 TESTS = Path(__file__).parent.parent
 sys.path.insert(0, str(TESTS / "adversary"))
@@ -126,7 +129,7 @@ def test_an_estimate_is_enough_whoever_asks_for_it():
 
 
 #: Sees everything and may ask as anybody.
-SANDBOX = attacks.replace(AUDITOR, any_account=True)
+SANDBOX = replace(AUDITOR, any_account=True)
 
 
 @pytest.mark.parametrize("opcode", ["f2", "f4", "fa"], ids=["callcode", "delegatecall", "staticcall"])
@@ -165,7 +168,7 @@ def test_raw_storage_proofs_and_access_lists_are_auditors(caller):
             ("eth_getProof", ABSENT, [], "latest"),
             ("eth_createAccessList", {"from": MINE.address, "to": SETTER}, "latest"),
         ):
-            with pytest.raises(attacks.AdapterError) as refused:
+            with pytest.raises(AdapterError) as refused:
                 await chain.ask(method, *params, caller=caller)
             assert refused.value.code == "ethereum.not_visible", method
 

@@ -98,8 +98,8 @@ def test_G1_a_proposal_names_its_service_and_counts_in_no_other(members):
         assert production.propose(members[0], named, change)["proposalState"] == "Open"
     # Rules of this kind can still be replaced in production.
     network = Network(members[:3], constitutions.text("majority"), production=True)
-    rules = action("set_constitution", constitution=constitutions.text("unanimous"))
-    made = network.propose(members[0], named, rules)["proposalId"]
+    replaced = action("set_constitution", constitution=constitutions.text("unanimous"))
+    made = network.propose(members[0], named, replaced)["proposalId"]
     network.vote(members[0], made)
     assert network.vote(members[1], made)["proposalState"] == "Accepted"
 
@@ -190,7 +190,7 @@ def test_the_constitution_says_what_evidence_must_be(members):
     def accept(name: str, **args: Any) -> None:
         assert network.propose(members[0], action(name, **args))["proposalState"] == "Accepted", name
 
-    assert platforms.policy(network).snp is None  # type: ignore[arg-type]
+    assert platforms.policy(network).snp is None
     accept("set_tee_policy", tee="snp", vlek=True)
     accept("set_tee_policy", tee="azure_vtpm", pcrs={"4": ["04" * 32]})
     accept("set_tee_policy", tee="nitro")
@@ -200,7 +200,7 @@ def test_the_constitution_says_what_evidence_must_be(members):
     accept("add_snp_tcb_version", cpuid="00b00f21", tcb_version="49000000000b0001")
     accept("add_measurement", platform="nitro", measurement="cd" * 48)
     accept("add_measurement", platform="vbs", measurement="cd" * 32)
-    found = platforms.policy(network)  # type: ignore[arg-type]
+    found = platforms.policy(network)
     assert found.snp is not None and found.azure_vtpm is not None and found.vbs is not None
     assert found.snp.host_data == ["ab" * 32] and found.snp.uvm == {"did:x": {"F": 7}} and found.snp.vlek
     turin = {"boot_loader": 0, "tee": 0x0B, "snp": 0, "microcode": 0x49}
@@ -220,7 +220,7 @@ ADMITTED = {"majority": True, "m-of-n": True, "operator": True, "sandbox": True,
 def test_rules_say_which_nodes_need_no_vote(members, rules):
     network: Any = Network(members[:3], constitutions.text(rules))
     network.put(tables.SERVICE_INFO, tables.SINGLETON, tables.row({"status": "Open", "cert": SERVICE}))
-    node = {"address": "a:1", "owner": "x", "measurement": "m", "host_names": [], "replaces": None}
+    node: dict[str, Any] = {"address": "a:1", "owner": "x", "measurement": "m", "host_names": [], "replaces": None}
     assert asyncio.run(network.proposals.admits(node, network)) is ADMITTED[rules]
 
 

@@ -169,7 +169,7 @@ def test_units_are_what_systemd_takes(kit, tmp_path, bundle):
     assert units
     for unit in units:
         parsed = configparser.RawConfigParser(strict=False)
-        parsed.optionxform = str  # type: ignore[assignment,method-assign]
+        parsed.optionxform = str  # type: ignore[assignment]
         parsed.read_string(unit.read_text())
         assert parsed["Service"]["ExecStart"].startswith("/") and parsed["Install"]["WantedBy"]
         # The enclave makes namespaces of its own: a unit that forbids them would keep it from starting.
@@ -219,7 +219,7 @@ def test_the_host_data_is_the_policys_and_members_vote_for_it(tmp_path, bundle):
         def scan(self, table: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
             return iter(())
 
-    draft = Draft(Nothing())  # type: ignore[arg-type]
+    draft = Draft(Nothing())
     for action in json.loads((tmp_path / "tee_policy.json").read_text())["actions"]:
         actions._CODE[action["name"]](draft, action["args"])
     assert (tables.NODE_SNP_HOST_DATA, host_data.encode()) in draft.writes

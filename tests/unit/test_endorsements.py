@@ -105,12 +105,16 @@ def test_a_row_takes_newer_evidence_of_the_same_alone(monkeypatch):
     def made_by(days: int, **fields: Any) -> dict[str, str]:
         data = dispatch.report_data(fields.pop("key", key), **context)
         sample = made.made_snp(chip_days=(-1, days), report_data=data, **fields)
-        monkeypatch.setattr(dispatch, "_VERIFIERS", {"snp": lambda *a, **k: snp.verify(*a, **k, **sample.options)})
+        monkeypatch.setattr(dispatch, "_VERIFIERS", {"snp": lambda *a, **k: snp.verify(*a, **{**k, **sample.options})})
         return Evidence("snp", sample.evidence, sample.endorsements).to_json()
 
     first = made_by(2)
     verified = Evidence.parse(first).verify(now_s=made.NOW_S)
-    row = {"status": "Trusted", "verified": verified.to_json(), "report_context": {"service": b"s".hex()}}
+    row: dict[str, Any] = {
+        "status": "Trusted",
+        "verified": verified.to_json(),
+        "report_context": {"service": b"s".hex()},
+    }
     newer = made_by(5)
     renewed = nodes.renewed(row, newer, key, now_s=made.NOW_S)
     assert renewed["verified"]["valid_until_s"] - row["verified"]["valid_until_s"] == 3 * 86400

@@ -48,7 +48,7 @@ class Node:
         self.store, self.chain = Store(), Chain(1, "osaka", 30_000_000, None)
         for name, is_log in [*((table.name, table.log) for table in TABLES), (PRIVATE, False), (PUBLIC, False)]:
             self.store.declare(name, is_log)
-        accounts = [(bytes.fromhex(SENDER.address[2:]), (10**18).to_bytes(32, "big"), 0, b"", [])]
+        accounts: list[Any] = [(bytes.fromhex(SENDER.address[2:]), (10**18).to_bytes(32, "big"), 0, b"", [])]
         transaction = self.begin()
         self.head = self.chain.genesis(transaction, accounts, 1, b"coco")
         self.store.apply(1, transaction.write_set())
@@ -71,7 +71,7 @@ class Node:
         try:
             block, verdicts = self.chain.execute(self.begin(), self.head, 2, bytes(32), envelopes, 0)
             # How long it took differs from run to run.
-            return block and block.hash, [None if isinstance(one, int) else one for one in verdicts]
+            return getattr(block, "hash", None), [None if isinstance(one, int) else one for one in verdicts]
         finally:
             assert self.chain.rebuild(self.begin()) == self.head.state_root
 
@@ -118,7 +118,7 @@ def test_G3_queries_may_fail_at_every_allocation():
     node = Node()
     sender = bytes.fromhex(SENDER.address[2:])
     for kind in ("call", "estimate", "access_list"):
-        arguments = (node.head, sender, None, 10**7, 0, bytes(32), CREATION, [], [], False)
+        arguments: Any = (node.head, sender, None, 10**7, 0, bytes(32), CREATION, [], [], False)
         assert every_failure(lambda: node.chain.query(kind, node.begin(), *arguments)) > 10
     assert every_failure(lambda: node.chain.proof(sender, [bytes(32)])) > 3
 

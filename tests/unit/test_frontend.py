@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 from coco.enclave.adapters.base import Caller, CallerKind, Cost, Reply
 from coco.enclave.core import doors
@@ -32,8 +33,10 @@ class Service:
 
 def answer_of(error):
     async def story():
-        failed, replies = [], []
-        JsonRpc(Service(error), failed.append).handle(b'{"id":1,"method":"eth_call"}', CALLER, replies.append)
+        failed: list[Any] = []
+        replies: list[Any] = []
+        service: Any = Service(error)
+        JsonRpc(service, failed.append).handle(b'{"id":1,"method":"eth_call"}', CALLER, replies.append)
         for _ in range(3):
             await asyncio.sleep(0)
         (reply,) = replies
@@ -73,7 +76,8 @@ class CostlyService:
 
 def test_between_the_costly_calls_of_one_caller_others_have_their_turn():
     async def story():
-        service, replies = CostlyService(), []
+        service: Any = CostlyService()
+        replies: list[Any] = []
         rpc = JsonRpc(service, lambda error: None)
         calls = [{"jsonrpc": "2.0", "id": n, "method": "costly"} for n in range(10)]
         for _ in range(3):  # as over three connections
@@ -137,7 +141,8 @@ UPGRADE = [
 
 def test_a_websocket_client_that_does_not_read_gets_no_more_until_it_does():
     async def story():
-        door, sent = Door(), []
+        door: Any = Door()
+        sent: list[int] = []
 
         async def talk(session):
             for number in range(3):
@@ -148,7 +153,8 @@ def test_a_websocket_client_that_does_not_read_gets_no_more_until_it_does():
         def fail(error):
             raise error
 
-        listener = Listener(door, caller=lambda peer: CALLER, app=None, on_error=fail, on_failure=fail, websocket=talk)  # type: ignore[arg-type]
+        app: Any = None
+        listener = Listener(door, caller=lambda peer: CALLER, app=app, on_error=fail, on_failure=fail, websocket=talk)
 
         async def happen(*events):
             door.events = list(events)
@@ -168,10 +174,12 @@ def test_a_websocket_client_that_does_not_read_gets_no_more_until_it_does():
 
 def test_a_front_door_that_failed_ends_the_enclave():
     async def story():
-        door, failures = Door(), []
+        door: Any = Door()
+        failures: list[Any] = []
+        app: Any = None
         listener = Listener(
-            door, caller=lambda peer: CALLER, app=None, on_error=failures.append, on_failure=failures.append
-        )  # type: ignore[arg-type]
+            door, caller=lambda peer: CALLER, app=app, on_error=failures.append, on_failure=failures.append
+        )
         door.events = [(6, 0)]
         listener._ready()
         assert [error.code for error in failures] == ["front.failed"]
@@ -181,13 +189,14 @@ def test_a_front_door_that_failed_ends_the_enclave():
 
 def listening(submitted, failed):
     """A listener whose submissions go to ``submitted``, and the function that makes events happen at its door."""
-    door = Door()
+    door: Any = Door()
     door.checked_early, door.check_early = [], lambda connection: door.checked_early.append(connection)
     callers = {b"participant": CALLER, None: Caller()}
+    app: Any = None
     listener = Listener(
-        door,  # type: ignore[arg-type]
+        door,
         caller=callers.__getitem__,
-        app=None,  # type: ignore[arg-type]
+        app=app,
         on_error=failed.append,
         on_failure=failed.append,
         submitted=submitted,
@@ -206,7 +215,8 @@ def handed_in(connection, found, method="eth_sendRawTransaction"):
 
 def test_what_came_together_is_served_together_by_caller_and_method():
     async def story():
-        served, failed = [], []
+        served: list[Any] = []
+        failed: list[Any] = []
         door, happen = listening(lambda *call: served.append(call), failed)
         happen(
             (doors.OPENED, 1, b"participant", None),
@@ -231,7 +241,7 @@ def test_what_came_together_is_served_together_by_caller_and_method():
 
 def test_G3_submissions_that_cannot_be_served_end_their_connections_and_no_more():
     async def story():
-        failed = []
+        failed: list[Any] = []
 
         def fail(method, caller, calls):
             raise RuntimeError("a secret")

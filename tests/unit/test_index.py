@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -45,7 +46,8 @@ def make():
     for table in TABLES:
         native.declare(table, True)
     host = Host()
-    index = LogIndex(native, host, run=inline, spawn=asyncio.ensure_future, rows_cold_max=1)
+    spawn: Any = asyncio.ensure_future
+    index = LogIndex(native, host, run=inline, spawn=spawn, rows_cold_max=1)
     return native, host, index
 
 
@@ -171,7 +173,8 @@ def test_a_run_that_is_merged_during_a_lookup_is_looked_for_again():
 
         for _ in range(7):
             await spill()
-        read, merged = host.read_index, []
+        read = host.read_index
+        merged: list[Any] = []
 
         async def read_after_a_merge(run, block):
             if not merged:

@@ -7,6 +7,7 @@ import base64
 import json
 import secrets
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -400,7 +401,8 @@ def test_L4_the_path_gives_the_index(leaves, data):
     index = data.draw(st.integers(0, leaves - 1))
     path = tree.proof(index, leaves)
     assert receipts.index_of(path, leaves) == index
-    assert receipts.fold(tree.leaf(index), path) == tree.root()
+    leaf = tree.leaf(index)
+    assert leaf is not None and receipts.fold(leaf, path) == tree.root()
 
 
 def test_the_python_face_commits_optimistic_transactions():
@@ -451,7 +453,8 @@ def test_J1_evidence_of_another_key_nonce_network_or_configuration_is_refused():
 
 
 def test_J10_production_never_accepts_platform_virtual(tmp_path):
-    from coco.cli.sandbox import SandboxFiles, make_genesis
+    from coco.cli.sandbox import make_genesis
+    from coco.cli.sandbox_folder import SandboxFiles
 
     genesis = make_genesis(SandboxFiles(tmp_path), fees="free", fork="osaka", chain_id=1)
     Genesis.parse(json.dumps(genesis).encode())
@@ -480,7 +483,8 @@ def test_H5_time_follows_the_host_in_bounded_steps_and_never_goes_back():
 
 
 def test_K2_an_epoch_that_is_rolled_back_takes_its_secret_with_it():
-    journal = Journal(append=lambda *entry: None, read=None)
+    unread: Any = None
+    journal = Journal(append=lambda *entry: None, read=unread)
     journal.begin(view=2, secret=LedgerSecret.generate())
     store = Store(journal)
     for name in tables.STATE_TABLES:
@@ -527,7 +531,7 @@ def test_G3_a_panic_of_the_extension_becomes_an_error():
 class SlowDisk:
     """The part of the control channel that a replica uses."""
 
-    on_appended = None
+    on_appended: Any = None
     last = 0
 
     def append(self, seqno, entry):
@@ -543,13 +547,15 @@ def test_commit_needs_a_signature_that_is_durable(steps, former):
 async def founded(disk, former, fatal):
     """The replica of a network of one, in view 5."""
     start = Start(Members((1,)), position=former, signed=former)
-    replica = Replica(disk, None, node=1, start=start, view_offset=4, fatal=fatal)
+    links: Any = None
+    replica = Replica(disk, links, node=1, start=start, view_offset=4, fatal=fatal)
     await replica.found()
     return replica
 
 
 async def commit_story(steps, former):
-    disk, signatures, durable, told = SlowDisk(), [], former, []
+    disk, signatures, durable = SlowDisk(), [], former
+    told: list[Any] = []
     disk.last = former
     replica = await founded(disk, Position(3, former), told.append)
     replica.on_committed = told.append
@@ -567,7 +573,8 @@ async def commit_story(steps, former):
 
 
 def test_a_broken_engine_ends_the_process(monkeypatch):
-    disk, ended = SlowDisk(), []
+    disk = SlowDisk()
+    ended: list[Any] = []
 
     async def story():
         replica = await founded(disk, Position(0, 0), ended.append)

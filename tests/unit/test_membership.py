@@ -169,7 +169,7 @@ def test_a_process_that_dies_again_and_again_does_not_fill_the_ledger(story, ope
     monkeypatch.setattr(limits, "ADMISSIONS_MAX", 3)
 
     async def tell(primary: Primary, _: JoinerSide) -> None:
-        for _ in range(3):
+        for _attempt in range(3):
             await JoinerSide(operators[1]).ask(primary)
         with pytest.raises(BusyError) as refused:
             await JoinerSide(operators[1]).ask(primary)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -20,7 +22,7 @@ class Members:
         self.keys = {}
         for n in range(count):
             certificate = x509.load_pem_x509_certificate(make_actor(directory, f"m{n}").encode())
-            key = serialization.load_pem_private_key((directory / f"m{n}.key.pem").read_bytes(), None)
+            key: Any = serialization.load_pem_private_key((directory / f"m{n}.key.pem").read_bytes(), None)
             self.keys[fingerprint(certificate)] = (key, certificate)
 
     def pems(self):

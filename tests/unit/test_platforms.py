@@ -113,7 +113,7 @@ class Configfs:
 
 def table(chain: list[bytes]) -> bytes:
     """A host's certificates, as the GHCB has them."""
-    names = ("63da758d-e664-4564-adc5-f4b93be8accd", "4ab7b379-bbac-4fe4-a02f-05aef327c782")
+    names: tuple[str, ...] = ("63da758d-e664-4564-adc5-f4b93be8accd", "4ab7b379-bbac-4fe4-a02f-05aef327c782")
     names += ("c0b406a4-a803-4952-9743-3fb6014cd0ae",)
     at, head, body = 24 * (len(chain) + 1), b"", b""
     for name, der in zip(names, chain, strict=True):

@@ -360,6 +360,7 @@ def test_D_nothing_is_lost_nobody_starves_and_lanes_keep_their_order(steps):
         batch = pool.take(count, 10_000, now_s=at_s)
         done = max(done, 1)
         for one in batch[:done]:
+            assert one.position is not None
             ran[one.actor].append(one.position)
             policy.state[one.lane] = one.position + 1
             waiting[one.actor] -= 1
@@ -400,9 +401,9 @@ def test_D_nothing_is_lost_nobody_starves_and_lanes_keep_their_order(steps):
                 number, positions[actor] = number + 1, positions[actor] + 1
                 waiting[actor] += 1
         now_s += 5.0  # everybody has rested
-        served = set(actors(take(4, 2, now_s)))
+        these = set(actors(take(4, 2, now_s)))
         for actor in "ghq":
-            since[actor] = 0 if actor in served else since[actor] + 1
+            since[actor] = 0 if actor in these else since[actor] + 1
             assert since[actor] <= 12, f"{actor} starves"
     assert all(order == sorted(order) for order in ran.values())
     assert all(order == list(range(len(order))) for order in ran.values()), "in order and without gap"

@@ -47,7 +47,7 @@ def build(base: Path, name: str) -> tuple[bytes, bytes]:
             shutil.copy(original / item, cargo_home / item)
     for tool in ("cargo", "rustc"):
         found = subprocess.run(["rustup", "which", tool], capture_output=True, text=True)
-        os.symlink(found.stdout.strip() or shutil.which(tool), tools / tool)
+        os.symlink(found.stdout.strip() or str(shutil.which(tool)), tools / tool)
     os.symlink(sys.executable, tools / "python3")
     path = f"{tools}:{Path(sys.executable).parent}:/usr/bin:/bin"
     environment = {

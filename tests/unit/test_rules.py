@@ -61,7 +61,7 @@ def ask(*calls: Any) -> list[Any]:
 
 
 def test_rules_that_run_away_are_refused_and_the_next_call_is_served():
-    calls = [(source, "f", []) for source in RUNAWAYS.values()]
+    calls: list[tuple[str, str, list[Any]]] = [(source, "f", []) for source in RUNAWAYS.values()]
     *answers, last = ask(*calls, ("def f(x):\n    return x + 1\n", "f", [1]))
     assert last == 2
     for name, answer in zip(RUNAWAYS, answers, strict=True):

@@ -32,7 +32,8 @@ def declared() -> Store:
 
 
 def pieces(store: Store, version: int, size: int) -> list[WriteSet]:
-    found, after = [], None
+    found: list[Any] = []
+    after = None
     while not found or after is not None:
         piece, after = store.snapshot_piece(version, after, size)
         found.append(piece)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -72,7 +73,12 @@ def test_what_ends_first_and_who_holds_shares(members):
 
 def test_rows_are_read_now_and_then(members):
     network, reads = Network(members, ""), []
-    numbers = standing.Standing(lambda: reads.append(1) or network)
+
+    def read() -> Any:
+        reads.append(1)
+        return network
+
+    numbers = standing.Standing(read)
     first = numbers.numbers(0, 100.0)
     assert numbers.numbers(5, 100.0 + standing.AGAIN_S - 1) == first and len(reads) == 1
     assert (

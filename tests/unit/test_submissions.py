@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -55,7 +56,8 @@ class Node:
         #: The node that this one takes for the primary.
         self.peer: Node | None = None
         self.links: Any = SimpleNamespace(tell=lambda *message: True)
-        self.submissions = Submissions(sequencer, self.links, lambda certificate: CALLERS[certificate or b""])
+        links: Any = self.links
+        self.submissions = Submissions(sequencer, links, lambda certificate: CALLERS[certificate or b""])
         self._sequencer = sequencer
 
     def _accept(self, runtime: Any, envelopes: list[Envelope]) -> list[CocoError | None]:
@@ -72,9 +74,7 @@ class Node:
 
     def submit(self, *raw: bytes, caller: Caller = PARTICIPANT) -> None:
         for one in raw:
-            self.submissions.add(
-                self.runtime, caller, [(one, lambda answer, one=one: self.answers.__setitem__(one, answer))]
-            )
+            self.submissions.add(self.runtime, caller, [(one, functools.partial(self.answers.__setitem__, one))])
 
     def hand_in(self, *checked: Any, caller: Caller = PARTICIPANT) -> None:
         """As the door does with what it has checked: texts, or refusals."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,7 +63,7 @@ def session_of(out):
 
 def test_what_came_is_work_and_more_messages_than_may_wait_end_the_session():
     async def story():
-        out = []
+        out: list[Any] = []
         session = session_of(out)
         one, ten = session.feed(frame(1, 20)), session.feed(frame(1, 20) * 10)
         assert 0 < one < ten < 10 * one

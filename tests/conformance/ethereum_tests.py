@@ -6,6 +6,7 @@ printed with its reason; the last line is ``N passed, N failed``. A state test r
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -150,19 +151,23 @@ def state_case(test: dict[str, Any], fork: str, case: dict[str, Any]) -> None:
         assert root == data(case["hash"]), f"state root {root.hex()}, not {case['hash']}"
 
 
+def _unknown(forks: list[str]) -> None:
+    raise AssertionError(f"unknown forks {forks}")
+
+
 def state_tests(directory: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     for path, name, test in files(directory):
         fork = max((f for f in test["post"] if f in FORKS), key=_ORDER.index, default=None)
         if fork is None:
             yield (
                 f"{path.name}:{name}",
-                lambda post=list(test["post"]): (_ for _ in ()).throw(AssertionError(f"unknown forks {post}")),
+                functools.partial(_unknown, list(test["post"])),
             )
             continue
         for index, case in enumerate(test["post"][fork]):
             yield (
                 f"{path.name}:{name}[{fork},{index}]",
-                lambda test=test, fork=fork, case=case: state_case(test, FORKS[fork], case),
+                functools.partial(state_case, test, FORKS[fork], case),
             )
 
 
@@ -186,7 +191,7 @@ def transaction_tests(directory: Path) -> Iterator[tuple[str, Callable[[], None]
         for fork, expected in test["result"].items():
             yield (
                 f"{path.name}:{name}[{fork}]",
-                lambda raw=test["txbytes"], fork=fork, expected=expected: transaction_case(raw, fork, expected),
+                functools.partial(transaction_case, test["txbytes"], fork, expected),
             )
 
 
@@ -210,7 +215,7 @@ def trie_case(test: dict[str, Any], secure: bool) -> None:
 def trie_tests(directory: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     for path, name, test in files(directory):
         if "root" in test:  # trietestnextprev.json asks for an order of keys, not for a root
-            yield f"{path.name}:{name}", lambda t=test, s="secure" in path.name.lower(): trie_case(t, s)
+            yield f"{path.name}:{name}", functools.partial(trie_case, test, "secure" in path.name.lower())
 
 
 # --- RLP ----------------------------------------------------------------------------------------------------------
@@ -242,7 +247,7 @@ def rlp_case(test: dict[str, Any]) -> None:
 
 def rlp_tests(directory: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     for path, name, test in files(directory):
-        yield f"{path.name}:{name}", lambda t=test: rlp_case(t)
+        yield f"{path.name}:{name}", functools.partial(rlp_case, test)
 
 
 KINDS = {
