@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from coco._native import WriteSet, keccak256
-from coco.enclave.adapters.base import (
+from coco.enclave.adapters.contract import (
     AdapterError,
     BlockContext,
     Caller,

@@ -58,7 +58,7 @@ ENCLAVE = """#!/bin/sh
 here=$(cd "$(dirname "$0")" && pwd)
 lib=$here/python/lib/PYTHON
 exec env -i LC_ALL=C.UTF-8 "$here/python/bin/python3" -I -S -B -X "pycache_prefix=$here/no-bytecode" \\
-  "$here/packages/coco/enclave/boot.py" "--root=$here" "--path=$lib:$lib/lib-dynload:$here/packages" \\
+  "$here/packages/coco/enclave/node/boot.py" "--root=$here" "--path=$lib:$lib/lib-dynload:$here/packages" \\
   --adapters=ethereum:coco.enclave.adapters.ethereum.adapter:adapter "$@"
 """
 

@@ -26,19 +26,21 @@ from coco._native import Entry as NativeEntry
 from coco._native import LedgerSecret, MerkleTree, Sealer, WriteSet
 from coco.attestation import wrapper
 from coco.attestation.evidence import Evidence, report_data, virtual
-from coco.enclave.certificates import Certificates
-from coco.enclave.configuration import nodes, platforms, succession
-from coco.enclave.configuration import secrets as wrapping
-from coco.enclave.configuration.draft import Draft
-from coco.enclave.configuration.genesis import Genesis
-from coco.enclave.configuration.keepers import keepers
-from coco.enclave.configuration.proposals import Change, Proposals
-from coco.enclave.core.identity import EncryptionKey, ServiceIdentity, endorsed_names, pem
-from coco.enclave.core.rules_worker import call_here
-from coco.enclave.epochs import Epochs
-from coco.enclave.snapshots import evidence_row
+from coco.configuration import nodes, platforms, succession
+from coco.configuration import secrets as wrapping
+from coco.configuration.draft import Draft
+from coco.configuration.genesis import Genesis
+from coco.configuration.keepers import keepers
+from coco.configuration.proposals import Change, Proposals
+from coco.crypto import cose
+from coco.crypto.certificates import endorsed_names, pem
+from coco.enclave.keys.certificates import Certificates
+from coco.enclave.keys.epochs import Epochs
+from coco.enclave.keys.identity import EncryptionKey, ServiceIdentity
+from coco.enclave.network.snapshots import evidence_row
+from coco.enclave.platform.rules_worker import call_here
 from coco.host.persistence import open_database
-from coco.ledger import cose, receipts, signature, tables
+from coco.ledger import receipts, signature, tables
 from coco.ledger.position import Position
 from coco.ledger.statements import (
     IDENTITY_STATEMENT,

@@ -18,7 +18,7 @@ from coco.client.governance import Governance
 from coco.client.http import HttpsClient
 from coco.client.signer import Signer
 from coco.enclave.adapters.ethereum import rpc as ethereum
-from coco.enclave.frontend.openapi import API_VERSION, OPERATIONS
+from coco.enclave.api.openapi import API_VERSION, OPERATIONS
 from coco.ledger.statements import fingerprint
 from governed import rsa_pem
 from network import ADAPTERS, ROOT, Several

@@ -10,10 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from coco.enclave.configuration import nodes
-from coco.enclave.configuration.proposals import Change, Proposals
-from coco.enclave.core import rules_worker
-from coco.enclave.core.identity import ServiceIdentity, pem
+from coco.configuration import nodes
+from coco.configuration.proposals import Change, Proposals
+from coco.crypto.certificates import pem
+from coco.enclave.keys.identity import ServiceIdentity
+from coco.enclave.platform import rules_worker
 from coco.errors import CocoError, GovernanceError
 from coco.ledger import tables
 from members import Member, node_row

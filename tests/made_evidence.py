@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coco.attestation import azure_vtpm, nitro, sgx, snp, tdx, vbs
 from coco.attestation.verified import Verified
-from coco.enclave.core.platforms.tsm import endorsements
+from coco.enclave.platform.evidence.tsm import endorsements
 
 REAL = Path(__file__).parent / "vectors" / "attestation"
 NOW = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)

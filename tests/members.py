@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from coco.attestation.evidence import virtual
 from coco.cli.keys import make_actor
-from coco.enclave.core.identity import pem
+from coco.crypto.certificates import pem
 from coco.ledger.statements import fingerprint, sign_as_member
 
 

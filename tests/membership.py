@@ -15,12 +15,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coco._native import LedgerSecret, WriteSet
 from coco.attestation.evidence import report_data, virtual
-from coco.enclave.configuration import nodes
-from coco.enclave.consensus import Members, Start
-from coco.enclave.core.identity import ServiceIdentity, self_signed
-from coco.enclave.membership import JOIN, JoinAnswer, Membership, Waiting, Welcome
+from coco.configuration import nodes
+from coco.consensus import Members, Start
+from coco.crypto import cose
+from coco.enclave.keys.identity import ServiceIdentity, self_signed
+from coco.enclave.network.membership import JOIN, JoinAnswer, Membership, Waiting, Welcome
 from coco.enclave.store import Journal, Store
-from coco.ledger import cose, tables
+from coco.ledger import tables
 from coco.ledger.statements import fingerprint
 
 TIME_MS = time.time_ns() // 1_000_000

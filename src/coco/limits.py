@@ -97,7 +97,7 @@ ALIVE_SECONDS_MAX: Final = 5
 #: Accounts that are recorded of one participant.
 ACCOUNTS_MAX: Final = 1_000
 
-#: What callers may cost at the front door (``enclave/frontend/budget.py``). Work is counted in microseconds of the
+#: What callers may cost at the front door (``enclave/api/budget.py``). Work is counted in microseconds of the
 #: event loop that a request is known to take: so much a second, and at most so much at once. All who show no
 #: certificate of an actor share one budget.
 ANONYMOUS_WORK_US_PER_SECOND: Final = 150_000

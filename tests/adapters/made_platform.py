@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from coco.attestation import evidence, snp
 from coco.attestation.evidence import Evidence
 from coco.attestation.verified import SNP
-from coco.enclave.core import platforms
-from coco.enclave.core.platforms.devices import no_evidence
+from coco.enclave.platform import platforms
+from coco.enclave.platform.evidence.devices import no_evidence
 from made_evidence import snp_report
 
 FORBIDDEN: dict[str, Any] = {

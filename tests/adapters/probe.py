@@ -13,7 +13,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coco.enclave.adapters.base import (
+from coco.enclave.adapters.contract import (
     Caller,
     LedgerAdapter,
     Manifest,

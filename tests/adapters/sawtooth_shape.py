@@ -18,7 +18,7 @@ from hashlib import sha512
 from typing import Any
 
 from coco._native import WriteSet
-from coco.enclave.adapters.base import (
+from coco.enclave.adapters.contract import (
     AdapterError,
     BlockContext,
     Caller,

@@ -37,8 +37,9 @@ from coco._native import Entry as Sealed  # noqa: E402
 from coco._native import MerkleTree  # noqa: E402
 from coco.audit import Auditor  # noqa: E402
 from coco.audit.rows import Written  # noqa: E402
-from coco.enclave.configuration import nodes  # noqa: E402
-from coco.enclave.core.identity import ServiceIdentity, pem  # noqa: E402
+from coco.configuration import nodes  # noqa: E402
+from coco.crypto.certificates import pem  # noqa: E402
+from coco.enclave.keys.identity import ServiceIdentity  # noqa: E402
 from coco.ledger import tables  # noqa: E402
 from coco.ledger.chunks import write_chunk  # noqa: E402
 from coco.ledger.position import Position  # noqa: E402

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from coco import constitutions
 from coco._native import Entry, MerkleTree
-from coco.ledger import cose, tables
+from coco.crypto import cose
+from coco.ledger import tables
 
 ONE = tables.SINGLETON
 MEMBERS = {tables.MEMBERS_INFO, tables.MEMBERS_CERTS, tables.MEMBERS_ENCRYPTION, tables.MEMBERS_ACKS}

@@ -26,11 +26,12 @@ from coco.audit import report
 from coco.channel import messages
 from coco.channel.framing import FrameWriter
 from coco.cli import ledger as ledgers
-from coco.enclave.consensus import LedgerEntry, RollBack
-from coco.enclave.core.control import Control
-from coco.enclave.core.identity import ServiceIdentity, endorsed_names
-from coco.enclave.membership import FetchRange, Membership
-from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, WantedPart
+from coco.consensus import LedgerEntry, RollBack
+from coco.crypto.certificates import endorsed_names
+from coco.enclave.keys.identity import ServiceIdentity
+from coco.enclave.network.membership import FetchRange, Membership
+from coco.enclave.network.snapshots import SNAPSHOT, SNAPSHOT_PART, WantedPart
+from coco.enclave.platform.control import Control
 from coco.enclave.store import Journal, Store
 from coco.errors import CocoError, ConsensusError, HostLiedError
 from coco.host.persistence import open_database

@@ -10,10 +10,10 @@ import pytest
 from attacks import attack
 
 from coco import constitutions, limits
-from coco.enclave.configuration import participants
-from coco.enclave.configuration.genesis import Genesis
-from coco.enclave.configuration.proposals import Proposals
-from coco.enclave.configuration.reads import Page
+from coco.configuration import participants
+from coco.configuration.genesis import Genesis
+from coco.configuration.proposals import Proposals
+from coco.configuration.reads import Page
 from coco.errors import ConfigurationError
 from coco.ledger import tables
 from governed import NOTHING, Network, action, refused, rsa_pem

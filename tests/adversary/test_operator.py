@@ -35,19 +35,20 @@ from coco.cli.output import exit_code
 from coco.cli.sandbox import make_genesis, make_owner
 from coco.cli.sandbox_folder import SandboxFiles, begin_anew, prepare
 from coco.client.operators import nobody, owner
-from coco.enclave import standing
-from coco.enclave.configuration import nodes
-from coco.enclave.configuration.actions import ACTIONS
-from coco.enclave.configuration.draft import Draft
-from coco.enclave.configuration.genesis import Genesis
-from coco.enclave.core.clock import Agreement, Clock, compare_with_ledger
-from coco.enclave.core.identity import pem
-from coco.enclave.frontend.openapi import OPERATIONS
+from coco.configuration import nodes
+from coco.configuration.actions import ACTIONS
+from coco.configuration.draft import Draft
+from coco.configuration.genesis import Genesis
+from coco.crypto import cose
+from coco.crypto.certificates import pem
+from coco.enclave.api.openapi import OPERATIONS
+from coco.enclave.network import standing
+from coco.enclave.platform.clock import Agreement, Clock, compare_with_ledger
 from coco.errors import CocoError, ConfigurationError, GovernanceError, HostError, LedgerError
 from coco.host.folder import TemporaryFolder
 from coco.host.hints import HINTS
 from coco.host.node import Node, NodeOptions
-from coco.ledger import cose, tables
+from coco.ledger import tables
 from coco.ledger.replay import Replay
 from coco.ledger.statements import fingerprint
 from conftest import SandboxProcess
@@ -810,7 +811,7 @@ def test_a_late_import_is_named_with_who_asked_and_never_by_a_clients_word(tmp_p
     code = f"""
 import sys
 sys.path[:0] = [{str(ROOT / "src")!r}]
-from coco.enclave.core import imports
+from coco.enclave.platform import imports
 told = []
 late = imports.Late()
 late.seal()

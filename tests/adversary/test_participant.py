@@ -19,7 +19,7 @@ from coco._native import Background, LedgerSecret
 from coco.client import proofs
 from coco.client.http import HttpsClient
 from coco.client.pin import Pin
-from coco.enclave.adapters.base import (
+from coco.enclave.adapters.contract import (
     AdapterError,
     BlockContext,
     Caller,

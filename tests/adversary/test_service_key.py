@@ -17,8 +17,9 @@ from attacks import attack
 import consortium
 from coco.attestation.evidence import Evidence, virtual
 from coco.cli.ledger import audit
-from coco.enclave.configuration import nodes
-from coco.enclave.core.identity import ServiceIdentity, pem
+from coco.configuration import nodes
+from coco.crypto.certificates import pem
+from coco.enclave.keys.identity import ServiceIdentity
 from coco.errors import LedgerError
 from coco.ledger import tables
 from coco.ledger.statements import NODE_STATEMENT

@@ -36,11 +36,11 @@ from coco.client.http import FailoverClient, HttpsClient
 from coco.client.members import Member
 from coco.client.pin import Pin
 from coco.client.verify import unverified_context
-from coco.enclave.adapters.base import Caller, CallerKind, Route, RouteKind
+from coco.enclave.adapters.contract import Caller, CallerKind, Route, RouteKind
 from coco.enclave.adapters.ethereum.adapter import adapter as ethereum
-from coco.enclave.core import doors
-from coco.enclave.frontend.jsonrpc import JsonRpc
-from coco.enclave.frontend.service import Service
+from coco.enclave.api.jsonrpc import JsonRpc
+from coco.enclave.api.service import Service
+from coco.enclave.transport import listener as doors
 from coco.errors import HostError
 from network import TestNetwork, run, running
 

@@ -18,8 +18,8 @@ from test_failover import KEY, SENDER
 from coco import constitutions
 from coco.client.governance import Governance
 from coco.client.signer import Signer
-from coco.enclave.adapters.base import PoolPolicy
-from coco.enclave.protocols import Protocols
+from coco.enclave.adapters.contract import PoolPolicy
+from coco.enclave.ordering.registry import Protocols
 from coco.ledger import tables
 from network import ADAPTERS, ROOT, TestNetwork, run, running
 

@@ -177,7 +177,7 @@ def test_a_canary_is_found_nowhere_on_the_disk_or_the_wire(network, tmp_path):
 def boot(tmp_path, *, environment=None, flags=("-I", "-S", "-B"), path=None, prefix=None):
     empty = prefix or tmp_path / "empty"
     empty.mkdir(exist_ok=True)
-    script = Path(launcher.__file__).parent.parent / "enclave" / "boot.py"
+    script = Path(launcher.__file__).parent.parent / "enclave" / "node" / "boot.py"
     command = [sys.executable, *flags, "-X", f"pycache_prefix={empty}", str(script)]
     command += [
         "--path=" + os.pathsep.join(path or launcher.module_path(None)),
@@ -242,7 +242,7 @@ def test_H2_pth_files_sitecustomize_and_swapped_bytecode_do_not_run(tmp_path):
 
 def test_H2_a_module_from_elsewhere_is_refused(tmp_path):
     """A shadow module in a folder that is on the path but not named by the launcher."""
-    from coco.enclave.core import bundle
+    from coco.enclave.platform import bundle
     from coco.errors import LockdownError
 
     with pytest.raises(LockdownError) as refused:

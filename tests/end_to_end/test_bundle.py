@@ -94,7 +94,15 @@ def boot(bundle: Path, folder: Path) -> tuple[int, str]:
     empty.mkdir(exist_ok=True)
     python, packages = bundle / "python" / "bin" / "python3", bundle / "packages"
     library = next((bundle / "python" / "lib").glob("python3.*"))
-    start = [str(python), "-I", "-S", "-B", "-X", f"pycache_prefix={empty}", str(packages / "coco/enclave/boot.py")]
+    start = [
+        str(python),
+        "-I",
+        "-S",
+        "-B",
+        "-X",
+        f"pycache_prefix={empty}",
+        str(packages / "coco/enclave/node/boot.py"),
+    ]
     start += [f"--path={library}:{library}/lib-dynload:{packages}", "--adapters=", "--platform=insecure_virtual"]
     done = subprocess.run(
         [*start, f"--root={bundle}"], env=launcher.ENVIRONMENT, capture_output=True, text=True, timeout=60
@@ -113,7 +121,7 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
     "package": lambda b: _append(b / "packages/starlette/websockets.py"),
     "extension": lambda b: _append(next(b.glob("packages/coco/_native*.so"))),
     "constitution that ships": lambda b: _append(next(b.glob("packages/coco/constitutions/*.star"))),
-    "first code": lambda b: _append(b / "packages/coco/enclave/boot.py"),
+    "first code": lambda b: _append(b / "packages/coco/enclave/node/boot.py"),
     "a file more": lambda b: (b / "packages/coco/more.py").write_text(""),
     "compiled Python": lambda b: _compiled(b / "packages/coco/limits.py"),
     "a file less": lambda b: next(b.glob("python/lib/python3.*/antigravity.py")).unlink(),
@@ -140,7 +148,7 @@ def test_H2_and_H3_a_bundle_with_another_list_is_other_code_and_nothing_comes_fr
     copy = home / "copy"
     shutil.copytree(bundle, copy)
     # The constitution that a network is governed by is in its ledger: it is no part of the code.
-    _append(copy / "packages/coco/enclave/boot.py")
+    _append(copy / "packages/coco/enclave/node/boot.py")
     code_identity.write_list(copy)
     assert coco(copy, home, "node", "measure")["measurement"] != before
     # A bundle's enclave imports nothing from beside it, whatever its host asks for.
@@ -152,7 +160,7 @@ def test_H2_and_H3_a_bundle_with_another_list_is_other_code_and_nothing_comes_fr
     assert code != 0 and "lockdown" not in said  # it cannot be imported at all
     library = next((copy / "python" / "lib").glob("python3.*"))
     start = [str(copy / "python/bin/python3"), "-I", "-S", "-B", "-X", f"pycache_prefix={empty}"]
-    start += [str(copy / "packages/coco/enclave/boot.py"), "--adapters=", "--platform=insecure_virtual"]
+    start += [str(copy / "packages/coco/enclave/node/boot.py"), "--adapters=", "--platform=insecure_virtual"]
     start += [f"--path={library}:{library}/lib-dynload:{copy}/packages:{tmp_path}/elsewhere", f"--root={copy}"]
     done = subprocess.run(start, env=launcher.ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 78 and "lockdown.foreign_module" in done.stderr

@@ -36,7 +36,7 @@ def five_free_ports() -> int:
 def enclave(tmp_path: Path, listens: str) -> Iterator[subprocess.Popen[str]]:
     empty = tmp_path / "empty"
     empty.mkdir(exist_ok=True)
-    boot = Path(launcher.__file__).parent.parent / "enclave" / "boot.py"
+    boot = Path(launcher.__file__).parent.parent / "enclave" / "node" / "boot.py"
     command = [sys.executable, "-I", "-S", "-B", "-X", f"pycache_prefix={empty}", str(boot)]
     command += ["--path=" + os.pathsep.join(launcher.module_path(None)), "--root=", f"--adapters={ETHEREUM}"]
     command += ["--platform=insecure_virtual", f"--listens={listens}"]

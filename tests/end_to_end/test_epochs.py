@@ -19,7 +19,7 @@ from test_memory import scan
 from coco._native import Entry
 from coco.client.http import HttpsClient
 from coco.client.verify import service_context, unverified_context
-from coco.enclave.configuration.secrets import binding
+from coco.configuration.secrets import binding
 from coco.ledger import tables
 from coco.ledger.statements import decrypt_share
 from network import run

@@ -22,7 +22,7 @@ from test_consortium import action
 from coco import constitutions
 from coco.cli.keys import make_actor
 from coco.client.signer import Token, TokenKey
-from coco.enclave.core.identity import pem
+from coco.crypto.certificates import pem
 from coco.ledger.statements import fingerprint
 from conftest import ROOT
 from members import Organisation

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import requests
 
-from coco.enclave.frontend import openapi
-from coco.enclave.frontend.routes import administration_app
+from coco.enclave.api import openapi
+from coco.enclave.api.routes import administration_app
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 

@@ -19,7 +19,7 @@ from coco.cli.sandbox import WELL_KNOWN_ACCOUNTS
 from coco.client.http import HttpsClient, RemoteError
 from coco.client.operators import nobody, owner
 from coco.client.verify import service_context
-from coco.ledger.cose import SIGN1_TAG
+from coco.crypto.cose import SIGN1_TAG
 from coco.ledger.statements import fingerprint
 from network import run
 

@@ -23,7 +23,7 @@ from coco.cli.sandbox import make_owner
 from coco.client.http import RemoteError
 from coco.client.pin import Pin, service_key
 from coco.client.verify import verify_node
-from coco.enclave.core.identity import ServiceIdentity
+from coco.enclave.keys.identity import ServiceIdentity
 from coco.errors import AttestationError, HostError
 from coco.ledger import receipts
 from coco.ledger.statements import IDENTITY_STATEMENT

@@ -25,7 +25,8 @@ import made_evidence
 import tee_matrix
 from coco.attestation import wrapper
 from coco.cli import measure
-from coco.enclave.core.identity import ServiceIdentity, pem
+from coco.crypto.certificates import pem
+from coco.enclave.keys.identity import ServiceIdentity
 from conftest import ROOT
 
 

@@ -16,16 +16,16 @@ import atheris
 
 with atheris.instrument_imports(include=["coco", "wsproto"]):
     from coco.channel import messages
-    from coco.enclave.adapters.base import BlockContext, Caller, CallerKind, Services
+    from coco.enclave.adapters.contract import BlockContext, Caller, CallerKind, Services
     from coco.enclave.adapters.ethereum.adapter import adapter
-    from coco.enclave.core.background import Background
-    from coco.enclave.core.control import Control
-    from coco.enclave.frontend.jsonrpc import JsonRpc
-    from coco.enclave.frontend.service import Service
-    from coco.enclave.frontend.websocket import accept_websocket
-    from coco.enclave.pool import Pool
-    from coco.enclave.sequencer import AdapterRuntime
-    from coco.enclave.submissions import Submissions
+    from coco.enclave.api.jsonrpc import JsonRpc
+    from coco.enclave.api.service import Service
+    from coco.enclave.api.websocket import accept_websocket
+    from coco.enclave.ordering.forwarding import Submissions
+    from coco.enclave.ordering.pool import Pool
+    from coco.enclave.ordering.sequencer import AdapterRuntime
+    from coco.enclave.platform.background import Background
+    from coco.enclave.platform.control import Control
 
 from seeds import SENDER
 

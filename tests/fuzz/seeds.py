@@ -11,7 +11,7 @@ from eth_account import Account
 from coco._native import WriteSet
 from coco.channel import messages
 from coco.channel.framing import FrameWriter
-from coco.enclave.consensus import Driver, LedgerEntry, Members, Send, Start
+from coco.consensus import Driver, LedgerEntry, Members, Send, Start
 from coco.ledger.position import Position
 
 _KEY = "0x" + "11" * 32

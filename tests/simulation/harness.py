@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from coco.enclave.consensus import Action, Driver, Persist, Send, Start
+from coco.consensus import Action, Driver, Persist, Send, Start
 
 #: Of the election timeouts.
 SEED = 1

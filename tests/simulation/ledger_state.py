@@ -9,8 +9,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco._native import LedgerSecret, WriteSet
-from coco.enclave.consensus import LedgerEntry
-from coco.enclave.core.identity import ServiceIdentity, pem
+from coco.consensus import LedgerEntry
+from coco.crypto.certificates import pem
+from coco.enclave.keys.identity import ServiceIdentity
 from coco.enclave.store import Journal, Store
 from coco.errors import LedgerError
 from coco.ledger import signature, tables

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from coco._native import Engine
-from coco.enclave.consensus import Action, Committed, Driver, LedgerEntry, Start, engine_settings
-from coco.enclave.consensus.pieces import cut
+from coco.consensus import Action, Committed, Driver, LedgerEntry, Start, engine_settings
+from coco.consensus.pieces import cut
 from coco.simulator.campaign import Campaign, Cluster
 from coco.simulator.process import TIMING, Process
 

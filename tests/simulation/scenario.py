@@ -29,7 +29,7 @@ from pathlib import Path
 
 from harness import Wire
 
-from coco.enclave.consensus import (
+from coco.consensus import (
     Action,
     Apply,
     Committed,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from coco import limits
 from coco._native import Engine
-from coco.enclave.consensus import (
+from coco.consensus import (
     Action,
     Apply,
     Committed,
@@ -25,7 +25,7 @@ from coco.enclave.consensus import (
     Timing,
     engine_settings,
 )
-from coco.enclave.consensus.pieces import Assembler, cut
+from coco.consensus.pieces import Assembler, cut
 from coco.errors import ConsensusError, NativeError
 from coco.ledger.position import Position
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco import limits
-from coco.enclave.consensus import Driver, LedgerEntry, Members, Start
-from coco.enclave.consensus.pieces import Assembler, cut
+from coco.consensus import Driver, LedgerEntry, Members, Start
+from coco.consensus.pieces import Assembler, cut
 from coco.ledger.position import Position
 
 #: Term, and context and data of a piece; no context: the engine's own entry, with which a term begins.

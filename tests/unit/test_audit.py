@@ -11,7 +11,8 @@ import consortium
 from coco import constitutions
 from coco.audit import model
 from coco.audit.model import Step
-from coco.enclave.core.identity import ServiceIdentity, pem
+from coco.crypto.certificates import pem
+from coco.enclave.keys.identity import ServiceIdentity
 from coco.ledger import tables
 from consortium import Consortium, action
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coco import limits
-from coco.enclave.adapters.base import Caller, CallerKind
-from coco.enclave.frontend.admission import Admission
-from coco.enclave.frontend.budget import ANONYMOUS, Budget, Pace, Rate, Room
+from coco.enclave.adapters.contract import Caller, CallerKind
+from coco.enclave.api.admission import Admission
+from coco.enclave.api.budget import ANONYMOUS, Budget, Pace, Rate, Room
 from coco.errors import OverBudgetError
 
 SMALL, LARGE = Rate(10, 20, 2), Rate(100, 200, 2)

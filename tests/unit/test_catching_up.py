@@ -11,9 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco._native import LedgerSecret, WriteSet
-from coco.enclave.catching_up import CatchUp
-from coco.enclave.core.identity import NodeIdentity, ServiceIdentity, pem
-from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, Offer, Reader, Snapshots, WantedPart, evidence_row
+from coco.crypto.certificates import pem
+from coco.enclave.keys.identity import NodeIdentity, ServiceIdentity
+from coco.enclave.network.snapshots import SNAPSHOT, SNAPSHOT_PART, Offer, Reader, Snapshots, WantedPart, evidence_row
+from coco.enclave.network.state_transfer import CatchUp
 from coco.enclave.store import Journal, Store
 from coco.errors import BusyError, LedgerError, NotFoundError
 from coco.ledger import tables

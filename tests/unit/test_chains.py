@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coco.enclave.adapters.base import CallerKind
-from coco.enclave.configuration import chains
-from coco.enclave.configuration.actors import Actors
+from coco.configuration.actors import Actors
+from coco.crypto import chains
+from coco.enclave.adapters.contract import CallerKind
 from coco.ledger import tables
 from coco.ledger.statements import fingerprint
 

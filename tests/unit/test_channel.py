@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from coco import limits
 from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
-from coco.enclave.core.control import Control
+from coco.enclave.platform.control import Control
 from coco.errors import HostLiedError
 
 START = messages.Start("create", 0, 1, b"{}", b"", "", ["localhost"], "127.0.0.1:1", [])

@@ -12,13 +12,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from coco import constitutions
-from coco.enclave.certificates import Certificates
-from coco.enclave.configuration import nodes, platforms
-from coco.enclave.configuration.actors import Actors
-from coco.enclave.configuration.draft import Draft, Validity
-from coco.enclave.configuration.genesis import Genesis
-from coco.enclave.configuration.proposals import Proposals
-from coco.enclave.core.identity import ServiceIdentity, endorsed_names, pem
+from coco.configuration import nodes, platforms
+from coco.configuration.actors import Actors
+from coco.configuration.draft import Draft, Validity
+from coco.configuration.genesis import Genesis
+from coco.configuration.proposals import Proposals
+from coco.crypto.certificates import endorsed_names, pem
+from coco.enclave.keys.certificates import Certificates
+from coco.enclave.keys.identity import ServiceIdentity
 from coco.errors import ConfigurationError, GovernanceError
 from coco.ledger import tables
 from coco.ledger.statements import fingerprint

@@ -8,8 +8,8 @@ import cbor2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from coco.crypto import cose
 from coco.errors import RequestError
-from coco.ledger import cose
 
 KEY = ec.generate_private_key(ec.SECP384R1())
 

@@ -24,8 +24,8 @@ from coco.cli.eif import registers
 from coco.cli.main import app
 from coco.cli.node import PLATFORMS
 from coco.client.endorsements import source
-from coco.enclave.configuration.actions import network as actions
-from coco.enclave.configuration.draft import Draft
+from coco.configuration.actions import network as actions
+from coco.configuration.draft import Draft
 from coco.errors import CocoError
 from coco.ledger import tables
 from made_evidence import REAL, real
@@ -51,7 +51,7 @@ def bundle(tmp_path_factory) -> Path:
     for name in (
         "python/bin/python3",
         "python/lib/python3.11/os.py",
-        "packages/coco/enclave/boot.py",
+        "packages/coco/enclave/node/boot.py",
         "coco",
         "enclave",
     ):
@@ -132,9 +132,9 @@ def test_every_command_line_is_one_that_coco_takes(kit, tmp_path, bundle):
 def test_an_image_that_is_started_by_a_kit_gets_arguments_that_boot_takes(tmp_path, bundle):
     rendered("gramine", tmp_path, bundle)
     manifest = tomllib.loads((tmp_path / "coco.manifest.template").read_text())
-    boot = (ROOT / "src/coco/enclave/boot.py").read_text()
+    boot = (ROOT / "src/coco/enclave/node/boot.py").read_text()
     argv = manifest["loader"]["argv"]
-    assert argv[1:4] == ["-I", "-S", "-B"] and argv[6].endswith("coco/enclave/boot.py")
+    assert argv[1:4] == ["-I", "-S", "-B"] and argv[6].endswith("coco/enclave/node/boot.py")
     for word in argv[7:]:
         name = word.partition("=")[0].removeprefix("--")
         assert f'"{name}"' in boot or f'"--{name}"' in boot, name

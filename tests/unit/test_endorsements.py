@@ -21,9 +21,9 @@ from coco.attestation import evidence as dispatch
 from coco.attestation import snp
 from coco.attestation.evidence import Evidence
 from coco.client.endorsements import source
-from coco.enclave.configuration import nodes
-from coco.enclave.core import forked
-from coco.enclave.core.platforms.attester import Apart
+from coco.configuration import nodes
+from coco.enclave.platform import forked
+from coco.enclave.platform.evidence.attester import Apart
 from coco.errors import CocoError
 
 

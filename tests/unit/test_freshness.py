@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from coco import limits
-from coco.enclave.frontend.freshness import Freshness
+from coco.enclave.api.freshness import Freshness
 from coco.errors import BusyError
 
 

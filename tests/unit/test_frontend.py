@@ -6,10 +6,10 @@ import asyncio
 import json
 from typing import Any
 
-from coco.enclave.adapters.base import Caller, CallerKind, Cost, Reply
-from coco.enclave.core import doors
-from coco.enclave.frontend.http import Listener
-from coco.enclave.frontend.jsonrpc import JsonRpc
+from coco.enclave.adapters.contract import Caller, CallerKind, Cost, Reply
+from coco.enclave.api.http import Listener
+from coco.enclave.api.jsonrpc import JsonRpc
+from coco.enclave.transport import listener as doors
 from coco.errors import HostLiedError, NotFoundError
 
 CALLER = Caller(kind=CallerKind.PARTICIPANT, actor="aa" * 32)

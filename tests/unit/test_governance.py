@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco import constitutions
-from coco.enclave.configuration import nodes
-from coco.enclave.configuration.actions import ACTIONS
-from coco.enclave.configuration.draft import Validity
-from coco.enclave.configuration.reads import Page
+from coco.configuration import nodes
+from coco.configuration.actions import ACTIONS
+from coco.configuration.draft import Validity
+from coco.configuration.reads import Page
 from coco.errors import AccessError, GovernanceError, RequestError
 from coco.ledger import tables
 from governed import NOTHING, OTHER_SERVICE, ROOT, SERVICE, Network, action, refused, rsa_pem

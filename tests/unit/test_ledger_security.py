@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, Share, WrappingKey, WriteSet, panic_for_test
 from coco.attestation import evidence, policy
-from coco.enclave.configuration import secrets as wrapping
-from coco.enclave.configuration.genesis import Genesis
-from coco.enclave.configuration.keepers import Keepers
-from coco.enclave.consensus import Members, Start
-from coco.enclave.core.clock import Agreement, Clock
-from coco.enclave.core.identity import ServiceIdentity, pem
-from coco.enclave.replica import Replica
+from coco.configuration import secrets as wrapping
+from coco.configuration.genesis import Genesis
+from coco.configuration.keepers import Keepers
+from coco.consensus import Members, Start
+from coco.crypto.certificates import pem
+from coco.enclave.keys.identity import ServiceIdentity
+from coco.enclave.ordering.replica import Replica
+from coco.enclave.platform.clock import Agreement, Clock
 from coco.enclave.store import Journal, Store
 from coco.errors import (
     AttestationError,

@@ -18,11 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco import limits
-from coco.enclave.core.doors import open_door
-from coco.enclave.core.identity import ServiceIdentity, self_signed
-from coco.enclave.links import Answer, Ask, Frames, Hello, Links, Tell, endorsed_engine_id, frame, named_engine_id
+from coco.crypto import cose
+from coco.enclave.keys.identity import ServiceIdentity, self_signed
+from coco.enclave.transport.links import (
+    Answer,
+    Ask,
+    Frames,
+    Hello,
+    Links,
+    Tell,
+    endorsed_engine_id,
+    frame,
+    named_engine_id,
+)
+from coco.enclave.transport.listener import open_door
 from coco.errors import AttestationError, CocoError, HostLiedError, RequestError
-from coco.ledger import cose
 
 TIME_MS = 1_800_000_000_000
 SERVICE, OTHER = ServiceIdentity.generate(TIME_MS), ServiceIdentity.generate(TIME_MS)
@@ -223,7 +233,9 @@ def test_J5_who_is_dialled_looks_too(network, monkeypatch, wrong):
     async def story(hosts: Hosts) -> None:
         one, _ = hosts.node(1), hosts.node(2)
         greeting = Hello("ab", 0) if wrong == "service" else Hello(cose.key_id(SERVICE.key.public_key()), 3)
-        monkeypatch.setattr("coco.enclave.links.frame", lambda said: frame(greeting if type(said) is Hello else said))
+        monkeypatch.setattr(
+            "coco.enclave.transport.links.frame", lambda said: frame(greeting if type(said) is Hello else said)
+        )
         await one.open("n2", timeout_s=10)
         await hosts.until(lambda: "link.cut" in hosts.logged)
 

@@ -12,10 +12,10 @@ import pytest
 from coco import limits
 from coco.cli.keys import make_actor
 from coco.client.operators import owner
-from coco.enclave.configuration import nodes
-from coco.enclave.consensus import Members
-from coco.enclave.core.identity import pem
-from coco.enclave.membership import Waiting, Welcome
+from coco.configuration import nodes
+from coco.consensus import Members
+from coco.crypto.certificates import pem
+from coco.enclave.network.membership import Waiting, Welcome
 from coco.errors import AccessError, BusyError, CocoError
 from coco.ledger import tables
 from coco.ledger.position import Position

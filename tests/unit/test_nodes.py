@@ -15,11 +15,13 @@ from coco._native import LedgerSecret
 from coco.attestation.evidence import report_data, virtual
 from coco.cli.keys import make_actor
 from coco.client.operators import owner
-from coco.enclave.configuration import nodes
-from coco.enclave.configuration import secrets as wrapping
-from coco.enclave.core.identity import ServiceIdentity, pem
+from coco.configuration import nodes
+from coco.configuration import secrets as wrapping
+from coco.crypto import cose
+from coco.crypto.certificates import pem
+from coco.enclave.keys.identity import ServiceIdentity
 from coco.errors import AccessError, AttestationError, LedgerError
-from coco.ledger import cose, tables
+from coco.ledger import tables
 from coco.ledger.statements import NODE_STATEMENT, RETIRE_STATEMENT, fingerprint, node_payload
 
 SERVICE = ServiceIdentity.generate(1_800_000_000_000)

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco.cli.keys import make_actor
 from coco.client.pin import Pin
-from coco.enclave.core.identity import ServiceIdentity, pem
+from coco.crypto.certificates import pem
+from coco.enclave.keys.identity import ServiceIdentity
 from coco.errors import AttestationError
 from coco.ledger.statements import IDENTITY_STATEMENT, fingerprint, identity_payload, sign_as_member
 

@@ -23,14 +23,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 import made_evidence as made
 from coco.attestation.evidence import Evidence
-from coco.enclave.core.platforms import Platform, Virtual
-from coco.enclave.core.platforms.attester import pour
-from coco.enclave.core.platforms.gramine import Gramine
-from coco.enclave.core.platforms.nsm import NSM_IOCTL, Nsm
-from coco.enclave.core.platforms.sev_guest import SNP_GET_EXT_REPORT, ExtendedRequest, Response, SevGuest
-from coco.enclave.core.platforms.tpm import AzureVm
-from coco.enclave.core.platforms.tsm import Tsm, endorsements
-from coco.enclave.core.platforms.vbs import VbsEnclave
+from coco.enclave.platform.evidence import Platform, Virtual
+from coco.enclave.platform.evidence.attester import pour
+from coco.enclave.platform.evidence.gramine import Gramine
+from coco.enclave.platform.evidence.nsm import NSM_IOCTL, Nsm
+from coco.enclave.platform.evidence.sev_guest import SNP_GET_EXT_REPORT, ExtendedRequest, Response, SevGuest
+from coco.enclave.platform.evidence.tpm import AzureVm
+from coco.enclave.platform.evidence.tsm import Tsm, endorsements
+from coco.enclave.platform.evidence.vbs import VbsEnclave
 from coco.errors import CocoError
 
 DATA = made.REPORT_DATA

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coco import limits
-from coco.enclave.adapters.base import Envelope, PoolPolicy
-from coco.enclave.pool import Pool
+from coco.enclave.adapters.contract import Envelope, PoolPolicy
+from coco.enclave.ordering.pool import Pool
 
 VIEW: Any = None
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from coco import constitutions
-from coco.enclave.core import rules_worker
+from coco.enclave.platform import rules_worker
 from coco.errors import GovernanceError
 
 #: The worker as the enclave forks it, in a process of its own: lock-down is for ever.
 _PROGRAM = """
 import asyncio, json, sys
-from coco.enclave.core import lockdown, rules_worker
+from coco.enclave.platform import lockdown, rules_worker
 base = rules_worker.size()
 lockdown.isolate()
 rules = None

@@ -9,8 +9,8 @@ import pytest
 
 from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
-from coco.enclave.core import control as controls
-from coco.enclave.core.control import Control
+from coco.enclave.platform import control as controls
+from coco.enclave.platform.control import Control
 
 
 class Host:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco._native import LedgerSecret, Store, WriteSet
-from coco.enclave.snapshots import SNAPSHOT, SNAPSHOT_PART, Offer, Reader, Snapshots, WantedPart, evidence_row
+from coco.enclave.network.snapshots import SNAPSHOT, SNAPSHOT_PART, Offer, Reader, Snapshots, WantedPart, evidence_row
 from coco.enclave.store import Journal
 from coco.enclave.store import Store as Tables
 from coco.errors import CocoError, HostLiedError, LedgerError, NotFoundError, StoreError

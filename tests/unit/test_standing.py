@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from coco import constitutions
-from coco.enclave import standing
-from coco.enclave.core.identity import ServiceIdentity, pem
+from coco.crypto.certificates import pem
+from coco.enclave.keys.identity import ServiceIdentity
+from coco.enclave.network import standing
 from coco.host.metrics import render, sizes
 from coco.ledger import tables
 from governed import SERVICE, TIME_MS, Network

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from coco import limits
-from coco.enclave.adapters.base import Caller, CallerKind, Envelope
-from coco.enclave.sequencer import AdapterRuntime, Sequencer
-from coco.enclave.submissions import EXECUTING, SUBMIT, Executing, Submissions, _encode
+from coco.enclave.adapters.contract import Caller, CallerKind, Envelope
+from coco.enclave.ordering.forwarding import EXECUTING, SUBMIT, Executing, Submissions, _encode
+from coco.enclave.ordering.sequencer import AdapterRuntime, Sequencer
 from coco.errors import BusyError, CocoError, RequestError
 
 PARTICIPANT = Caller(CallerKind.PARTICIPANT, "aa", certificate=b"aa")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco import limits
-from coco.enclave.queries import Queries
-from coco.enclave.turns import ASKING, Turns
+from coco.enclave.ordering.queries import Queries
+from coco.enclave.ordering.turns import ASKING, Turns
 from coco.errors import BusyError
 
 

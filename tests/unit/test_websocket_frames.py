@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coco import limits
-from coco.enclave.frontend.websocket import FrameCounter, accept_websocket
+from coco.enclave.api.websocket import FrameCounter, accept_websocket
 
 HANDSHAKE = [
     (b"host", b"x"),

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from coco.attestation import wrapper
 from coco.attestation.evidence import Evidence, report_data, virtual
 from coco.attestation.policy import Policy
-from coco.enclave.core.identity import ServiceIdentity
+from coco.crypto import cose
+from coco.enclave.keys.identity import ServiceIdentity
 from coco.errors import AttestationError
-from coco.ledger import cose
 from made_evidence import NOW_S, made_nitro
 
 SERVICE = ServiceIdentity.generate(NOW_S * 1000)

@@ -7,27 +7,11 @@ import warnings
 from collections.abc import Sequence
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 
 from coco.attestation.verified import check_time, refuse
-
-#: What the library raises for certificates that it cannot, or does not want to, read.
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
-
-
-def _whole(certificate: x509.Certificate) -> x509.Certificate:
-    """The certificate, once every part that is read later was read: the library does so only when it is asked."""
-    _ = certificate.version, certificate.extensions, certificate.public_key(), certificate.signature_algorithm_oid
-    _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return certificate
+from coco.crypto.certificates import UNREADABLE, read_der, read_pem
 
 
 def load_der(der: bytes) -> x509.Certificate:
@@ -37,13 +21,9 @@ def load_der(der: bytes) -> x509.Certificate:
         AttestationError: it is none (``attestation.malformed``).
     """
     try:
-        with warnings.catch_warnings():
-            # Of oddities that a later release may refuse: AMD's chips have certificates with serial number 0, which the
-            # range of versions in pyproject.toml reads.
-            warnings.simplefilter("ignore")
-            return _whole(x509.load_der_x509_certificate(der))
-    except _UNREADABLE as error:
-        raise refuse("a certificate cannot be read", "malformed") from error
+        return read_der(der)
+    except ValueError as error:
+        raise refuse(str(error), "malformed") from error
 
 
 def load_pem(pem: bytes) -> list[x509.Certificate]:
@@ -53,11 +33,9 @@ def load_pem(pem: bytes) -> list[x509.Certificate]:
         AttestationError: there are none (``attestation.malformed``).
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return [_whole(one) for one in x509.load_pem_x509_certificates(pem)]
-    except _UNREADABLE as error:
-        raise refuse("certificates cannot be read", "malformed") from error
+        return read_pem(pem)
+    except ValueError as error:
+        raise refuse(str(error), "malformed") from error
 
 
 def name_of(certificate: x509.Certificate) -> str:
@@ -77,7 +55,7 @@ def check_chain(path: Sequence[x509.Certificate]) -> None:
                 warnings.simplefilter("ignore")
                 constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
                 subject.verify_directly_issued_by(issuer)
-        except (InvalidSignature, x509.ExtensionNotFound, *_UNREADABLE) as error:
+        except (InvalidSignature, x509.ExtensionNotFound, *UNREADABLE) as error:
             raise refuse("a certificate is not its issuer's", "chain") from error
         if not constraints.ca:
             raise refuse("a certificate was issued by one that issues none", "chain")

@@ -12,9 +12,10 @@ from typing import Any, Final
 import cbor2
 from cryptography.exceptions import InvalidSignature
 
-from coco.attestation import cose
+from coco.attestation import signed
 from coco.attestation.certificates import check_chain, check_dates, load_der, name_of
 from coco.attestation.verified import NITRO, REPORT_DATA_BYTES, Verified, refuse
+from coco.crypto import cose
 
 #: SHA-256 of the root certificate that AWS publishes (G1).
 ROOT: Final = "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b"
@@ -40,8 +41,8 @@ def verify(document: bytes, endorsements: Mapping[str, str], *, now_s: int, root
     Raises:
         AttestationError: ``attestation.malformed``, ``.root``, ``.chain``, ``.signature``, ``.stale``, ``.future``.
     """
-    message = cose.parse(document)
-    body = _body(message.payload)
+    message, payload = signed.parse(document)
+    body = _body(payload)
     path = [load_der(one) for one in (*body["cabundle"], body["certificate"])]
     if name_of(path[0]) != root:
         raise refuse("the root is not AWS's", "root")
@@ -50,7 +51,7 @@ def verify(document: bytes, endorsements: Mapping[str, str], *, now_s: int, root
     try:
         if message.algorithm != cose.ES384:
             raise InvalidSignature
-        message.verify(path[-1].public_key())
+        signed.verify(message, path[-1].public_key())
     except InvalidSignature as error:
         raise refuse("the instance did not sign this document", "signature") from error
     made_s = body["timestamp"] // 1000

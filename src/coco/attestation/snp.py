@@ -22,9 +22,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
-from coco.attestation import cose
+from coco.attestation import signed
 from coco.attestation.certificates import check_chain, check_dates, load_der, load_pem, name_of
 from coco.attestation.verified import SNP, Verified, check_time, refuse
+from coco.crypto import cose
 
 REPORT_BYTES: Final = 1184
 _SIGNED_BYTES: Final = 0x2A0
@@ -236,15 +237,15 @@ def _uvm(text: str, measurement: str) -> dict[str, Any]:
     Its certificates live a year; the endorsement says what was good when it was signed, and a policy which version is
     the least: they are not checked against the time.
     """
-    message = cose.parse(_decoded(text))
-    chain = [load_der(one) for one in message.x5chain]
+    message, payload = signed.parse(_decoded(text))
+    chain = [load_der(der) for der in signed.certificates(message)]
     if message.algorithm != cose.PS384 or not chain:
         raise refuse("the endorsement of the VM has no known form", "uvm")
     check_chain(chain[::-1])
     try:
-        message.verify(chain[0].public_key())
+        signed.verify(message, chain[0].public_key())
         usage = chain[0].extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        body = json.loads(message.payload)
+        body = json.loads(payload)
         endorsed, version = str(body["x-ms-sevsnpvm-launchmeasurement"]), int(body["x-ms-sevsnpvm-guestsvn"])
     except (InvalidSignature, ValueError, KeyError, TypeError, x509.ExtensionNotFound) as error:
         raise refuse("the endorsement of the VM is not signed, or says nothing", "uvm") from error

@@ -25,8 +25,8 @@ from coco.audit import lives, membership, requests, signing
 from coco.audit.model import SEALED, Step
 from coco.audit.rows import Written, illegal
 from coco.audit.state import OPEN, OPENING, RECOVERING, WAITING, State
-from coco.enclave.configuration import nodes
-from coco.enclave.configuration.proposals import CallRules, Proposals
+from coco.configuration import nodes
+from coco.configuration.proposals import CallRules, Proposals
 from coco.errors import CocoError
 from coco.ledger import tables
 from coco.ledger.signature import RootSignature

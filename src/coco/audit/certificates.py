@@ -14,14 +14,11 @@ from coco import limits
 from coco.attestation import wrapper
 from coco.audit.rows import Written, illegal
 from coco.audit.state import State, issued_by, key_of, name_of
-from coco.enclave.configuration import nodes, settings
-from coco.enclave.configuration.draft import Validity
-from coco.enclave.core.identity import NODE_NAME, pem
+from coco.configuration import nodes, settings
+from coco.configuration.draft import Validity
+from coco.crypto.certificates import NODE_NAME, SERVICE_NAME, SKEW, pem
 from coco.ledger import tables
 
-#: Certificates begin so long before they are issued.
-_SKEW = datetime.timedelta(hours=1)
-_SERVICE_NAME = "Coco Service"
 #: A certificate is renewed when this share of its time is left.
 _LEFT = 1 / 3
 _EXTENSIONS_OF_NODE = frozenset(
@@ -54,12 +51,12 @@ def parse(value: bytes | str) -> x509.Certificate:
 
 def issued_at_s(certificate: x509.Certificate) -> int:
     """When it was issued, as it says."""
-    return int((certificate.not_valid_before_utc + _SKEW).timestamp())
+    return int((certificate.not_valid_before_utc + SKEW).timestamp())
 
 
 def days_of(certificate: x509.Certificate) -> float:
     """How long it counts from when it was issued."""
-    return (certificate.not_valid_after_utc - certificate.not_valid_before_utc - _SKEW) / datetime.timedelta(days=1)
+    return (certificate.not_valid_after_utc - certificate.not_valid_before_utc - SKEW) / datetime.timedelta(days=1)
 
 
 def check_service(certificate: x509.Certificate, days: int) -> None:
@@ -71,7 +68,7 @@ def check_service(certificate: x509.Certificate, days: int) -> None:
     issued_by(certificate, certificate)
     key = key_of(certificate)
     named = {attribute.value for attribute in certificate.subject}
-    if named != {_SERVICE_NAME} or key.curve.name != "secp384r1" or days_of(certificate) != days:
+    if named != {SERVICE_NAME} or key.curve.name != "secp384r1" or days_of(certificate) != days:
         raise illegal("the service's certificate is not as one is made", "certificate")
 
 
@@ -156,7 +153,7 @@ def check_due(before: x509.Certificate, after: x509.Certificate) -> None:
     Raises:
         ConfigurationError: it had not (``audit.certificate``).
     """
-    now = after.not_valid_before_utc + _SKEW
+    now = after.not_valid_before_utc + SKEW
     whole = before.not_valid_after_utc - before.not_valid_before_utc
     # Both times are cut to seconds, and the moment itself is known to the second only.
     if before.not_valid_after_utc - now >= whole * _LEFT + datetime.timedelta(seconds=2):

@@ -9,13 +9,13 @@ from typing import Any
 from coco.audit import certificates, membership, secrets
 from coco.audit.rows import Written, document, illegal
 from coco.audit.state import OPEN, OPENING, RECOVERING, WAITING, Life, State, spki
-from coco.enclave.configuration import nodes, succession
-from coco.enclave.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
-from coco.enclave.configuration.actors import signed_by_its_own_key
-from coco.enclave.configuration.draft import ACTIVE
-from coco.enclave.configuration.genesis import Genesis
-from coco.enclave.configuration.keepers import keepers
-from coco.enclave.core.identity import CERTIFICATE_DAYS
+from coco.configuration import nodes, succession
+from coco.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
+from coco.configuration.actors import signed_by_its_own_key
+from coco.configuration.draft import ACTIVE
+from coco.configuration.genesis import Genesis
+from coco.configuration.keepers import keepers
+from coco.crypto.certificates import CERTIFICATE_DAYS
 from coco.ledger import tables
 from coco.ledger.statements import IDENTITY_STATEMENT, identity_payload, parse_json
 

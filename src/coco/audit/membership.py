@@ -20,10 +20,11 @@ from coco.attestation.verified import Verified
 from coco.audit import certificates, secrets
 from coco.audit.rows import Written, document, illegal
 from coco.audit.state import State
-from coco.enclave.configuration import nodes, platforms
-from coco.enclave.configuration.draft import Validity
-from coco.enclave.core.identity import NODE_CERTIFICATE_DAYS
-from coco.ledger import cose, tables
+from coco.configuration import nodes, platforms
+from coco.configuration.draft import Validity
+from coco.crypto import cose
+from coco.crypto.certificates import NODE_CERTIFICATE_DAYS
+from coco.ledger import tables
 from coco.ledger.statements import NODE_STATEMENT, RETIRE_STATEMENT, node_payload, retire_payload
 
 _EVIDENCE = ("platform", "evidence", "endorsements")

@@ -9,9 +9,10 @@ from typing import Any
 from coco.audit import certificates, secrets
 from coco.audit.rows import Written, document, illegal
 from coco.audit.state import State, spki
-from coco.enclave.configuration import nodes
-from coco.enclave.configuration.proposals import Change
-from coco.ledger import cose, tables
+from coco.configuration import nodes
+from coco.configuration.proposals import Change
+from coco.crypto import cose
+from coco.ledger import tables
 from coco.ledger.statements import MESSAGE_TYPE, PROPOSAL_ID
 
 #: How far before an entry the root lies that its request was judged with: other entries may have come in between.

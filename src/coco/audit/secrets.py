@@ -15,7 +15,7 @@ from coco import limits
 from coco._native import LedgerSecret, WrappingKey
 from coco.audit.rows import Written, document, illegal
 from coco.audit.state import State
-from coco.enclave.configuration.keepers import Keepers
+from coco.configuration.keepers import Keepers
 from coco.ledger import tables
 
 _DIGEST_DIGITS = 64

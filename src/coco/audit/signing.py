@@ -9,8 +9,9 @@ from coco._native import MerkleTree
 from coco.audit import certificates
 from coco.audit.rows import Written, illegal
 from coco.audit.state import State, key_of
-from coco.enclave.configuration import nodes
-from coco.ledger import cose, tables
+from coco.configuration import nodes
+from coco.crypto import cose
+from coco.ledger import tables
 from coco.ledger.position import Position
 from coco.ledger.signature import CWT_CLAIMS, ISSUED_AT, VDS, VDS_CCF_LEDGER, RootSignature, parse_rows, verify_root
 

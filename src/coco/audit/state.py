@@ -13,10 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco._native import MerkleTree
 from coco.audit.rows import Rows, illegal
-from coco.enclave.configuration import nodes
-from coco.enclave.configuration.draft import Draft
-from coco.enclave.configuration.proposals import Proposals
-from coco.ledger import cose, tables
+from coco.configuration import nodes
+from coco.configuration.draft import Draft
+from coco.configuration.proposals import Proposals
+from coco.crypto import cose
+from coco.ledger import tables
 from coco.ledger.position import Position
 from coco.ledger.statements import spki_of
 

@@ -14,7 +14,7 @@ from coco import limits
 from coco._native import Entry
 from coco.audit import Auditor, reading, report
 from coco.audit.rows import Written
-from coco.enclave.core.rules_worker import call_here
+from coco.enclave.platform.rules_worker import call_here
 from coco.errors import CocoError, ConfigurationError, LedgerError
 from coco.ledger import receipts, tables
 from coco.ledger.chunks import write_chunk

@@ -18,7 +18,7 @@ from cryptography import x509
 from coco import addresses as known
 from coco import constitutions
 from coco.cli.keys import make_actor, make_encryption_key
-from coco.enclave.configuration import supermajority
+from coco.configuration import supermajority
 from coco.errors import ConfigurationError
 from coco.ledger.statements import parse_json
 

@@ -10,8 +10,8 @@ from typing import Any
 from coco.client.http import HttpsClient, RemoteError
 from coco.client.pin import service_key
 from coco.client.signer import Signer
+from coco.crypto import cose
 from coco.errors import AttestationError, ConfigurationError, HostError, RequestError
-from coco.ledger import cose
 from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, PROPOSAL_ID
 
 API_VERSION = "2024-07-01"

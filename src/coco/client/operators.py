@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from coco.crypto.cose import key_id
 from coco.errors import ConfigurationError
-from coco.ledger.cose import key_id
 from coco.ledger.statements import NODE_STATEMENT, RETIRE_STATEMENT, node_payload, retire_payload, sign_as_member
 
 _STATEMENT_SECONDS = 24 * 3600

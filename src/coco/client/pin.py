@@ -14,8 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco.client.files import write_whole
+from coco.crypto import cose
 from coco.errors import AttestationError, ConfigurationError, RequestError
-from coco.ledger import cose
 from coco.ledger.position import Position
 from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, fingerprint, parse_json, spki_of
 

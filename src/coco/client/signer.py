@@ -13,8 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
+from coco.crypto.cose import SigningKey
 from coco.errors import ConfigurationError
-from coco.ledger.cose import SigningKey
 from coco.ledger.statements import fingerprint, sign_as_member
 
 _T = TypeVar("_T")

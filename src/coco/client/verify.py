@@ -22,8 +22,8 @@ from coco.attestation.policy import Policy
 from coco.attestation.verified import Verified
 from coco.client.http import HttpsClient
 from coco.client.pin import Pin
+from coco.crypto import cose
 from coco.errors import AttestationError, ConfigurationError, HostError
-from coco.ledger import cose
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from coco import code_identity
 from coco.errors import HostError
 from coco.host.folder import TemporaryFolder
 
-#: The only environment that an enclave accepts (coco.enclave.core.bundle checks the same list).
+#: The only environment that an enclave accepts (coco.enclave.platform.bundle checks the same list).
 ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
 #: The platform that is none.
 VIRTUAL = "insecure_virtual"
@@ -168,7 +168,7 @@ def launch(
         inherited[name] = listener
     empty = Path(directory.name) / "no-bytecode"
     empty.mkdir()
-    boot = Path(coco.__file__).parent / "enclave" / "boot.py"
+    boot = Path(coco.__file__).parent / "enclave" / "node" / "boot.py"
     sockets = [f"{name}={sock.fileno()}" for name, sock in inherited.items()]
     # -P has no meaning beside -I; -B and an empty prefix keep a swapped .pyc from running.
     command = [sys.executable, "-I", "-S", "-B", "-X", f"pycache_prefix={empty}", str(boot)]

@@ -16,8 +16,8 @@ import cbor2
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from coco.crypto import cose
 from coco.errors import LedgerError
-from coco.ledger import cose
 from coco.ledger.position import Position
 from coco.ledger.signature import RootSignature, verify_root
 

@@ -15,8 +15,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
+from coco.crypto import cose
 from coco.errors import LedgerError, RequestError
-from coco.ledger import cose
 from coco.ledger.position import Position
 
 #: "verifiable data structure" header and its value for this ledger.

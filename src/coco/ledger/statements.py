@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from coco.crypto import cose
 from coco.errors import RequestError
-from coco.ledger import cose
 
 MESSAGE_TYPE: Final = "ccf.gov.msg.type"
 CREATED_AT: Final = "ccf.gov.msg.created_at"

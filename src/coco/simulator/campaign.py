@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from coco.enclave.consensus import Members, Start
+from coco.consensus import Members, Start
 from coco.simulator.checks import Checks
 from coco.simulator.model import State, Violation
 from coco.simulator.process import TICK_MS, Process

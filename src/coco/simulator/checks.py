@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
-from coco.enclave.consensus import LedgerEntry, Members
+from coco.consensus import LedgerEntry, Members
 from coco.ledger.position import Position
 from coco.simulator.model import State, Violation
 from coco.simulator.world import Disk

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from coco.enclave.consensus import NOWHERE, LedgerEntry
+from coco.consensus import NOWHERE, LedgerEntry
 from coco.ledger.position import Position
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from coco.enclave.consensus import (
+from coco.consensus import (
     NOWHERE,
     Action,
     Apply,

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from coco.enclave.consensus import NOWHERE, LedgerEntry
+from coco.consensus import NOWHERE, LedgerEntry
 from coco.ledger.position import Position
 
 

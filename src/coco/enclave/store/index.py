@@ -15,7 +15,7 @@ from coco.errors import HostLiedError, StoreError
 
 
 class RunStorage(Protocol):
-    """Where sealed blocks lie; :class:`coco.enclave.core.control.Control` in an enclave."""
+    """Where sealed blocks lie; :class:`coco.enclave.platform.control.Control` in an enclave."""
 
     def write_index(self, run: int, first: int, blocks: Sequence[bytes]) -> None:
         """Keep blocks of a run, the first of which has the number ``first``."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from coco._native import Block, Chain, WriteSet
-from coco.enclave.adapters.base import (
+from coco.enclave.adapters.contract import (
     AdapterError,
     BlockContext,
     Caller,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from coco import limits
-from coco.enclave.adapters.base import Cost, Request
+from coco.enclave.adapters.contract import Cost, Request
 from coco.errors import CocoError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from coco import limits
 from coco._native import Block
-from coco.enclave.adapters.base import AdapterError, Caller, Request
+from coco.enclave.adapters.contract import AdapterError, Caller, Request
 from coco.enclave.adapters.ethereum import visibility
 
 if TYPE_CHECKING:

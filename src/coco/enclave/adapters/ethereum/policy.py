@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from coco._native import Chain
-from coco.enclave.adapters.base import AdapterError, Envelope, PoolPolicy
+from coco.enclave.adapters.contract import AdapterError, Envelope, PoolPolicy
 from coco.enclave.store import StoreView
 from coco.errors import CocoError
 

@@ -15,7 +15,7 @@ import msgspec
 
 from coco import limits
 from coco._native import Block, keccak256
-from coco.enclave.adapters.base import AdapterError, Caller, Request, Route, RouteKind
+from coco.enclave.adapters.contract import AdapterError, Caller, Request, Route, RouteKind
 from coco.enclave.adapters.ethereum import visibility
 from coco.enclave.adapters.ethereum.costs import fee_history_blocks
 from coco.enclave.adapters.ethereum.events import Filter, LogQuery

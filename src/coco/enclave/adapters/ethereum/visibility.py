@@ -15,7 +15,7 @@ from typing import Any
 
 from coco import limits
 from coco._native import Block
-from coco.enclave.adapters.base import AdapterError, Caller, CallerKind
+from coco.enclave.adapters.contract import AdapterError, Caller, CallerKind
 from coco.errors import AccessError, CocoError
 
 _NO_BLOOM = "0x" + "00" * 256

@@ -1,0 +1,1 @@
+"""What is signed, and by whom: COSE messages and certificate chains. Pure."""

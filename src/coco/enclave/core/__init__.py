@@ -1,1 +1,0 @@
-"""Coco core: the enclave's only door, where host and enclave meet."""

@@ -1,0 +1,1 @@
+"""Nodes that join, leave and recover a network, and its members' governance."""

@@ -1,0 +1,1 @@
+"""One validating node: its process, its wiring and its life."""

@@ -1,0 +1,156 @@
+"""The ledger protocols of one node: those of the genesis, and those that members vote in while it runs.
+
+Order: members accept an adapter with its genesis -> every node that applies that entry makes the adapter and declares
+its tables -> the primary writes the adapter's first entry, which says that it runs -> once that is committed, it is
+served. Whatever of this is rolled back is forgotten, with the adapter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coco.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
+from coco.configuration.reads import Reads
+from coco.enclave.adapters.contract import LedgerAdapter, Services
+from coco.enclave.ordering.pool import Pool
+from coco.enclave.ordering.sequencer import AdapterRuntime, Sequencer
+from coco.errors import CocoError, ConfigurationError, GovernanceError
+from coco.ledger import tables
+
+AdapterFactory = Callable[[Mapping[str, Any]], LedgerAdapter]
+
+
+@dataclass
+class _Voted:
+    """An adapter that members voted in: the entries that accepted it, and that began it (0: not yet)."""
+
+    runtime: AdapterRuntime
+    settings: dict[str, Any]
+    accepted_at: int
+    began_at: int = 0
+    served: bool = False
+
+
+class Protocols:
+    """The adapters.
+
+    Args:
+        factories: makes those that this enclave holds.
+        sequencer: runs them.
+        services: what an adapter is given.
+    """
+
+    def __init__(
+        self,
+        factories: Mapping[str, AdapterFactory],
+        sequencer: Sequencer,
+        services: Callable[[AdapterRuntime], Services],
+    ) -> None:
+        self._factories, self._sequencer, self._services = factories, sequencer, services
+        self.by_name: dict[str, LedgerAdapter] = {}
+        self._voted: dict[str, _Voted] = {}
+
+    def declare(self, name: str, settings: Mapping[str, Any]) -> AdapterRuntime:
+        """Make an adapter and its tables.
+
+        Raises:
+            ConfigurationError: this enclave has none of that name, or it names a table of others.
+        """
+        adapter = self._make(name, settings)
+        for table in adapter.manifest().tables:
+            self._sequencer.store.declare(table.name, log=table.log)
+        self.by_name[name] = adapter
+        runtime = AdapterRuntime(adapter, Pool(adapter.pool_policy()))
+        self._sequencer.runtimes.append(runtime)
+        adapter.start(self._services(runtime))
+        return runtime
+
+    def _make(self, name: str, settings: Mapping[str, Any]) -> LedgerAdapter:
+        factory = self._factories.get(name)
+        if factory is None:
+            raise ConfigurationError(f"no adapter {name[:64]} in this enclave", code="configuration.unknown_adapter")
+        adapter = factory(settings)
+        manifest = adapter.manifest()
+        for table in manifest.tables:
+            if not table.name.startswith(f"{manifest.name}."):
+                raise ConfigurationError(
+                    f"table {table.name} is outside its adapter", code="configuration.adapter_table"
+                )
+        return adapter
+
+    # --- by vote ---
+
+    def check(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Whether an adapter could be voted in: every node must be able to run it, and it must be in nobody's way.
+
+        Raises:
+            GovernanceError: it could not (``gov.bad_adapter``).
+        """
+        try:
+            manifest = self._make(name, settings).manifest()
+        except CocoError as error:
+            raise GovernanceError(f"the adapter {name[:64]} cannot be: {error}", code="gov.bad_adapter") from error
+        taken = {
+            (route.method, route.path or route.name)
+            for adapter in self.by_name.values()
+            for route in adapter.manifest().routes
+        }
+        if any((route.method, route.path or route.name) in taken for route in manifest.routes):
+            raise GovernanceError("another adapter has these routes already", code="gov.bad_adapter")
+
+    def adopt(self, seqno: int, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Take in what the entry ``seqno`` says of adapters, or a snapshot of the state after it."""
+        for key, value in rows:
+            name, document = key.decode(), json.loads(value or b"{}")
+            if name not in self.by_name:
+                runtime = self.declare(name, document["genesis"])
+                self._voted[name] = _Voted(runtime, document["genesis"], seqno)
+            if document["status"] == ADAPTER_RUNNING and name in self._voted:
+                self._voted[name].began_at = seqno
+
+    def rolled_back(self, seqno: int) -> None:
+        """Everything above ``seqno`` never was; called before the adapters hear of it."""
+        for name, voted in list(self._voted.items()):
+            if voted.accepted_at <= seqno and (not voted.began_at or voted.began_at <= seqno):
+                continue
+            self._sequencer.runtimes.remove(voted.runtime)
+            del self.by_name[name], self._voted[name]
+            if voted.accepted_at <= seqno:  # accepted, but not begun any more: as fresh as it was
+                runtime = self.declare(name, voted.settings)
+                self._voted[name] = _Voted(runtime, voted.settings, voted.accepted_at)
+
+    def newly_served(self, committed: int) -> list[AdapterRuntime]:
+        """Adapters whose first entry is committed, and that are not served yet."""
+        found = [one for one in self._voted.values() if 0 < one.began_at <= committed and not one.served]
+        for one in found:
+            one.served = True
+        return [one.runtime for one in found]
+
+    @property
+    def served(self) -> list[AdapterRuntime]:
+        """Adapters that clients may call."""
+        waiting = {id(one.runtime) for one in self._voted.values() if not one.served}
+        return [runtime for runtime in self._sequencer.runtimes if id(runtime) not in waiting]
+
+    def due(self, view: Reads) -> list[tuple[str, dict[str, Any]]]:
+        """Names and documents of adapters that were accepted and have not begun."""
+        rows = ((key.decode(), json.loads(row)) for key, row in view.scan(tables.ADAPTERS))
+        return [(name, document) for name, document in rows if document["status"] == ADAPTER_ACCEPTED]
+
+    async def begin(self, name: str, document: dict[str, Any]) -> int:
+        """Write the first entry of an adapter, as the primary; its number."""
+        row = (tables.ADAPTERS, name.encode(), tables.row({**document, "status": ADAPTER_RUNNING}))
+        return await self._sequencer.begin_adapter(self._voted[name].runtime, document["genesis"], row)
+
+
+def with_voted(genesis: bytes, view: Reads) -> bytes:
+    """The genesis as if the adapters that run by a vote had been in it: what a joiner needs before it reads."""
+    rows = {key.decode(): json.loads(row) for key, row in view.scan(tables.ADAPTERS)}
+    voted = {name: row["genesis"] for name, row in rows.items() if row["status"] == ADAPTER_RUNNING}
+    if not voted:
+        return genesis
+    document = json.loads(genesis)
+    return tables.row({**document, "adapters": {**document.get("adapters", {}), **voted}})

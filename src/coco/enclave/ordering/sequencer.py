@@ -1,0 +1,578 @@
+"""The single writer: batches from the pools become entries, entries become signed, signed entries become committed.
+
+Order of one batch at the primary: take from a pool -> execute on a store transaction -> seal and apply -> propose ->
+sign -> a majority holds it -> committed -> tell. Execution runs ahead of commit; nothing is told before it. A backup
+applies what consensus gives it and tells the same at commit. A deposed primary undoes what was not committed; who
+received a transaction sends it again (:mod:`coco.enclave.ordering.forwarding`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets as randomness
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from coco import limits
+from coco._native import LedgerSecret, WriteSet
+from coco.crypto.certificates import pem
+from coco.enclave.adapters.contract import BlockContext, Envelope, LedgerAdapter, Outcome, Verdict
+from coco.enclave.keys.identity import NodeIdentity, ServiceIdentity
+from coco.enclave.ordering.pool import Pool
+from coco.enclave.ordering.replica import Replica
+from coco.enclave.platform.clock import Clock
+from coco.enclave.store import SealedEntry, Store, StoreTransaction
+from coco.errors import BusyError, CocoError, ConsensusError
+from coco.ledger import tables
+from coco.ledger.position import Position
+from coco.ledger.signature import sign_root
+
+_EXPIRY_INTERVAL_S = 60.0
+#: What an executed envelope takes of the writer after it: roots, its record, its seal.
+_SEALING_US = 40
+#: What is wrong with a batch that executed and cannot become an entry; nothing of it was sealed.
+_OF_THE_BATCH = frozenset(
+    ("ledger.entry_too_large", "store.too_large", "store.log_is_append_only", "native.out_of_memory")
+)
+
+
+#: The secret of an epoch whose first entry is given, and the rows that keep it.
+NewEpoch = Callable[[int], tuple[LedgerSecret | None, Sequence[tuple[str, bytes, bytes | None]]]]
+
+
+async def _at_once(identities: Sequence[bytes]) -> None:
+    pass
+
+
+@dataclass
+class AdapterRuntime:
+    """An adapter, its pool, and who waits for its transactions."""
+
+    adapter: LedgerAdapter
+    pool: Pool
+    waiting: dict[bytes, list[asyncio.Future[str]]] = field(default_factory=dict)
+    #: Seqno of the entry that each of the newest transactions is in, committed or not.
+    included: dict[bytes, int] = field(default_factory=dict)
+
+    @cached_property
+    def name(self) -> str:
+        """The adapter's name."""
+        return self.adapter.manifest().name
+
+
+@dataclass(slots=True)
+class _Executed:
+    seqno: int
+    runtime: AdapterRuntime
+    included: Sequence[bytes]
+    at_s: float
+
+
+class Sequencer:
+    """Runs the pools of all adapters into one order."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        node: NodeIdentity,
+        service: ServiceIdentity,
+        replica: Replica,
+        block_interval_ms: int,
+        signature_interval_ms: int,
+        run: Callable[..., Awaitable[Any]],
+        room: Callable[[], Awaitable[None]],
+        fatal: Callable[[BaseException], None],
+        log: Callable[..., None],
+    ) -> None:
+        self.store, self.clock = store, clock
+        self.runtimes: list[AdapterRuntime] = []
+        self.replica = replica
+        replica.on_committed = self._committed
+        replica.on_apply = self.apply
+        replica.on_roll_back = self._roll_back
+        replica.on_promoted = store.journal.lead
+        replica.on_opening = self._open_view
+        #: Hears of a transaction that left the order: runtime, id, and why ("": it is committed).
+        self.on_outcome: Callable[[AdapterRuntime, bytes, str], None] = lambda runtime, identity, reason: None
+        #: Hears of the time before which whatever waits has waited too long.
+        self.on_expire: Callable[[int], None] = lambda before_ms: None
+        #: Hears of every entry but those of adapters at the node that executed them.
+        self.on_followed: Callable[[WriteSet], None] = lambda writes: None
+        #: Entries above this one never were; called before the adapters are told.
+        self.on_rolled_back: Callable[[int], None] = lambda seqno: None
+        #: Hears of every batch before it is executed, and says when it may be.
+        self.before_executing: Callable[[Sequence[bytes]], Awaitable[None]] = _at_once
+        #: More is committed, and whoever waited for it has been told.
+        self.on_committed: Callable[[], None] = lambda: None
+        self._node, self._service = node, service
+        self._block_interval_s = block_interval_ms / 1000
+        self._target_ms = max(block_interval_ms, limits.BATCH_TARGET_MS_MIN)
+        self._signature_interval_s = signature_interval_ms / 1000
+        self._run, self._room, self._fatal, self._log = run, room, fatal, log
+        self._work = asyncio.Event()
+        #: Wakes when whoever rests has rested.
+        self._rested: asyncio.TimerHandle | None = None
+        #: When the batch under way was taken from its pool.
+        self._taken_at_s = 0.0
+        self._unsigned = 0
+        self._sign_due = asyncio.Event()
+        self._writer, self._order = replica.writer, replica.order
+        self._executed: deque[_Executed] = deque()
+        self._commit_waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._history: deque[tuple[int, int]] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._draining = False
+        #: When this node began to execute as primary.
+        self._opened_at_s = 0.0
+        self.counters = {"transactions": 0, "batches": 0, "signatures": 0, "refused": 0, "crashed": 0, "commits": 0}
+        #: Microseconds that batches (signatures, commits) have spent in each stage, all together.
+        self.stages = {"execute_us": 0, "seal_us": 0, "sign_us": 0, "commit_us": 0}
+
+    def _spent(self, stage: str, began_s: float) -> None:
+        self.stages[stage] += int(1e6 * (asyncio.get_running_loop().time() - began_s))
+
+    def start(self) -> None:
+        """Begin to sequence."""
+        for work in (self._sequence(), self._sign_loop(), self._expire()):
+            task = asyncio.get_running_loop().create_task(work)
+            task.add_done_callback(self._task_ended)
+            self._tasks.append(task)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fatal(error)
+
+    async def drain(self) -> None:
+        """Take no more work, finish what was begun, and wait until it is committed."""
+        self._draining = True
+        async with self._writer:
+            pass
+        if self.replica.is_primary and self.store.journal.last_seqno > self.replica.committed:
+            self._sign_due.set()
+            await self.committed(self.store.journal.last_seqno)
+        for task in self._tasks:
+            task.cancel()
+
+    # --- submissions ---
+
+    def accept(self, runtime: AdapterRuntime, envelopes: Sequence[Envelope]) -> list[CocoError | None]:
+        """Put envelopes into the pool; for each None or the reason of its refusal."""
+        if self._draining:
+            return [BusyError("the node is stopping", code="node.stopping")] * len(envelopes)
+        now_s = asyncio.get_running_loop().time()
+        verdicts = runtime.pool.add(envelopes, self.store.view(), self.clock.now_ms, now_s=now_s)
+        for replaced in runtime.pool.take_replaced():
+            self.resolve(runtime, replaced.id, "replaced")
+        if runtime.pool.ready:
+            self.wake()
+        return verdicts
+
+    def wake(self) -> None:
+        """There may be something to execute."""
+        self._work.set()
+
+    def outcome(self, runtime: AdapterRuntime, identity: bytes) -> asyncio.Future[str]:
+        """Resolves when the transaction is committed (to ""), or with the reason why it left the pool."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        if runtime.included.get(identity, self.replica.committed + 1) <= self.replica.committed:
+            future.set_result("")  # of what was sent twice, the first may be committed before the second is answered
+        else:
+            runtime.waiting.setdefault(identity, []).append(future)
+        return future
+
+    def resolve(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
+        """Tell whoever waits that a transaction is committed ("") or why it never will be."""
+        self.on_outcome(runtime, identity, reason)
+        for future in runtime.waiting.pop(identity, ()):
+            if not future.done():
+                future.set_result(reason)
+
+    # --- batches ---
+
+    async def _sequence(self) -> None:
+        loop = asyncio.get_running_loop()
+        last = 0.0
+        while True:
+            await self._work.wait()
+            await self._room()
+            delay = last + self._block_interval_s - loop.time()
+            if delay > 0 and not self._full():
+                # A batch closes by time or by size, whichever comes first.
+                await asyncio.sleep(min(delay, 0.005))
+                continue
+            last = loop.time()
+            self._work.clear()
+            if not self.replica.may_execute:
+                continue  # whoever makes it primary wakes it
+            rests_s: list[float] = []
+            for runtime in self.runtimes:
+                if runtime.pool.ready and not self._draining:
+                    batch = runtime.pool.take(
+                        limits.BATCH_TRANSACTIONS_MAX,
+                        limits.BATCH_BYTES_SOFT,
+                        outlived=self._may_have_outlived(),
+                        now_s=loop.time(),
+                    )
+                    if batch:
+                        async with self._writer:
+                            self._taken_at_s = loop.time()
+                            try:
+                                await self.before_executing([envelope.id for envelope in batch])
+                                await self._execute(runtime, batch)
+                            except ConsensusError:
+                                runtime.pool.forget(batch)  # deposed; whoever received them sends them again
+                if runtime.pool.ready:
+                    rests_s.append(runtime.pool.rest_s(loop.time()))
+            if rests_s:
+                self._wake_in(min(rests_s))
+
+    def _wake_in(self, rest_s: float) -> None:
+        """Go on at once, or when somebody has rested."""
+        if self._rested is not None:
+            self._rested.cancel()
+            self._rested = None
+        if rest_s > 0:
+            self._rested = asyncio.get_running_loop().call_later(rest_s, self.wake)
+        else:
+            self.wake()
+
+    def _may_have_outlived(self) -> int:
+        """How many primaries a transaction may have ended that runs now.
+
+        Any number, while the network would go on without this primary. What one died with waits for that, but not for
+        ever: most primaries die of something else, and it may be that nobody replaces them.
+        """
+        if self.replica.is_spare:
+            return limits.PRIMARIES_OUTLIVED_MAX
+        waited_s = asyncio.get_running_loop().time() - self._opened_at_s
+        return 1 if waited_s > limits.SUSPECT_SECONDS_MAX else 0
+
+    def _full(self) -> bool:
+        return any(len(runtime.pool) >= limits.BATCH_TRANSACTIONS_MAX for runtime in self.runtimes)
+
+    async def _execute(self, runtime: AdapterRuntime, batch: list[Envelope]) -> None:
+        if not self.replica.may_execute:
+            raise ConsensusError("this node is not primary", code="consensus.not_primary")
+        transaction = self.store.begin()
+        context = BlockContext(
+            time_ms=self.clock.now_ms,
+            randomness=randomness.token_bytes(32),
+            expected_seqno=self.store.journal.last_seqno + 1,
+            target_ms=self._target_ms,
+        )
+        began = begun_s = asyncio.get_running_loop().time()
+        try:
+            outcomes, claim = await runtime.adapter.execute(batch, transaction, context)
+            assert len(outcomes) == len(batch), "one outcome for each envelope; else the adapter has failed, as below"
+            self._spent("execute_us", began)
+        except Exception as error:  # noqa: BLE001 - whatever an adapter raises, the node goes on (G3)
+            await self._bisect(runtime, batch, error)
+            return
+        try:
+            async with self._order:
+                if not self.replica.may_execute:
+                    runtime.adapter.rolled_back(self.store.journal.position(self.store.latest))
+                    raise ConsensusError("this node is not primary any more", code="consensus.not_primary")
+                if claim is not None:
+                    seqno = self.store.journal.last_seqno + 1
+                    transaction.put(tables.CLAIMS, seqno.to_bytes(8, "big"), claim)
+                included = [e for e, o in zip(batch, outcomes, strict=True) if o.verdict is Verdict.INCLUDED]
+                if included:
+                    began = asyncio.get_running_loop().time()
+                    writes, sealed = await self._run(self._prepare, transaction, claim)
+                    self._spent("seal_us", began)
+                    self._applied(runtime, self.store.journal.append(sealed), writes, included)
+        except ConsensusError:
+            raise
+        except CocoError as error:
+            if error.code not in _OF_THE_BATCH:
+                raise
+            runtime.adapter.rolled_back(self.store.journal.position(self.store.latest))
+            await self._bisect(runtime, batch, error)
+            return
+        self._charge(runtime, batch, outcomes, asyncio.get_running_loop().time() - begun_s)
+        self._settle(runtime, batch, outcomes)
+
+    def _charge(
+        self, runtime: AdapterRuntime, batch: Sequence[Envelope], outcomes: Sequence[Outcome], took_s: float
+    ) -> None:
+        """Say whose envelopes held the writer, and for how long: as the adapter measured, or all alike of ``took_s``.
+
+        What a batch takes whoever is in it is nobody's, so a few small ones never count for much.
+        """
+        measured_us: dict[str, int] = {}
+        ran: dict[str, int] = {}
+        for envelope, outcome in zip(batch, outcomes, strict=True):
+            if outcome.verdict is not Verdict.DEFERRED:
+                actor = envelope.actor
+                measured_us[actor] = measured_us.get(actor, 0) + outcome.took_us
+                ran[actor] = ran.get(actor, 0) + 1
+        if any(measured_us.values()):
+            spent = {actor: (us + ran[actor] * _SEALING_US) / 1e6 for actor, us in measured_us.items()}
+        else:
+            each_s = took_s / max(sum(ran.values()), 1)
+            spent = {actor: each_s * count for actor, count in ran.items()}
+        runtime.pool.spent(spent, asyncio.get_running_loop().time())
+
+    def _prepare(self, transaction: StoreTransaction, claim: bytes | None) -> tuple[WriteSet, SealedEntry]:
+        writes = transaction.native.write_set()
+        return writes, self.store.prepare(writes, claim=claim)
+
+    def _applied(self, runtime: AdapterRuntime, seqno: int, writes: WriteSet, included: list[Envelope]) -> None:
+        runtime.adapter.applied(self.store.journal.position(seqno), writes)
+        self._remember(seqno, runtime, [envelope.id for envelope in included])
+        self.counters["transactions"] += len(included)
+        self.counters["batches"] += 1
+        self._entry_written()
+
+    def _remember(self, seqno: int, runtime: AdapterRuntime, included: Sequence[bytes]) -> None:
+        self._executed.append(_Executed(seqno, runtime, included, asyncio.get_running_loop().time()))
+        self._history.append((seqno, self.clock.now_ms))
+        known = runtime.included
+        known.update(dict.fromkeys(included, seqno))
+        while len(known) > limits.INCLUDED_IDS_MAX:
+            del known[next(iter(known))]
+
+    # --- what consensus says; ``writer`` and ``order`` are held ---
+
+    def apply(self, position: Position, data: bytes) -> None:
+        """Apply an entry that another node wrote, or a former life of this one's leadership."""
+        writes = self.store.accept(data)
+        self.clock.at_least(self.store.journal.issued_s * 1000)
+        for runtime in self.runtimes:
+            included = runtime.adapter.applied(position, writes)
+            if included:
+                self._remember(position.seqno, runtime, included)
+        self.on_followed(writes)
+
+    def _roll_back(self, seqno: int) -> None:
+        """Undo what this node executed as the primary of a view that is over."""
+        if seqno < self.store.latest:
+            self.store.roll_back(seqno)
+        else:
+            self.store.journal.follow()
+        position = self.store.journal.position(seqno)
+        while self._executed and self._executed[-1].seqno > seqno:
+            gone = self._executed.pop()
+            for identity in gone.included:
+                gone.runtime.included.pop(identity, None)
+        while self._history and self._history[-1][0] > seqno:
+            self._history.pop()
+        self.on_rolled_back(seqno)
+        for runtime in self.runtimes:
+            runtime.adapter.rolled_back(position)
+            runtime.pool.clear()
+        self._unsigned = 0
+        lost = ConsensusError("the primary changed before it was committed", code="consensus.rolled_back")
+        for wanted, future in self._commit_waiters:
+            if wanted > seqno and not future.done():
+                future.set_exception(lost)
+        self._commit_waiters = [item for item in self._commit_waiters if item[0] <= seqno]
+
+    async def _open_view(self) -> None:
+        """Begin a view with a signature over whatever is there."""
+        self._opened_at_s = asyncio.get_running_loop().time()
+        try:
+            await self.committed(await self.sign())
+        except ConsensusError:
+            return  # deposed already
+        self.wake()
+
+    def _settle(self, runtime: AdapterRuntime, batch: list[Envelope], outcomes: Sequence[Outcome]) -> None:
+        finished: list[Envelope] = []
+        deferred: list[Envelope] = []
+        refused: list[tuple[Envelope, Outcome]] = []
+        for envelope, outcome in zip(batch, outcomes, strict=True):
+            if outcome.verdict is Verdict.DEFERRED:
+                deferred.append(envelope)
+                continue
+            finished.append(envelope)
+            if outcome.verdict is Verdict.REFUSED:
+                refused.append((envelope, outcome))
+        runtime.pool.done(finished)
+        for envelope, outcome in refused:
+            self.counters["refused"] += 1
+            self.resolve(runtime, envelope.id, outcome.reason or "refused")
+        view = self.store.view()
+        if deferred:
+            served = {envelope.actor for envelope in finished}
+            runtime.pool.give_back(deferred, view, self.clock.now_ms, served=served)
+        if refused:
+            runtime.pool.refresh([envelope.lane for envelope, _ in refused], view)
+
+    async def _bisect(self, runtime: AdapterRuntime, batch: list[Envelope], error: Exception) -> None:
+        """Run halves of a batch whose execution failed, down to the one envelope that it fails on."""
+        self.counters["crashed"] += 1
+        await runtime.adapter.rebuild(self.store.view())
+        if len(batch) == 1:
+            # All the halves that ran for nothing are this one's.
+            now_s = asyncio.get_running_loop().time()
+            runtime.pool.spent({batch[0].actor: now_s - self._taken_at_s}, now_s)
+            self._taken_at_s = now_s
+            code = error.code if isinstance(error, CocoError) else "adapter.failed"
+            self._log("sequencer.envelope_dropped", {"size": batch[0].size})
+            self._settle(runtime, batch, [Outcome(Verdict.REFUSED, f"it cannot be executed: {code}")])
+            return
+        middle = len(batch) // 2
+        await self._execute(runtime, batch[:middle])
+        await self._execute(runtime, batch[middle:])
+
+    async def write_rows(
+        self, rows: Sequence[tuple[str, bytes, bytes | None]], *, epoch: NewEpoch | None = None
+    ) -> int:
+        """Write rows of the framework's own as one entry; return its seqno.
+
+        Args:
+            rows: table, key, and value or None to remove it.
+            epoch: gets the number of the next entry; gives the secret of an epoch that begins with it, if one does,
+                and more rows, which must know their place.
+
+        Raises:
+            ConsensusError: this node is not primary; the caller may try again.
+        """
+        async with self._writer, self._order:
+            if not (self.replica.may_execute or self.replica.founds):
+                raise ConsensusError("this node is not primary", code="consensus.not_primary")
+            written, secret = list(rows), None
+            if epoch is not None:
+                secret, kept = epoch(self.store.journal.last_seqno + 2)
+                written += kept
+            writes = WriteSet(written)
+            seqno = self.store.write(writes)
+            if secret is not None:
+                self.store.journal.hold(seqno + 1, secret)
+            self.on_followed(writes)
+            self._entry_written()
+            return seqno
+
+    async def begin_adapter(
+        self, runtime: AdapterRuntime, settings: Mapping[str, Any], row: tuple[str, bytes, bytes]
+    ) -> int:
+        """Write the first entry of an adapter, with one row of the framework's; return its seqno.
+
+        Raises:
+            ConsensusError: this node is not primary.
+        """
+        async with self._writer, self._order:
+            if not self.replica.may_execute:
+                raise ConsensusError("this node is not primary", code="consensus.not_primary")
+            transaction = self.store.begin()
+            expected = self.store.journal.last_seqno + 1
+            runtime.adapter.genesis(settings, transaction, BlockContext(self.clock.now_ms, bytes(32), expected))
+            transaction.put(*row)
+            writes = transaction.native.write_set()
+            seqno = self.store.write(writes)
+            runtime.adapter.applied(self.store.journal.position(seqno), writes)
+            self.on_followed(writes)
+            self._entry_written()
+            return seqno
+
+    # --- signatures and commit ---
+
+    def _entry_written(self) -> None:
+        self._unsigned += 1
+        self._sign_due.set()
+
+    async def _sign_loop(self) -> None:
+        while True:
+            await self._sign_due.wait()
+            if self._unsigned < limits.UNSIGNED_ENTRIES_MAX and not self._draining:
+                await asyncio.sleep(self._signature_interval_s)
+            self._sign_due.clear()
+            if self._unsigned and self.replica.may_execute:
+                with contextlib.suppress(ConsensusError):  # deposed meanwhile
+                    await self.sign()
+
+    async def sign(self) -> int:
+        """Write a signature entry over everything before it; return its seqno.
+
+        Raises:
+            ConsensusError: this node is not primary any more.
+        """
+        journal = self.store.journal
+        async with self._order:
+            if not self.replica.is_primary or self.replica.view != journal.view:
+                raise ConsensusError("this node is not primary any more", code="consensus.not_primary")
+            seqno = journal.last_seqno + 1
+            position = Position(journal.view, seqno)
+            # Signed off the event loop, while batches may execute; only sealing waits.
+            began = asyncio.get_running_loop().time()
+            signature = await self._run(
+                sign_root,
+                self._node.key,
+                self._service.key,
+                node_certificate=pem(self._node.certificate),
+                position=position,
+                root=journal.tree.root(),
+                committed=journal.position(self.replica.committed),
+                time_s=self.clock.now_ms // 1000,
+            )
+            self._spent("sign_us", began)
+            rows = [
+                (tables.SIGNATURES, tables.SINGLETON, signature.signatures_row()),
+                (tables.COSE_SIGNATURES, tables.SINGLETON, signature.cose_row()),
+                (tables.TREE, tables.SINGLETON, journal.tree.serialise()),
+            ]
+            self._unsigned = 0
+            journal.adopt_signature(seqno)
+            written = self.store.write(WriteSet(rows), is_signature=True)
+            assert written == seqno, "`order` is held: nothing was written since the root was taken"
+            self.counters["signatures"] += 1
+        return seqno
+
+    def _committed(self, moved: int) -> None:
+        """Everything up to ``moved`` is committed."""
+        self.store.native.commit(moved)
+        if self.store.index is not None:
+            self.store.index.relieve()
+        position = self.store.journal.position(moved)
+        for runtime in self.runtimes:
+            runtime.adapter.committed(position)
+        while self._executed and self._executed[0].seqno <= moved:
+            executed = self._executed.popleft()
+            self.counters["commits"] += 1
+            self._spent("commit_us", executed.at_s)
+            for identity in executed.included:
+                self.resolve(executed.runtime, identity, "")
+        still: list[tuple[int, asyncio.Future[None]]] = []
+        for wanted, future in self._commit_waiters:
+            if wanted > moved:
+                still.append((wanted, future))
+            elif not future.done():
+                future.set_result(None)
+        self._commit_waiters = still
+        self._prune()
+        self.on_committed()
+
+    async def committed(self, seqno: int) -> None:
+        """Wait until ``seqno`` is committed."""
+        if seqno > self.replica.committed:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._commit_waiters.append((seqno, future))
+            await future
+
+    def _prune(self) -> None:
+        """Keep state readable for a number of application entries and a time back, whichever is more."""
+        oldest_ms = self.clock.now_ms - limits.HISTORY_SECONDS_MIN * 1000
+        oldest = None
+        while len(self._history) > limits.HISTORY_ENTRIES_MIN and self._history[1][1] < oldest_ms:
+            self._history.popleft()
+            oldest = self._history[0][0]
+        if oldest is not None and oldest <= self.replica.committed:
+            self.store.native.prune(oldest)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY_INTERVAL_S)
+            before = self.clock.now_ms - limits.POOL_SECONDS_MAX * 1000
+            for runtime in self.runtimes:
+                now_s = asyncio.get_running_loop().time()
+                for envelope in runtime.pool.expire(before, now_s=now_s):
+                    self.resolve(runtime, envelope.id, "expired")
+            self.on_expire(before)

@@ -1,0 +1,1 @@
+"""TLS: listeners for clients, links between nodes."""
