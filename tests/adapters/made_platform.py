@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from coco.attestation import evidence, snp
 from coco.attestation.evidence import Evidence
 from coco.attestation.verified import SNP
-from coco.enclave.platform import platforms
+from coco.enclave.platform import evidence as platforms
 from coco.enclave.platform.evidence.devices import no_evidence
 from made_evidence import snp_report
 

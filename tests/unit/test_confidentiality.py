@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 
-from coco.enclave.adapters.base import AdapterError
+from coco.enclave.adapters.contract import AdapterError
 
 TESTS = Path(__file__).parent.parent
 sys.path.insert(0, str(TESTS / "adversary"))
