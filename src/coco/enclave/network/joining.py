@@ -35,7 +35,7 @@ from coco.enclave.network.membership import (
     Welcome,
 )
 from coco.enclave.platform.control import Control
-from coco.enclave.transport.links import Link, Links, decode
+from coco.enclave.transport.links import MALFORMED, Link, Links, decode
 from coco.errors import AttestationError, BusyError, CocoError, ConfigurationError, LedgerError
 from coco.ledger.position import Position
 from coco.ledger.statements import MESSAGE_TYPE
@@ -104,6 +104,8 @@ class Joiner:
         self._addresses = list(start.peers)
         self._started_at = asyncio.get_running_loop().time()
         self._source: Link | None = None
+        #: Addresses of nodes that read requests of an earlier version only.
+        self._earlier: set[str] = set()
         self._service, self._attesting, self._configuration = service, attesting, configuration
         self._key = ec.generate_private_key(ec.SECP384R1())
         self._certificate = self_signed(self._key, time_ms)
@@ -144,7 +146,7 @@ class Joiner:
             for address in list(self._addresses):
                 passed_ms = int(1000 * (loop.time() - self._started_at))
                 request = msgspec.structs.replace(request, time_ms=self._start.time_ms + passed_ms)
-                answer = await self._ask(address, msgspec.msgpack.encode(request))
+                answer = await self._ask(address, request)
                 if answer is not None:
                     heard_at = unheard[address] = loop.time()
                 elif loop.time() - unheard.setdefault(address, loop.time()) > _UNHEARD_S:
@@ -173,15 +175,20 @@ class Joiner:
                 raise BusyError("no node of the network answers", code="join.nobody_answers")
             await asyncio.sleep(_AGAIN_S)
 
-    async def _ask(self, address: str, body: bytes) -> JoinAnswer | None:
+    async def _ask(self, address: str, request: JoinRequest) -> JoinAnswer | None:
         """The answer of the node at an address; None when it cannot answer now."""
+        if address in self._earlier:
+            request = msgspec.structs.replace(request, time_ms=0)  # it compares no clocks
         try:
             link = await self._links.open(address, timeout_s=limits.PEER_SECONDS_MAX)
         except BusyError:
             return None
         try:
-            signed = cose.parse(await link.ask(JOIN, body, timeout_s=2 * limits.PEER_SECONDS_MAX))
+            signed = cose.parse(await link.ask(JOIN, request.encode(), timeout_s=2 * limits.PEER_SECONDS_MAX))
         except CocoError as error:
+            if error.code == MALFORMED and address not in self._earlier:
+                self._earlier.add(address)
+                self._control.log("join.earlier_version", {}, {"address": address})
             if error.code.startswith(_FINAL) and error.code not in _NOT_YET:
                 raise AttestationError(
                     f"the network refused this node: {error}", code=error.code, numbers=error.numbers

@@ -32,6 +32,8 @@ from coco.crypto.certificates import NODE_NAME
 from coco.enclave.transport import listener as doors
 from coco.errors import AttestationError, BusyError, CocoError, HostLiedError, RequestError, native_error
 
+#: Code of what cannot be read.
+MALFORMED = "peers.malformed"
 _LENGTH_BYTES = 4
 #: A link that could not be made is not tried again for so long.
 _REDIAL_S = 0.3
@@ -75,6 +77,14 @@ class Answer(_Message, frozen=True, tag="answer"):
     numbers: Annotated[dict[str, int], Meta(max_length=16)] = {}
 
 
+class _Short(_Message, frozen=True, tag="answer"):
+    """An answer without numbers: all that nodes of the version before those can read (commit fa5f8b7)."""
+
+    number: int
+    code: str
+    body: bytes
+
+
 #: What the library says of a certificate that it cannot read: a stranger may show any.
 _NO_CERTIFICATE = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion)
 
@@ -84,6 +94,8 @@ _decoder: msgspec.msgpack.Decoder[Hello | Tell | Ask | Answer] = msgspec.msgpack
 
 def frame(message: _Message) -> bytes:
     """Bytes of one message on a link."""
+    if isinstance(message, Answer) and not message.numbers:
+        message = _Short(message.number, message.code, message.body)
     body = _encode(message)
     return len(body).to_bytes(_LENGTH_BYTES, "big") + body
 
@@ -100,7 +112,7 @@ def decode(kind: type[_T], body: bytes) -> _T:
     try:
         return msgspec.msgpack.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError("a peer's message is malformed", code="peers.malformed") from error
+        raise RequestError("a peer's message is malformed", code=MALFORMED) from error
 
 
 class Frames:
@@ -120,14 +132,14 @@ class Frames:
         while len(self._buffer) - at >= _LENGTH_BYTES:
             size = int.from_bytes(self._buffer[at : at + _LENGTH_BYTES], "big")
             if size > limits.MESSAGE_BYTES_MAX:
-                raise AttestationError("a peer's message is too large", code="peers.malformed")
+                raise AttestationError("a peer's message is too large", code=MALFORMED)
             end = at + _LENGTH_BYTES + size
             if len(self._buffer) < end:
                 break
             try:
                 found.append(_decoder.decode(self._buffer[at + _LENGTH_BYTES : end]))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise AttestationError("a peer's message is malformed", code="peers.malformed") from error
+                raise AttestationError("a peer's message is malformed", code=MALFORMED) from error
             at = end
         del self._buffer[:at]
         return found
@@ -413,7 +425,7 @@ class Links:
         try:
             for message in link.frames.feed(data):
                 if not isinstance(message, Answer):
-                    raise AttestationError("who is dialled only answers", code="peers.malformed")
+                    raise AttestationError("who is dialled only answers", code=MALFORMED)
                 future = link.asked.pop(message.number, None)
                 if future is None or future.done():
                     continue  # too late
@@ -478,12 +490,12 @@ class Links:
             elif isinstance(message, Ask):
                 inbound.questions += 1
                 if inbound.questions > limits.PEER_QUESTIONS_MAX:
-                    raise AttestationError("a peer asks too much at once", code="peers.malformed")
+                    raise AttestationError("a peer asks too much at once", code=MALFORMED)
                 task = self._loop.create_task(self._answer(connection, inbound, message))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             else:
-                raise AttestationError("who dials only asks", code="peers.malformed")
+                raise AttestationError("who dials only asks", code=MALFORMED)
 
     def _greeted(self, inbound: _Inbound, message: _Message) -> int:
         assert self._service is not None, "nobody is accepted before `accept_as`, which comes after `dial_as`"
@@ -507,7 +519,9 @@ class Links:
             answer = Answer(message.number, "node.ended", b"the host of this node lied")
             self._failed(error)
         except CocoError as error:
-            answer = Answer(message.number, error.code, str(error).encode(), error.numbers)
+            # Only who wants to join is told numbers; a node of the network may be one that reads none (`_Short`).
+            numbers = {} if inbound.sender else error.numbers
+            answer = Answer(message.number, error.code, str(error).encode(), numbers)
         except Exception as error:  # noqa: BLE001 - no question of a peer stays without an answer
             self._unexpected(error)
             answer = Answer(message.number, "peers.failed", b"this node could not answer")
