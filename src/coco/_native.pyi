@@ -100,6 +100,15 @@ class MerkleTree:
     def proof(self, index: int, leaves: int) -> list[tuple[bool, bytes]]: ...
     def serialise(self) -> bytes: ...
 
+class ClaimTree:
+    """What an entry claims of each of its items; see :mod:`coco.ledger.claims`."""
+
+    def __init__(self, secret: bytes) -> None: ...
+    def extend(self, items: Sequence[bytes]) -> None: ...
+    def root(self) -> bytes: ...
+    def proof(self, index: int) -> tuple[bytes, list[bytes]]:
+        """Salt and path of an item."""
+
 class LedgerSecret:
     """Root secret of one epoch, in zeroising memory."""
 
@@ -216,6 +225,13 @@ class Block:
     @property
     def state_root(self) -> bytes: ...
     def __len__(self) -> int: ...
+    @property
+    def claims_root(self) -> bytes | None:
+        """Root of what the block claims of each transaction; only where it was executed."""
+
+    def outcome(self, index: int) -> tuple[bytes, bytes, bytes, list[bytes]] | None:
+        """Transaction, outcome, salt and path (``ledger.outcomes``); None of a block without claims."""
+
     def transaction_hashes(self) -> list[bytes]: ...
     def parties(self, index: int) -> tuple[bytes, bytes | None]: ...
     def rewards(self) -> list[tuple[int, int]]: ...
@@ -256,6 +272,7 @@ class Chain:
         parent: Block,
         timestamp: int,
         prev_randao: bytes,
+        secret: bytes,
         envelopes: Sequence[Envelope],
         target_ms: int,
     ) -> tuple[Block | None, list[int | str]]:

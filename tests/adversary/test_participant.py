@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,6 @@ from eth_account import Account
 
 from coco import limits
 from coco._native import Background, LedgerSecret
-from coco.client import proofs
-from coco.client.http import HttpsClient
-from coco.client.pin import Pin
 from coco.enclave.adapters.contract import (
     AdapterError,
     BlockContext,
@@ -32,9 +30,7 @@ from coco.enclave.adapters.contract import (
 )
 from coco.enclave.adapters.ethereum.adapter import EthereumAdapter
 from coco.enclave.store import Journal, Store
-from coco.errors import AttestationError, CocoError, LedgerError
 from coco.ledger import tables
-from coco.ledger.statements import fingerprint
 from network import TestNetwork, run, running
 
 # --- E1: readers of old blocks, and what a node must keep ---
@@ -56,6 +52,8 @@ class Chained:
         self.journal.begin(view=2, secret=LedgerSecret.generate())
         self.adapter = EthereumAdapter(self.settings)
         self.background, self.nonce = Background(), 0
+        #: What each block claims, from block 1 on.
+        self.claims: list[bytes] = []
         for name in tables.STATE_TABLES:
             self.store.declare(name)
         for table in self.adapter.manifest().tables:
@@ -86,7 +84,7 @@ class Chained:
             )
         )
         transaction = self.store.begin()
-        self.adapter.genesis({}, transaction, BlockContext(1000, bytes(32), 1))
+        self.adapter.genesis({}, transaction, BlockContext(1000, bytes(32), bytes(32), 1))
         self._applied(transaction)
         self.commit()
 
@@ -116,10 +114,13 @@ class Chained:
         envelopes = [one for one in admitted if isinstance(one, Envelope)]
         assert len(envelopes) == len(admitted), admitted
         transaction = self.store.begin()
-        context = BlockContext(1000 * self.nonce, bytes(32), self.journal.last_seqno + 1, target_ms)
+        context = BlockContext(
+            1000 * self.nonce, bytes(32), secrets.token_bytes(32), self.journal.last_seqno + 1, target_ms
+        )
         outcomes, claim = await self.adapter.execute(envelopes, transaction, context)
         if claim is not None:
             self._applied(transaction)
+            self.claims.append(claim)
         return outcomes
 
     def commit(self) -> None:
@@ -735,92 +736,6 @@ def test_governance_tells_no_accounts_of_participants(network: TestNetwork):
                 assert MINE.address[2:].lower() not in text and RICH.address[2:].lower() not in text
 
     run(story())
-
-
-# --- F: receipts of single transactions ---
-
-
-@attack(
-    "F",
-    was="no proof of one transaction and its outcome, only of its block's place in the ledger",
-    now="`coco receipt`: who may see a transaction gets its proof, for others it does not exist; its verification trusts "
-    "no node, and refuses another service's; after a recovery the service of today signs for it",
-)
-def test_a_receipt_of_one_transaction_is_for_who_may_see_it(network: TestNetwork, tmp_path: Path):
-    network.add_participant("auditor", auditor=True)
-
-    async def refused(client: HttpsClient, what: str) -> str:
-        with pytest.raises(CocoError) as found:
-            await proofs.get(client, what)
-        return found.value.code
-
-    async def together(*clients: HttpsClient) -> str:
-        """A transaction of the first in one block with one of the second."""
-        nonce = 1
-        while True:
-            raw = [of_rich(nonce), of_mine(nonce - 1)]
-            done = await asyncio.gather(
-                *(
-                    network.rpc(client, "eth_sendRawTransactionSync", one[0])
-                    for client, one in zip(clients, raw, strict=True)
-                )
-            )
-            nonce += 1
-            if len({one["result"]["blockNumber"] for one in done}) == 1:
-                return raw[0][1]
-
-    async def story() -> None:
-        async with running(network):
-            victim, attacker = network.client("victim"), network.client("attacker")
-            raw, identity = of_rich(0)
-            sent = (await network.rpc(victim, "eth_sendRawTransactionSync", raw))["result"]
-            found = await proofs.get(victim, identity)
-            (tmp_path / "receipt.json").write_text(json.dumps(found))
-            proven = proofs.verify(proofs.read(tmp_path / "receipt.json"), Pin(network.service))
-            assert proven["transaction"]["status"] == "success" and proven["transaction"]["hash"] == identity
-            assert proven["transaction"]["block_hash"] == sent["blockHash"]
-            by_place = await proofs.get(victim, proven["transaction_id"])
-            assert proofs.verify(by_place, Pin(network.service))["claim"] == sent["blockHash"][2:]
-            # For who may not see it there is none, as for one that there is not.
-            assert await refused(attacker, identity) == await refused(attacker, "0x" + "00" * 32) == "ledger.no_receipt"
-            assert await refused(network.client(None), identity) == "access.no_participant"
-            # Its own, in one block with another's: the header would tell of that other's.
-            shared = await together(victim, attacker)
-            assert await refused(victim, shared) == "ethereum.proof_tells_of_others"
-            whole = await proofs.get(network.client("auditor"), shared)
-            assert proofs.verify(whole, Pin(network.service))["transaction"]["hash"] == shared
-            # What is of one and of the other proves nothing together.
-            for part in ("receipt", "transaction"):
-                with pytest.raises(LedgerError):
-                    proofs.verify({**found, part: whole[part]}, Pin(network.service))
-        former = network.service
-        async with running(network):
-            await network.recover()
-            again = await proofs.get(network.client("victim"), identity)
-            assert proofs.verify(again, Pin(network.service))["transaction"] == proven["transaction"]
-            with pytest.raises(AttestationError):
-                proofs.verify(found, Pin(network.service))
-            # Whoever knows only the former service needs its members to say that this one follows.
-            members = {fingerprint(network.files.member().certificate): _member_pem(network)}
-            followed = proofs.verify(again, Pin(former, members))
-            assert followed["transaction"] == proven["transaction"] and "followed" in followed["service"]
-            with pytest.raises(AttestationError):
-                proofs.verify(again, Pin(former))
-            with pytest.raises(AttestationError):
-                proofs.verify({**again, "statements": []}, Pin(former, members))
-
-    run(story())
-
-
-def of_mine(nonce: int) -> tuple[str, str]:
-    """The same of the attacker's account, which has nothing."""
-    fields = {"chainId": 2017, "gas": 100_000, "to": "0x" + "98" * 20, "value": 0, "maxFeePerGas": 0, "nonce": nonce}
-    made = MINE.sign_transaction({**fields, "maxPriorityFeePerGas": 0})
-    return "0x" + made.raw_transaction.hex(), "0x" + made.hash.hex()
-
-
-def _member_pem(network: TestNetwork) -> str:
-    return network.files.actor("members", "alice", ".pem").read_text()
 
 
 # --- D: one caller starves the others ---

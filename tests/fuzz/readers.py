@@ -75,7 +75,7 @@ class _Sequencer:
         )
         chain.start(services)
         transaction = self.store.begin()
-        chain.genesis(settings, transaction, BlockContext(1000, bytes(32), 1))
+        chain.genesis(settings, transaction, BlockContext(1000, bytes(32), bytes(32), 1))
         writes = transaction.native.write_set()
         chain.applied(journal.position(self.store.write(writes)), writes)
         chain.committed(journal.position(1))

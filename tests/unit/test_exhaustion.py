@@ -69,7 +69,7 @@ class Node:
     def execute(self, envelopes: list[Any]) -> tuple[bytes | None, list[str | None]]:
         """The hash of the block, which then is undone; as the framework does after a failure as well."""
         try:
-            block, verdicts = self.chain.execute(self.begin(), self.head, 2, bytes(32), envelopes, 0)
+            block, verdicts = self.chain.execute(self.begin(), self.head, 2, bytes(32), bytes(32), envelopes, 0)
             # How long it took differs from run to run.
             return getattr(block, "hash", None), [None if isinstance(one, int) else one for one in verdicts]
         finally:

@@ -55,7 +55,7 @@ def block(count: int, seed: int = 1) -> tuple[bytes, bytes]:
 def test_every_transaction_of_a_block_is_proven_with_its_outcome(count: int):
     record, claim = block(count)
     for index in {0, count // 2, count - 1, min(count - 1, 127), min(count - 1, 128)}:
-        found = outcomes.verify(json.loads(json.dumps(outcomes.prove(record, index))), claim)
+        found = outcomes.verify(json.loads(json.dumps(outcomes.prove_in_block(record, index))), claim)
         assert (found["index"], found["block_number"], found["timestamp"]) == (index, 7, 16)
         assert found["cumulative_gas_used"] == 21_000 * (index + 1)
         assert found["hash"] == "0x" + keccak256(bytes.fromhex(found["transaction"][2:])).hex()
@@ -81,7 +81,7 @@ def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 def test_a_document_that_was_touched_anywhere_is_refused():
     record, claim = block(200)
-    document = outcomes.prove(record, 130)
+    document = outcomes.prove_in_block(record, 130)
     for path in places(document):
         value = document
         for step in path:
@@ -105,9 +105,9 @@ def test_parts_of_another_proof_prove_nothing():
     record, claim = block(200)
     other_record, other_claim = block(200, seed=2)
     document, neighbour, stranger = (
-        outcomes.prove(record, 130),
-        outcomes.prove(record, 131),
-        outcomes.prove(other_record, 130),
+        outcomes.prove_in_block(record, 130),
+        outcomes.prove_in_block(record, 131),
+        outcomes.prove_in_block(other_record, 130),
     )
     assert outcomes.verify(stranger, other_claim)["index"] == 130
     for other in (neighbour, stranger):
@@ -144,5 +144,5 @@ def test_what_the_ledger_does_not_hold_as_its_header_says_is_not_proven():
     header, transactions, kept = rlp_decode(block(3)[0])
     kept[1][1] = b"\7"
     with pytest.raises(LedgerError) as refused:
-        outcomes.prove(rlp_encode([header, transactions, kept]), 0)
+        outcomes.prove_in_block(rlp_encode([header, transactions, kept]), 0)
     assert refused.value.code == "ethereum.state_root"

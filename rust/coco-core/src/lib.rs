@@ -4,6 +4,7 @@
 
 #![cfg_attr(catches_exhaustion, feature(alloc_error_hook))]
 
+pub mod claims;
 pub mod consensus;
 pub mod evm;
 pub mod front;

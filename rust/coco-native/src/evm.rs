@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use alloy_consensus::{Transaction as _, Typed2718 as _};
 use alloy_primitives::{Address, B256, Bytes, Signature, U256};
+use coco_core::claims::Secret;
 use coco_core::evm::block::{self as core, BlockContext, Verdict};
 use coco_core::evm::chain::{ChainConfig, GenesisAccount, predeployed};
 use coco_core::evm::query::{Answer, Message, Query};
@@ -209,6 +210,14 @@ fn transaction_object(recovered: &Recovered) -> Object {
     object
 }
 
+/// Transaction, outcome, salt and path: see `Block.outcome`.
+type ProvenOutcome<'py> = (
+    Bound<'py, PyBytes>,
+    Bound<'py, PyBytes>,
+    Bound<'py, PyBytes>,
+    Vec<Bound<'py, PyBytes>>,
+);
+
 /// An executed block.
 #[pyclass(frozen, module = "coco._native")]
 pub struct Block {
@@ -354,6 +363,32 @@ impl Block {
 
     fn __len__(&self) -> usize {
         self.block.transactions.len()
+    }
+
+    /// Root of what the block claims of each transaction, where it was executed; else `None`.
+    #[getter]
+    fn claims_root<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.block.claims_root.map(|root| PyBytes::new(py, root.as_slice()))
+    }
+
+    /// `(transaction, outcome, salt, path)` that prove one transaction from that root; `None` of a block without claims.
+    fn outcome<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Option<ProvenOutcome<'py>>> {
+        self.check(index)?;
+        let made = guarded(py, || {
+            let mut item = Vec::new();
+            self.block.encode_outcome(index, &mut item);
+            let tree = self.block.claims();
+            let proof = tree.and_then(|tree| Some((tree.salt(u32::try_from(index).ok()?), tree.path(index)?)));
+            Ok(proof.map(|(salt, path)| (item, salt, path)))
+        })?;
+        Ok(made.map(|(item, salt, path)| {
+            (
+                PyBytes::new(py, &self.block.transactions[index].raw),
+                PyBytes::new(py, &item),
+                PyBytes::new(py, &salt),
+                path.iter().map(|node| PyBytes::new(py, node)).collect(),
+            )
+        }))
     }
 
     fn transaction_hashes<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
@@ -717,6 +752,7 @@ impl Chain {
         let context = BlockContext {
             timestamp,
             prev_randao: B256::ZERO,
+            secret: None,
             beneficiary: Address::ZERO,
             extra_data: extra_data.into(),
             target: None,
@@ -741,6 +777,7 @@ impl Chain {
         parent: &Block,
         timestamp: u64,
         prev_randao: &[u8],
+        secret: &[u8],
         envelopes: Vec<PyRef<'_, Envelope>>,
         target_ms: u64,
     ) -> PyResult<(Option<Block>, Vec<Fate>)> {
@@ -749,6 +786,7 @@ impl Chain {
         let context = BlockContext {
             timestamp,
             prev_randao: word(prev_randao)?,
+            secret: Some(Secret(word(secret)?.0)),
             beneficiary: Address::ZERO,
             extra_data: Bytes::new(),
             target: (target_ms > 0).then(|| Duration::from_millis(target_ms)),

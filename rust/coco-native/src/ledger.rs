@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use coco_core::claims;
 use coco_core::merkle;
 use coco_core::secret as core;
 use coco_core::store::Domain;
@@ -77,6 +78,43 @@ impl MerkleTree {
 
     fn serialise<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &self.tree.serialise())
+    }
+}
+
+/// The claims of one entry, item by item: see `coco_core::claims`.
+#[pyclass(module = "coco._native")]
+pub struct ClaimTree {
+    tree: claims::ClaimTree,
+}
+
+#[pymethods]
+impl ClaimTree {
+    #[new]
+    fn new(secret: &[u8]) -> PyResult<Self> {
+        let secret = claims::Secret(hash(secret, "a secret")?);
+        Ok(Self {
+            tree: claims::ClaimTree::new(secret, 0),
+        })
+    }
+
+    fn extend(&mut self, items: Vec<Vec<u8>>) {
+        for item in items {
+            self.tree.push(&item);
+        }
+    }
+
+    fn root<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let root = self.tree.root();
+        let root = root.ok_or_else(|| NativeError::new("native.argument", "no claim has so many items"))?;
+        Ok(PyBytes::new(py, &root))
+    }
+
+    /// `(salt, path)` of one item.
+    fn proof<'py>(&self, py: Python<'py>, index: u32) -> PyResult<(Bound<'py, PyBytes>, Vec<Bound<'py, PyBytes>>)> {
+        let path = self.tree.path(index as usize);
+        let path = path.ok_or_else(|| NativeError::new("native.argument", "the claim has no such item"))?;
+        let salt = PyBytes::new(py, &self.tree.salt(index));
+        Ok((salt, path.iter().map(|node| PyBytes::new(py, node)).collect()))
     }
 }
 

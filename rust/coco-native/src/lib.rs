@@ -28,6 +28,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<store::Transaction>()?;
     module.add_class::<store::WriteSet>()?;
     module.add_class::<ledger::MerkleTree>()?;
+    module.add_class::<ledger::ClaimTree>()?;
     module.add_class::<ledger::LedgerSecret>()?;
     module.add_class::<ledger::SnapshotCipher>()?;
     module.add_class::<ledger::WrappingKey>()?;

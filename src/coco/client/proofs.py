@@ -1,8 +1,9 @@
 """``coco receipt``: get the proof of one transaction from a node, and verify one offline, trusting no node.
 
-What is proven, from the inside out: the transaction and its outcome are in a block (``ledger.outcomes``), the block's
-hash is what a ledger entry claims, the entry is under a signature (``ledger.receipts``), of a node that the service
-endorsed, and the service is the one that is known, or one that most of its members say continues it (``client.pin``).
+What is proven, from the inside out: the transaction and its outcome are part of what a ledger entry claims
+(``ledger.outcomes``), the entry is under a signature (``ledger.receipts``), of a node that the service endorsed, and
+the service is the one that is known, or one that most of its members say continues it (``client.pin``). Every part of
+a receipt is verified but the members' statements where none is needed.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from coco.client.http import HttpsClient
 from coco.client.pin import Pin, service_key
 from coco.errors import AttestationError, ConfigurationError, LedgerError
 from coco.ledger import outcomes, receipts
+from coco.ledger.claims import HASH_BYTES
 from coco.ledger.position import Position
 from coco.ledger.statements import parse_json
 
-FORMAT: Final = "coco receipt v1"
+FORMAT: Final = "coco receipt v2"
+#: What nodes of former versions wrote, whose entries claim the hash of a block and nothing else.
+FORMER: Final = "coco receipt v1"
+_PARTS: Final = frozenset({"format", "receipt", "service_certificate", "statements"})
 _FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 _HASH = re.compile(r"0[xX][0-9a-fA-F]{64}")
 
@@ -52,7 +58,7 @@ def read(path: Path) -> dict[str, Any]:
         document = parse_json(data)
     except ValueError:
         document = None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if not isinstance(document, dict) or document.get("format") not in (FORMAT, FORMER):
         raise ConfigurationError(
             f"{path} is no receipt", code="receipt.bad_file", hint="coco receipt get TX|HASH --out FILE writes one"
         )
@@ -74,10 +80,15 @@ def verify(document: Mapping[str, Any], known: Pin) -> dict[str, Any]:
     statements, transaction = document.get("statements", []), document.get("transaction")
     if not isinstance(body, dict) or not isinstance(said, str) or not isinstance(statements, list):
         raise LedgerError("the receipt is malformed", code="receipt.malformed")
+    if set(document) not in (_PARTS, _PARTS | {"transaction"}):
+        raise LedgerError("the receipt has other parts than a receipt has", code="receipt.malformed")
     try:
-        signer = x509.load_pem_x509_certificate(said.encode())
         service_key(said)
-    except (ValueError, ConfigurationError) as error:
+        signer = x509.load_pem_x509_certificate(said.encode())
+        signer.verify_directly_issued_by(signer)
+        if not receipts.is_canonical(said):
+            raise ValueError("it has another form than it is written in")
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, ConfigurationError) as error:
         raise LedgerError("the service in the receipt is none", code="receipt.malformed") from error
     followed = _follow(known, said, statements)
     position = receipts.verify(body, signer)
@@ -86,12 +97,14 @@ def verify(document: Mapping[str, Any], known: Pin) -> dict[str, Any]:
         "signed_at": str(body["signed_at"]),
         "service": "followed by statements of its members" if followed else "as known",
     }
-    claim = body.get("claim")
-    if transaction is None:
-        return {**found, **({"claim": claim["value"]} if claim is not None else {})}
+    claim = bytes.fromhex(body["claim"]["value"]) if "claim" in body else None
+    if "transaction" not in document:
+        return found if claim is None else {**found, "claim": claim.hex(), "block": outcomes.block_of(claim)}
     if not isinstance(transaction, dict) or claim is None:
         raise LedgerError("the ledger's entry claims no block", code="receipt.invalid")
-    return {**found, "transaction": outcomes.verify(transaction, bytes.fromhex(claim["value"]))}
+    if document.get("format") != FORMAT and len(claim) != HASH_BYTES:
+        raise LedgerError("a receipt of a former version has no such claim", code="receipt.malformed")
+    return {**found, "transaction": outcomes.verify(transaction, claim)}
 
 
 def _follow(known: Pin, service: str, statements: list[Any]) -> bool:

@@ -1,7 +1,8 @@
 """Receipts: offline proof that a transaction is in the ledger, as JSON and as an IETF COSE receipt.
 
 Rules (L4): a receipt has all three leaf components; the evidence's seqno equals the index that the path gives and lies
-below the signature's; the path is no longer than 64; a bare root, or a signature entry, is no transaction receipt.
+below the signature's; the path is no longer than 64; a bare root, or a signature entry, is no transaction receipt. What
+is read is what would be written: no part of a receipt goes unread, and none has a second form.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final
 import cbor2
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from coco.crypto import cose
 from coco.errors import LedgerError
@@ -22,6 +24,7 @@ from coco.ledger.position import Position
 from coco.ledger.signature import RootSignature, verify_root
 
 PATH_MAX: Final = 64
+SALT_BYTES: Final = 32
 CLAIMS_LABEL: Final = b"coco claims digest v1"
 NO_CLAIMS: Final = bytes(32)
 
@@ -124,11 +127,15 @@ def verify(body: dict[str, Any], service: x509.Certificate) -> Position:
         evidence = str(parts["commit_evidence"])
         path = [_step(step) for step in body["proof"]]
         message = cose.parse(base64.b64decode(body["cose"], validate=True))
+        claim = body.get("claim")
+        value, salt = (None, None) if claim is None else (bytes.fromhex(claim["value"]), bytes.fromhex(claim["salt"]))
         signed_at = Position.parse(str(body["signed_at"]))
         kind, txid, secret = evidence.split(":")
         position = Position.parse(txid)
         if kind != "ce" or len(secret) != 64 or len(digest) != 32 or len(claims) != 32 or len(path) > PATH_MAX:
             raise ValueError("a component has the wrong form")
+        if salt is not None and len(salt) != SALT_BYTES:
+            raise ValueError("a salt has 32 bytes")  # else some of the claim might pass for it
         signature = RootSignature(
             position=signed_at,
             root=fold(leaf(digest, evidence, claims), path),
@@ -139,6 +146,10 @@ def verify(body: dict[str, Any], service: x509.Certificate) -> Position:
             service_signature=message.signature,
             committed=Position(0, 0),
         )
+        if Receipt(position, digest, evidence, claims, tuple(path), signature, value, salt).to_json() != body:
+            raise ValueError("a part has another form than it is written in")
+        if not is_canonical(signature.node_certificate):
+            raise ValueError("the certificate has another form than it is written in")
     except LedgerError:
         raise
     except Exception as error:
@@ -152,14 +163,16 @@ def verify(body: dict[str, Any], service: x509.Certificate) -> Position:
         verify_root(signature, root=signature.root, position=signed_at, service_key=key)
     except LedgerError as error:
         raise LedgerError("the receipt is not signed by this service", code="receipt.invalid") from error
-    claim = body.get("claim")
-    try:
-        shown = None if claim is None else claims_digest(bytes.fromhex(claim["salt"]), bytes.fromhex(claim["value"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise LedgerError("the claim is malformed", code="receipt.malformed") from error
-    if shown is not None and shown != claims:
+    if value is not None and salt is not None and claims_digest(salt, value) != claims:
         raise LedgerError("the claim is not the one in the ledger", code="receipt.invalid")
     return position
+
+
+def is_canonical(certificate: str) -> bool:
+    """Whether a certificate in PEM is written in the one way that nodes write it: its signature has whole bytes, too."""
+    parsed = x509.load_pem_x509_certificate(certificate.encode())
+    whole = parsed.public_bytes(Encoding.DER).endswith(b"\0" + parsed.signature)
+    return whole and parsed.public_bytes(Encoding.PEM).decode() == certificate
 
 
 def _step(step: dict[str, str]) -> tuple[bool, bytes]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from coco.crypto import cose
 from coco.errors import LedgerError, RequestError
@@ -24,6 +25,8 @@ VDS: Final = 395
 VDS_CCF_LEDGER: Final = 2
 CWT_CLAIMS: Final = 15
 ISSUED_AT: Final = 6
+#: What a certificate that is none, or of a kind that nobody here has, may raise.
+_NO_CERTIFICATE: Final = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def verify_node(signature: RootSignature) -> None:
         if not isinstance(key, ec.EllipticCurvePublicKey) or cose.key_id(key) != signature.node_id:
             raise LedgerError(f"the signature at {signature.position} names another node", code="ledger.bad_signature")
         key.verify(signature.node_signature, signature.root, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
-    except (ValueError, InvalidSignature) as error:
+    except (*_NO_CERTIFICATE, InvalidSignature) as error:
         raise LedgerError(
             f"the signature at {signature.position} does not verify", code="ledger.bad_signature"
         ) from error
@@ -152,11 +155,14 @@ def verify_root(
         node_key = certificate.public_key()
         if not isinstance(node_key, ec.EllipticCurvePublicKey) or cose.key_id(node_key) != signature.node_id:
             raise LedgerError(f"the signature at {position} names another node", code="ledger.bad_signature")
+        # The outer name of the algorithm is not signed, and the inner one says the same of what the service signs.
+        if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
+            raise LedgerError(f"the signature at {position} shows no certificate", code="ledger.bad_signature")
         service_key.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA384()))
         node_key.verify(signature.node_signature, root, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
         message = cose.parse(cose.encode(signature.protected, signature.service_signature, None))
         if message.headers.get("ccf.v1") != {"txid": str(position)}:
             raise LedgerError(f"the service signature at {position} is for another place", code="ledger.bad_signature")
         cose.verify(message, service_key, root)
-    except (ValueError, InvalidSignature, RequestError) as error:
+    except (*_NO_CERTIFICATE, InvalidSignature, RequestError) as error:
         raise LedgerError(f"the signature at {position} does not verify", code="ledger.bad_signature") from error

@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any, Final, Protocol
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -59,7 +60,10 @@ def spki_of(certificate: str) -> bytes:
     Raises:
         ValueError: it is none, or has another kind of key.
     """
-    key = x509.load_pem_x509_certificate(certificate.encode()).public_key()
+    try:
+        key = x509.load_pem_x509_certificate(certificate.encode()).public_key()
+    except (UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise ValueError(f"{error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ValueError("a service has an elliptic-curve key")
     return cose.spki(key)

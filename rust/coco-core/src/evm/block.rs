@@ -33,6 +33,7 @@ use super::chain::{ChainConfig, GenesisAccount};
 use super::state::{CodeCache, FormerTries, State, StateTrie, StoredAccount};
 use super::transaction::Recovered;
 use super::veil::{self, Veil};
+use crate::claims::{ClaimTree, Secret};
 use crate::store::{StoreError, Transaction};
 
 /// Bytes of the encoded block over which the fork refuses it (EIP-7934), with room for the header.
@@ -59,6 +60,8 @@ pub struct BlockContext {
     pub timestamp: u64,
     /// Enclave randomness.
     pub prev_randao: B256,
+    /// Salts what the block claims of each transaction; `None`: it claims nothing.
+    pub secret: Option<Secret>,
     /// Fees go here.
     pub beneficiary: Address,
     /// Free bytes of the header, at most 32.
@@ -92,6 +95,10 @@ pub struct Block {
     pub transactions: Vec<Arc<Recovered>>,
     /// One receipt for each.
     pub receipts: Vec<Receipt<Log>>,
+    /// What the claims of its transactions are salted with; none in blocks of former versions, and in block 0.
+    pub secret: Option<Secret>,
+    /// Root of these claims, where the block was executed.
+    pub claims_root: Option<B256>,
 }
 
 /// Precompiled contracts, which take most of the time of whatever takes long: between two of them a machine can be ended.
@@ -278,6 +285,8 @@ pub fn genesis(
             hash,
             transactions: Vec::new(),
             receipts: Vec::new(),
+            secret: None,
+            claims_root: None,
         },
         former,
     ))
@@ -317,6 +326,8 @@ pub fn execute(
         hash: B256::ZERO,
         transactions: Vec::new(),
         receipts: Vec::new(),
+        secret: context.secret,
+        claims_root: None,
     };
     let mut verdicts = Vec::with_capacity(batch.len());
     let mut bytes = 0;
@@ -419,6 +430,7 @@ fn seal(block: &mut Block, mut header: Header) {
         .fold(Bloom::ZERO, |bloom, receipt| bloom | receipt.bloom());
     block.hash = header.hash_slow();
     block.header = header;
+    block.claims_root = block.claims().and_then(|tree| tree.root()).map(B256::from);
 }
 
 impl Block {
@@ -435,6 +447,45 @@ impl Block {
             .checked_sub(1)
             .map_or(0, |before| self.receipts[before].cumulative_gas_used);
         self.receipts[index].cumulative_gas_used - before
+    }
+
+    /// The claims of its transactions, if it has such.
+    #[must_use]
+    pub fn claims(&self) -> Option<ClaimTree> {
+        let mut tree = ClaimTree::new(self.secret?, self.transactions.len());
+        let mut item = Vec::new();
+        for index in 0..self.transactions.len() {
+            item.clear();
+            self.encode_outcome(index, &mut item);
+            tree.push(&item);
+        }
+        Some(tree)
+    }
+
+    /// What is claimed of one transaction, which tells nothing of the others: RLP of hash, sender, success, gas that it
+    /// used itself, the contract that it creates or nothing, and logs.
+    pub fn encode_outcome(&self, index: usize, out: &mut Vec<u8>) {
+        let (recovered, receipt) = (&self.transactions[index], &self.receipts[index]);
+        let (success, gas_used) = (receipt.status.coerce_status(), self.gas_used(index));
+        let created =
+            (recovered.envelope.kind().is_create()).then(|| recovered.sender.create(recovered.envelope.nonce()));
+        let created: &[u8] = created.as_ref().map_or(&[], |address| address.as_slice());
+        RlpHeader {
+            list: true,
+            payload_length: recovered.hash().length()
+                + recovered.sender.length()
+                + success.length()
+                + gas_used.length()
+                + created.length()
+                + receipt.logs.length(),
+        }
+        .encode(out);
+        recovered.hash().encode(out);
+        recovered.sender.encode(out);
+        success.encode(out);
+        gas_used.encode(out);
+        created.encode(out);
+        receipt.logs.encode(out);
     }
 
     /// Logs in earlier transactions of the block.
@@ -512,6 +563,9 @@ impl Block {
             .encode(&mut payload);
             payload.extend_from_slice(part);
         }
+        if let Some(secret) = self.secret {
+            secret.0.encode(&mut payload);
+        }
         let mut out = Vec::with_capacity(payload.len() + 4);
         RlpHeader {
             list: true,
@@ -551,11 +605,19 @@ impl Block {
         if receipts.len() != transactions.len() {
             return Err(alloy_rlp::Error::Custom("receipts and transactions differ in number"));
         }
+        let secret = (!payload.is_empty())
+            .then(|| <[u8; 32]>::decode(&mut payload).map(Secret))
+            .transpose()?;
+        if !payload.is_empty() {
+            return Err(alloy_rlp::Error::Custom("more than a block"));
+        }
         Ok(Self {
             hash: header.hash_slow(),
             header,
             transactions,
             receipts,
+            secret,
+            claims_root: None,
         })
     }
 }

@@ -191,6 +191,9 @@ class BlockContext:
     time_ms: int
     #: 32 fresh bytes of enclave randomness; the outcome is recorded, so it may be used.
     randomness: bytes
+    #: 32 more bytes, which nobody but enclaves may ever see: what an adapter salts its claims with (``ledger.claims``).
+    #: It records what it needs of them again in a private table. Zeros in a genesis, which claims nothing.
+    secret: bytes = field(repr=False)
     #: Seqno that the batch will have if nothing else is written before it.
     expected_seqno: int
     #: Time that executing the batch should take: after it nothing more is begun, but one envelope at least. What is
@@ -297,6 +300,8 @@ class LedgerAdapter(ABC):
         self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
     ) -> tuple[Sequence[Outcome], bytes | None]:
         """Run ``batch`` on ``tx``; one outcome for each, and the claim that receipts of the entry prove (or None).
+
+        A claim is a :class:`coco.ledger.claims.Claim`, encoded; whoever asks for the receipt of an entry is shown it.
 
         If nothing is INCLUDED, nothing may be written. An exception discards the whole transaction; the framework then
         runs halves of the batch to find the offender (G3).

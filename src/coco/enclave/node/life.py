@@ -421,7 +421,7 @@ class EnclaveNode:
             transaction.put(table, key, value)
         self._check_manifest(transaction)
         transaction.put(tables.SERVICE_INFO, tables.SINGLETON, self._service_info("Opening", 0))
-        context = BlockContext(self.clock.now_ms, bytes(32), 1)
+        context = BlockContext(self.clock.now_ms, bytes(32), bytes(32), 1)
         for name, founded_with in self.genesis.adapters.items():
             self.protocols.by_name[name].genesis(founded_with, transaction, context)
         for table, row_key, row in self._epochs.found(keepers(transaction), self.clock.now_ms):
@@ -1091,7 +1091,7 @@ class EnclaveNode:
             # Signed in a former life of the service: what is signed today covers it as well.
             committed = self.replica.committed
             made = await self.journal.receipt(position.seqno, committed, committed - 1)
-        return {"format": "coco receipt v1", "receipt": made.to_json(), **self.identities()}
+        return {"format": "coco receipt v2", "receipt": made.to_json(), **self.identities()}
 
     def _committed_view(self) -> StoreView | None:
         """What is committed; none while this node has not got so far."""

@@ -263,6 +263,7 @@ class Sequencer:
         context = BlockContext(
             time_ms=self.clock.now_ms,
             randomness=randomness.token_bytes(32),
+            secret=randomness.token_bytes(32),
             expected_seqno=self.store.journal.last_seqno + 1,
             target_ms=self._target_ms,
         )
@@ -464,7 +465,9 @@ class Sequencer:
                 raise ConsensusError("this node is not primary", code="consensus.not_primary")
             transaction = self.store.begin()
             expected = self.store.journal.last_seqno + 1
-            runtime.adapter.genesis(settings, transaction, BlockContext(self.clock.now_ms, bytes(32), expected))
+            runtime.adapter.genesis(
+                settings, transaction, BlockContext(self.clock.now_ms, bytes(32), bytes(32), expected)
+            )
             transaction.put(*row)
             writes = transaction.native.write_set()
             seqno = self.store.write(writes)

@@ -5,7 +5,7 @@
 | `ethereum.accounts`, `.storage`, `.code`, `.hashes` | state | see the extension | EVM state |
 | `ethereum.head` | state | one row | number of the newest block |
 | `ethereum.settings` | state | one row | settings of the genesis, JSON |
-| `ethereum.blocks` | log | block number, 8 bytes | block record: header, transactions, receipts |
+| `ethereum.blocks` | log | block number, 8 bytes | block record: header, transactions, receipts, secret of the claims |
 | `ethereum.numbers` | log | block hash | block number |
 | `ethereum.transactions` | log | transaction hash | block number, 8 bytes, and index, 4 bytes |
 """
@@ -41,7 +41,7 @@ from coco.enclave.adapters.ethereum.events import EventHub
 from coco.enclave.adapters.ethereum.genesis import EthereumSettings
 from coco.enclave.adapters.ethereum.policy import NonceOrder
 from coco.enclave.store import StoreTransaction, StoreView
-from coco.errors import CocoError, ConfigurationError, LedgerError
+from coco.errors import AccessError, CocoError, ConfigurationError, LedgerError
 from coco.ledger import outcomes
 from coco.ledger.position import Position
 
@@ -173,15 +173,17 @@ class EthereumAdapter(LedgerAdapter):
             self._head,
             block.time_ms // 1000,
             block.randomness,
+            block.secret,
             [envelope.payload for envelope in batch],
             block.target_ms,
         )
-        outcomes = [_outcome(verdict) for verdict in verdicts]
+        ran = [_outcome(verdict) for verdict in verdicts]
         if made is None:
-            return outcomes, None
+            return ran, None
         self._record(tx, made)
         self._unapplied = made
-        return outcomes, made.hash
+        assert made.claims_root is not None, "it was executed here, and 8 MiB hold fewer transactions than claims may"
+        return ran, outcomes.claim(made.hash, made.number, made.timestamp, made.claims_root).encode()
 
     # --- derived state ---
 
@@ -357,10 +359,14 @@ class EthereumAdapter(LedgerAdapter):
         return held.shown
 
     async def prove(self, identity: bytes, caller: Caller, view: StoreView) -> tuple[int, dict[str, Any]] | None:
-        """The transaction and its receipt, from the block's hash.
+        """The outcome, from what the entry claims of the transaction; for who sees everything, from the header as well.
+
+        A header shows gas, bloom and neighbours. No party gets it, not even of a block that is all its own: that it is
+        would tell that nobody else's transactions are there.
 
         Raises:
-            AccessError: the header that this takes tells of others' transactions (``ethereum.proof_tells_of_others``).
+            AccessError: the block is of a former version, which claims no outcomes, and its header tells of others'
+                transactions (``ethereum.proof_tells_of_others``).
         """
         caller = self.viewer(caller)
         async with visibility.one_time(caller) as held:
@@ -371,10 +377,18 @@ class EthereumAdapter(LedgerAdapter):
                 return None
             held.shown = True
         block, index = found
-        if not self.settings.proofs_to_parties:
-            visibility.require_proof(block, caller)
-        seqno = await self.version_of(block.number, view)
-        return seqno, await self.services.run_query(outcomes.prove, block.record(), index)
+        outcome = await self.services.run_query(block.outcome, index)
+        shows_header = self.settings.proofs_to_parties or visibility.sees_all(caller)
+        if outcome is None and not (shows_header or visibility.may_see_whole(block, caller)):
+            raise AccessError(
+                "the proof takes the header of the block, which tells of others' transactions in it",
+                code="ethereum.proof_tells_of_others",
+                hint="an auditor may get it for you; blocks that were made since the upgrade are proven without it",
+            )
+        proof = outcomes.prove(index, *outcome) if outcome is not None else {}
+        if outcome is None or shows_header:
+            proof |= await self.services.run_query(outcomes.prove_in_block, block.record(), index)
+        return await self.version_of(block.number, view), proof
 
     async def acknowledge(
         self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView

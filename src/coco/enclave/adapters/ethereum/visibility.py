@@ -16,7 +16,7 @@ from typing import Any
 from coco import limits
 from coco._native import Block
 from coco.enclave.adapters.contract import AdapterError, Caller, CallerKind
-from coco.errors import AccessError, CocoError
+from coco.errors import CocoError
 
 _NO_BLOOM = "0x" + "00" * 256
 _NO_ROOT = "0x" + "00" * 32
@@ -121,18 +121,9 @@ def require(allowed: bool, what: str) -> None:
         )
 
 
-def require_proof(block: Block, caller: Caller) -> None:
-    """Refuse a proof that takes the header of a block, where that tells of others' transactions.
-
-    Raises:
-        AccessError: ``ethereum.proof_tells_of_others``.
-    """
-    if not sees_all(caller) and len(transactions(block, caller)) != len(block):
-        raise AccessError(
-            "the proof takes the header of the block, which tells of others' transactions in it",
-            code="ethereum.proof_tells_of_others",
-            hint="an auditor may get it for you; a genesis with ethereum.proofs_to_parties gives it to every party",
-        )
+def may_see_whole(block: Block, caller: Caller) -> bool:
+    """Whether a block's header tells the caller of no transaction that it may not see."""
+    return sees_all(caller) or len(transactions(block, caller)) == len(block)
 
 
 def sender(caller: Caller, claimed: bytes | None) -> bytes:
