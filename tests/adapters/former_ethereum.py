@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coco._native import Block, rlp_decode, rlp_encode
-from coco.enclave.adapters.base import BlockContext, Envelope, Outcome
+from coco.enclave.adapters.contract import BlockContext, Envelope, Outcome
 from coco.enclave.adapters.ethereum.adapter import EthereumAdapter
 from coco.enclave.store import StoreTransaction
 

@@ -17,6 +17,8 @@ from test_consortium import action
 from test_epochs import until
 
 from coco.cli.main import main
+from coco.client import proofs
+from coco.client.files import write_whole
 from coco.client.governance import Governance
 from coco.client.signer import Signer
 from network import ADAPTERS, TestNetwork, running
@@ -84,14 +86,21 @@ class Story:
             if mine["blockNumber"] == other["blockNumber"]:
                 return str(mine["transactionHash"])
 
-    async def get(self, what: str, name: str, by: str = "payer", code: int = 0) -> Any:
+    async def get(self, what: str, name: str, code: int = 0) -> Any:
         """``coco receipt get`` into a file; the file, or what was said."""
         out = self.directory / f"{name}.json"
-        cert, key = (self.network.files.actor("participants", by, end) for end in (".pem", ".key.pem"))
-        url = f"https://localhost:{self.network.node.relays['application'].port}"  # type: ignore[union-attr]
+        cert, key = (self.network.files.actor("participants", "payer", end) for end in (".pem", ".key.pem"))
+        assert self.network.node is not None
+        url = f"https://localhost:{self.network.node.relays['application'].port}"
         who = ("--service", self.keep("today"), "--cert", cert, "--key", key)
         said = await coco("receipt", "get", what, "--url", url, *who, "--out", out, code=code)
         return out if code == 0 else said["error"]["code"]
+
+    async def get_quickly(self, what: str, name: str) -> Path:
+        """The same, without a process of its own."""
+        out = self.directory / f"{name}.json"
+        write_whole(out, await proofs.get(self.network.client("payer"), what))
+        return out
 
     async def verify(self, receipt: Path, service: Path, *more: str | Path, code: int = 0) -> Any:
         said = await offline("receipt", "verify", receipt, "--service", service, *more, code=code)
@@ -127,7 +136,7 @@ def test_receipts_hold_for_whoever_knows_the_first_service_and_for_an_auditor(tm
             former = await at.shared()
             assert await at.get(former, "former", code=1) == "ethereum.proof_tells_of_others"
             alone = (await at.pay("payer", PAYER))["transactionHash"]
-            old = await at.get(alone, "old")
+            old = await at.get_quickly(alone, "old")
             outcome = (await at.verify(old, first))["transaction"]
             assert outcome["hash"] == alone and "gas_used" not in outcome
             # As the former version's own client would have written it.
@@ -138,21 +147,19 @@ def test_receipts_hold_for_whoever_knows_the_first_service_and_for_an_auditor(tm
         async with running(at.network):
             await at.network.recover()
             second = at.keep("second")
-            assert await at.get(former, "former", code=1) == "ethereum.proof_tells_of_others"
-            again = await at.get(alone, "again")
+            again = await at.get_quickly(alone, "again")
             assert (await at.verify(again, first, "--member", at.member))["transaction"] == outcome
             shared = await at.shared()
             mine = await at.get(shared, "mine")
             proven = await at.verify(mine, second)
             assert proven["service"] == "as known" and proven["transaction"]["gas_used"] == 21_000
-            assert await at.get(shared, "theirs", by="other", code=1) == "ledger.no_receipt"
 
             await at.rotate()
             third = at.keep("third")
             # What was kept still proves the same to who knows the service that signed it, and to nobody else.
             assert await at.verify(mine, second) == proven
             assert await at.verify(mine, third, code=4) == "receipt.other_service"
-            rotated = await at.get(shared, "rotated")
+            rotated = await at.get_quickly(shared, "rotated")
             assert (await at.verify(rotated, third))["transaction"] == proven["transaction"]
             # From the first service over a recovery and a rotation, and from the second over the rotation.
             for known in (first, second):

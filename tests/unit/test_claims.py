@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -64,7 +65,7 @@ def test_a_path_proves_its_item_and_nothing_else(items: list[bytes], draw: st.Da
     tree = made(items)
     index = draw.draw(st.integers(0, len(items) - 1))
     salt, path = tree.proof(index)
-    good = {"root": tree.root(), "index": index, "item": items[index], "salt": salt, "path": path}
+    good: dict[str, Any] = {"root": tree.root(), "index": index, "item": items[index], "salt": salt, "path": path}
     claims.check(**good)
     at, bit = draw.draw(st.integers(0, LEVELS - 1)), draw.draw(st.integers(0, 255))
 
@@ -73,7 +74,7 @@ def test_a_path_proves_its_item_and_nothing_else(items: list[bytes], draw: st.Da
         changed[bit // 8 % len(data)] ^= 1 << bit % 8
         return bytes(changed)
 
-    wrong = [
+    wrong: list[dict[str, Any]] = [
         {"root": flipped(tree.root())},
         {"index": index ^ 1 << at},
         {"index": index + (1 << LEVELS)},
@@ -96,9 +97,9 @@ def test_a_path_proves_its_item_and_nothing_else(items: list[bytes], draw: st.Da
 
 def test_an_inner_node_is_no_leaf_and_a_leaf_is_no_inner_node():
     items = [b"item %d" % number for number in range(4)]
-    tree, reference = made(items), Reference(items)
-    leaves, inner = reference.levels[0], reference.levels[1]
+    tree = made(items)
     _, path = tree.proof(0)
+    leaves = [tree.proof(1)[1][0], path[0]]
     # The two leaves under an inner node, told as one item with its salt: they are hashed as a leaf, not as a node.
     for salt, item in ((leaves[0], leaves[1]), (b"", leaves[0] + leaves[1]), (leaves[0][:32], leaves[1])):
         with pytest.raises(LedgerError):
@@ -107,7 +108,7 @@ def test_an_inner_node_is_no_leaf_and_a_leaf_is_no_inner_node():
             claims.check(tree.root(), 0, item, salt, path[1:])
     # An item whose bytes are those of a node's hash input does not become that node.
     forged = made([b"coco claim node" + leaves[0] + leaves[1], *items[1:]])
-    assert inner[0] not in (forged.proof(2)[1][1], forged.root())
+    assert tree.proof(2)[1][1] not in (forged.proof(2)[1][1], forged.root())
 
 
 def test_a_path_tells_its_place_and_not_how_many_items_there_are():

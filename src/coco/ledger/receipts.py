@@ -169,7 +169,7 @@ def verify(body: dict[str, Any], service: x509.Certificate) -> Position:
 
 
 def is_canonical(certificate: str) -> bool:
-    """Whether a certificate in PEM is written in the one way that nodes write it: its signature has whole bytes, too."""
+    """Whether a certificate in PEM is written in the one way that nodes write it, its signature in whole bytes."""
     parsed = x509.load_pem_x509_certificate(certificate.encode())
     whole = parsed.public_bytes(Encoding.DER).endswith(b"\0" + parsed.signature)
     return whole and parsed.public_bytes(Encoding.PEM).decode() == certificate
