@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["coco", "wsproto"]):
     from coco.enclave.api.websocket import accept_websocket
     from coco.enclave.ordering.forwarding import Submissions
     from coco.enclave.ordering.pool import Pool
-    from coco.enclave.ordering.sequencer import AdapterRuntime
+    from coco.enclave.ordering.runtime import AdapterRuntime
     from coco.enclave.platform.background import Background
     from coco.enclave.platform.control import Control
 

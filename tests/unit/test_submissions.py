@@ -11,7 +11,9 @@ from typing import Any
 from coco import limits
 from coco.enclave.adapters.contract import Caller, CallerKind, Envelope
 from coco.enclave.ordering.forwarding import EXECUTING, SUBMIT, Executing, Submissions, _encode
-from coco.enclave.ordering.sequencer import AdapterRuntime, Sequencer
+from coco.enclave.ordering.runtime import AdapterRuntime
+from coco.enclave.ordering.sequencer import Sequencer
+from coco.enclave.ordering.subscribers import Subscribers
 from coco.errors import BusyError, CocoError, RequestError
 
 PARTICIPANT = Caller(CallerKind.PARTICIPANT, "aa", certificate=b"aa")
@@ -52,6 +54,7 @@ class Node:
             replica=self.replica,
             clock=SimpleNamespace(now_ms=0),
             runtimes=[self.runtime],
+            subscribers=Subscribers(),
         )
         #: The node that this one takes for the primary.
         self.peer: Node | None = None
@@ -66,7 +69,8 @@ class Node:
 
     def _resolve(self, runtime: Any, identity: bytes, reason: str) -> None:
         self.outcomes[identity] = reason
-        self._sequencer.on_outcome(runtime, identity, reason)
+        for settled in self._sequencer.subscribers.settled:
+            settled(runtime, identity, reason)
 
     async def _ask_primary(self, kind: str, body: bytes) -> bytes:
         assert kind == SUBMIT and self.peer is not None
@@ -483,11 +487,12 @@ def test_a_primary_says_what_it_executes_before_it_does():
 
         node.links.tell = lambda *message: told.append(message)
         node.links.written = written
-        await node._sequencer.before_executing([b"a", b"b"])
+        (executing,) = node._sequencer.subscribers.executing
+        await executing([b"a", b"b"])
         message = _encode(Executing([b"a", b"b"]))
         assert told == [(2, EXECUTING, message), (3, EXECUTING, message), "written"]
         node.replica.members.all = (1,)
-        await node._sequencer.before_executing([b"a"])
+        await executing([b"a"])
         assert len(told) == 3, "alone it says nothing"
 
     asyncio.run(story())

@@ -31,7 +31,7 @@ from coco.enclave.adapters.contract import (
 )
 from coco.enclave.api.admission import Admission, request_work_us
 from coco.enclave.api.service import Service
-from coco.enclave.ordering.sequencer import AdapterRuntime
+from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.errors import AccessError, BusyError, CocoError, HostLiedError, OverBudgetError
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from coco.enclave.adapters.contract import (
     RouteKind,
 )
 from coco.enclave.ordering.forwarding import Submissions
-from coco.enclave.ordering.sequencer import AdapterRuntime, Sequencer
+from coco.enclave.ordering.runtime import AdapterRuntime
+from coco.enclave.ordering.sequencer import Sequencer
 from coco.enclave.ordering.turns import ASKING
 from coco.errors import CocoError
 

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from coco import _native, limits
-from coco.enclave.network.joining import Joined, Joiner
+from coco.enclave.network.joining import Joined, Joiner, fetch
 from coco.enclave.network.recovery import PAGE
 from coco.enclave.network.snapshots import SNAPSHOT, SNAPSHOT_PART, Offer, Reader, WantedPart, parse_evidence
+from coco.enclave.ordering.sequencer import Sequencer
 from coco.enclave.platform.control import Control
 from coco.enclave.store import Store
-from coco.enclave.transport.links import decode
+from coco.enclave.transport.links import Links, decode
 from coco.errors import BusyError, CocoError, LedgerError
 from coco.ledger import signature, tables
 from coco.ledger.position import Position
@@ -30,6 +31,7 @@ from coco.ledger.position import Position
 _TRIES = 4
 #: Versions that stay readable after a join, which knows no times: 10 minutes at full pace.
 HISTORY_AFTER_JOIN = 12_000
+_FETCH_AGAIN_S = 0.05
 
 
 class CatchUp:
@@ -208,3 +210,30 @@ class CatchUp:
         at = self._journal.position(self._snapshot.offer.seqno)
         if not self._proven or header is None or header.position != str(at):
             raise LedgerError("nothing in the ledger proves the snapshot", code="join.snapshot_unproven")
+
+
+async def install(control: Control, links: Links, sequencer: Sequencer, wanted: int) -> tuple[Position, Position]:
+    """This node was away for long: take what it lacks from whoever has it, up to ``wanted`` or further.
+
+    Returns:
+        The last entry that it has now, and the last signature entry.
+    """
+    store, journal, replica = sequencer.store, sequencer.store.journal, sequencer.replica
+    control.cut(store.latest)
+    while store.latest < wanted:
+        for engine in sorted(replica.members.all - {replica.node}):
+            link = links.to(engine)
+            if link is None:
+                continue
+            try:
+                page = await fetch(link, store.latest + 1, wanted)
+            except CocoError:
+                continue
+            for data in page:
+                seqno = store.latest + 1
+                parsed = _native.Entry.parse(data)
+                control.append(seqno, data)
+                sequencer.apply(Position(parsed.view, seqno), data)
+            await control.room()
+        await asyncio.sleep(_FETCH_AGAIN_S)
+    return journal.position(store.latest), journal.position(journal.last_signature)

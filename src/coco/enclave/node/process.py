@@ -22,6 +22,7 @@ from coco.attestation.evidence import VIRTUAL
 from coco.attestation.verified import SGX
 from coco.channel import messages
 from coco.enclave.keys.identity import NodeIdentity, ServiceIdentity
+from coco.enclave.node.ground import Handed
 from coco.enclave.node.life import EnclaveNode
 from coco.enclave.ordering.registry import AdapterFactory
 from coco.enclave.platform import bundle, imports, lockdown, rules_worker
@@ -168,18 +169,10 @@ async def _serve(
 
     control = Control(end)
     await loop.create_connection(lambda: control, sock=channel)
-    node = EnclaveNode(
-        control,
-        doors,
-        background,
-        rules_worker.Rules(worker),
-        report=report,
-        attester=attesting,
-        factories=factories,
-        ended=end,
-    )
-    late.hear(node.late_import)
-    loop.set_exception_handler(lambda _, context: node.unexpected(context.get("exception")))
+    rules = rules_worker.Rules(worker)
+    node = EnclaveNode(Handed(control, doors, background, rules, report, attesting, factories, end))
+    late.hear(node.faults.late_import)
+    loop.set_exception_handler(lambda _, context: node.faults.unexpected(context.get("exception")))
     task = loop.create_task(node.run())
     task.add_done_callback(lambda t: end(t.exception()) if not t.cancelled() and t.exception() else None)
     error = await ended

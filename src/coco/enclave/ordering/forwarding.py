@@ -24,7 +24,8 @@ import msgspec
 
 from coco import limits
 from coco.enclave.adapters.contract import AdapterError, Caller, CallerKind, Envelope
-from coco.enclave.ordering.sequencer import AdapterRuntime, Sequencer
+from coco.enclave.ordering.runtime import AdapterRuntime
+from coco.enclave.ordering.sequencer import Sequencer
 from coco.enclave.ordering.turns import Turns
 from coco.enclave.transport.links import Links, decode
 from coco.errors import AccessError, BusyError, CocoError, RequestError
@@ -133,9 +134,9 @@ class Submissions:
         self._again: asyncio.Task[None] | None = None
         #: Why the newest of those that will never be executed will not, and who handed them in here.
         self._reasons: dict[tuple[str, bytes], tuple[str, str]] = {}
-        sequencer.on_outcome = self._settled
-        sequencer.on_expire = self.expire
-        sequencer.before_executing = self.before_executing
+        sequencer.subscribers.settled.append(self._settled)
+        sequencer.subscribers.expired.append(self.expire)
+        sequencer.subscribers.executing.append(self.before_executing)
 
     @property
     def held(self) -> int:

@@ -16,7 +16,8 @@ from coco.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
 from coco.configuration.reads import Reads
 from coco.enclave.adapters.contract import LedgerAdapter, Services
 from coco.enclave.ordering.pool import Pool
-from coco.enclave.ordering.sequencer import AdapterRuntime, Sequencer
+from coco.enclave.ordering.runtime import AdapterRuntime
+from coco.enclave.ordering.sequencer import Sequencer
 from coco.errors import CocoError, ConfigurationError, GovernanceError
 from coco.ledger import tables
 

@@ -13,17 +13,17 @@ import contextlib
 import secrets as randomness
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 from coco import limits
 from coco._native import LedgerSecret, WriteSet
 from coco.crypto.certificates import pem
-from coco.enclave.adapters.contract import BlockContext, Envelope, LedgerAdapter, Outcome, Verdict
+from coco.enclave.adapters.contract import BlockContext, Envelope, Outcome, Verdict
 from coco.enclave.keys.identity import NodeIdentity, ServiceIdentity
-from coco.enclave.ordering.pool import Pool
 from coco.enclave.ordering.replica import Replica
+from coco.enclave.ordering.runtime import AdapterRuntime
+from coco.enclave.ordering.subscribers import Subscribers
 from coco.enclave.platform.clock import Clock
 from coco.enclave.store import SealedEntry, Store, StoreTransaction
 from coco.errors import BusyError, CocoError, ConsensusError
@@ -42,26 +42,6 @@ _OF_THE_BATCH = frozenset(
 
 #: The secret of an epoch whose first entry is given, and the rows that keep it.
 NewEpoch = Callable[[int], tuple[LedgerSecret | None, Sequence[tuple[str, bytes, bytes | None]]]]
-
-
-async def _at_once(identities: Sequence[bytes]) -> None:
-    pass
-
-
-@dataclass
-class AdapterRuntime:
-    """An adapter, its pool, and who waits for its transactions."""
-
-    adapter: LedgerAdapter
-    pool: Pool
-    waiting: dict[bytes, list[asyncio.Future[str]]] = field(default_factory=dict)
-    #: Seqno of the entry that each of the newest transactions is in, committed or not.
-    included: dict[bytes, int] = field(default_factory=dict)
-
-    @cached_property
-    def name(self) -> str:
-        """The adapter's name."""
-        return self.adapter.manifest().name
 
 
 @dataclass(slots=True)
@@ -98,18 +78,8 @@ class Sequencer:
         replica.on_roll_back = self._roll_back
         replica.on_promoted = store.journal.lead
         replica.on_opening = self._open_view
-        #: Hears of a transaction that left the order: runtime, id, and why ("": it is committed).
-        self.on_outcome: Callable[[AdapterRuntime, bytes, str], None] = lambda runtime, identity, reason: None
-        #: Hears of the time before which whatever waits has waited too long.
-        self.on_expire: Callable[[int], None] = lambda before_ms: None
-        #: Hears of every entry but those of adapters at the node that executed them.
-        self.on_followed: Callable[[WriteSet], None] = lambda writes: None
-        #: Entries above this one never were; called before the adapters are told.
-        self.on_rolled_back: Callable[[int], None] = lambda seqno: None
-        #: Hears of every batch before it is executed, and says when it may be.
-        self.before_executing: Callable[[Sequence[bytes]], Awaitable[None]] = _at_once
-        #: More is committed, and whoever waited for it has been told.
-        self.on_committed: Callable[[], None] = lambda: None
+        replica.on_view = self._view_changed
+        self.subscribers = Subscribers()
         self._node, self._service = node, service
         self._block_interval_s = block_interval_ms / 1000
         self._target_ms = max(block_interval_ms, limits.BATCH_TARGET_MS_MIN)
@@ -188,7 +158,8 @@ class Sequencer:
 
     def resolve(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
         """Tell whoever waits that a transaction is committed ("") or why it never will be."""
-        self.on_outcome(runtime, identity, reason)
+        for settled in self.subscribers.settled:
+            settled(runtime, identity, reason)
         for future in runtime.waiting.pop(identity, ()):
             if not future.done():
                 future.set_result(reason)
@@ -223,7 +194,8 @@ class Sequencer:
                         async with self._writer:
                             self._taken_at_s = loop.time()
                             try:
-                                await self.before_executing([envelope.id for envelope in batch])
+                                for executing in self.subscribers.executing:
+                                    await executing([envelope.id for envelope in batch])
                                 await self._execute(runtime, batch)
                             except ConsensusError:
                                 runtime.pool.forget(batch)  # deposed; whoever received them sends them again
@@ -350,7 +322,15 @@ class Sequencer:
             included = runtime.adapter.applied(position, writes)
             if included:
                 self._remember(position.seqno, runtime, included)
-        self.on_followed(writes)
+        self._tell_applied(writes)
+
+    def _view_changed(self) -> None:
+        for view_changed in self.subscribers.view_changed:
+            view_changed()
+
+    def _tell_applied(self, writes: WriteSet) -> None:
+        for applied in self.subscribers.applied:
+            applied(writes)
 
     def _roll_back(self, seqno: int) -> None:
         """Undo what this node executed as the primary of a view that is over."""
@@ -365,7 +345,8 @@ class Sequencer:
                 gone.runtime.included.pop(identity, None)
         while self._history and self._history[-1][0] > seqno:
             self._history.pop()
-        self.on_rolled_back(seqno)
+        for rolled_back in self.subscribers.rolled_back:
+            rolled_back(seqno)
         for runtime in self.runtimes:
             runtime.adapter.rolled_back(position)
             runtime.pool.clear()
@@ -448,7 +429,7 @@ class Sequencer:
             seqno = self.store.write(writes)
             if secret is not None:
                 self.store.journal.hold(seqno + 1, secret)
-            self.on_followed(writes)
+            self._tell_applied(writes)
             self._entry_written()
             return seqno
 
@@ -472,7 +453,7 @@ class Sequencer:
             writes = transaction.native.write_set()
             seqno = self.store.write(writes)
             runtime.adapter.applied(self.store.journal.position(seqno), writes)
-            self.on_followed(writes)
+            self._tell_applied(writes)
             self._entry_written()
             return seqno
 
@@ -551,7 +532,8 @@ class Sequencer:
                 future.set_result(None)
         self._commit_waiters = still
         self._prune()
-        self.on_committed()
+        for committed in self.subscribers.committed:
+            committed()
 
     async def committed(self, seqno: int) -> None:
         """Wait until ``seqno`` is committed."""
@@ -578,4 +560,5 @@ class Sequencer:
                 now_s = asyncio.get_running_loop().time()
                 for envelope in runtime.pool.expire(before, now_s=now_s):
                     self.resolve(runtime, envelope.id, "expired")
-            self.on_expire(before)
+            for expired in self.subscribers.expired:
+                expired(before)

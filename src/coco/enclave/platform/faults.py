@@ -1,8 +1,11 @@
-"""What may be told of an exception: its kind and its place, never its text (H1)."""
+"""What nobody expected: counted, and told by its kind and its place, never by its text (H1)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
+
+from coco.errors import CocoError
 
 
 def place_of(error: BaseException | None) -> tuple[str, int]:
@@ -13,3 +16,32 @@ def place_of(error: BaseException | None) -> tuple[str, int]:
         module, line = str(trace.tb_frame.f_globals.get("__name__", "unknown")), trace.tb_lineno
         trace = trace.tb_next
     return module, line
+
+
+class Faults:
+    """Those of one process.
+
+    Args:
+        ended: ends the process, with a reason.
+        log: takes an event with its numbers and ids.
+    """
+
+    def __init__(self, ended: Callable[[BaseException | None], None], log: Callable[..., None]) -> None:
+        self._ended, self._log = ended, log
+        #: How many there were.
+        self.count = 0
+
+    def unexpected(self, error: BaseException | None) -> None:
+        """An exception that nobody expected: its code and place go to the log; a host's lie ends the enclave."""
+        if isinstance(error, CocoError) and error.code.startswith("channel."):
+            self._ended(error)
+            return
+        self.count += 1
+        module, line = place_of(error)
+        kind = type(error).__name__ if error is not None else "unknown"
+        self._log("enclave.unexpected", {"line": line}, {"module": module, "kind": kind})
+
+    def late_import(self, module: str, by: str) -> None:
+        """Something asked for a module that was not loaded before the lock-down: what needed it fails."""
+        self.count += 1
+        self._log("enclave.late_import", {}, {"module": module, "by": by})

@@ -1,0 +1,126 @@
+"""The application listener: ``/coco``, what the framework offers every participant, and the routes of every adapter."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from coco.configuration.callers import Caller, CallerKind
+from coco.enclave.adapters.contract import Request, Route, RouteKind
+from coco.enclave.api.admission import Admission
+from coco.enclave.api.routes.common import (
+    Handler,
+    Serves,
+    app,
+    body_of,
+    caller_of,
+    json_response,
+    require_open,
+    route,
+)
+from coco.enclave.api.service import Service
+from coco.enclave.ordering.runtime import AdapterRuntime
+from coco.errors import AccessError, RequestError
+from coco.ledger.position import Position
+
+_HASH_BYTES_MAX = 64
+#: Two tries of a block's transactions: 0.1 ms of a small block, 32 ms of one of 2,000.
+_RECEIPT_WORK_US = 10_000
+
+
+class ParticipantAnswers(Protocol):
+    """What these routes need of a node."""
+
+    @property
+    def network_name(self) -> str: ...
+    async def transaction_fate(self, adapter: str, identity: bytes, caller: Caller) -> dict[str, Any]: ...
+    async def whole_receipt(self, position: Position) -> dict[str, Any]: ...
+    async def proof(self, adapter: str, identity: bytes, caller: Caller) -> dict[str, Any]: ...
+
+
+class Binds(Protocol):
+    """Binds accounts to participants."""
+
+    async def bind(self, body: bytes, caller: Caller) -> dict[str, Any]: ...
+
+
+def _identity(text: str) -> bytes:
+    try:
+        identity = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError as error:
+        raise RequestError("a transaction's hash is hex", code="request.bad_hash") from error
+    if not 0 < len(identity) <= _HASH_BYTES_MAX:
+        raise RequestError("a transaction's hash is hex", code="request.bad_hash")
+    return identity
+
+
+def _of_adapter(service: Service, runtime: AdapterRuntime, served: Route, life: Serves) -> Handler:
+    async def handler(request: HttpRequest) -> Response:
+        require_open(life)
+        asked = Request(
+            served.name,
+            request.path_params,
+            await body_of(request),
+            dict(request.query_params),
+            secrets.token_bytes(16),
+        )
+        reply = await service.serve(runtime, served, asked, caller_of(request))
+        if isinstance(reply.value, bytes):
+            return Response(reply.value, reply.status, media_type=reply.content_type)
+        return json_response(reply.value, reply.status)
+
+    return handler
+
+
+def application_app(
+    answers: ParticipantAnswers, accounts: Binds, service: Service, life: Serves, admission: Admission
+) -> Starlette:
+    """Routes of the application listener: the framework's own, and every adapter's."""
+
+    async def bind_account(request: HttpRequest) -> Any:
+        return await accounts.bind(await body_of(request), caller_of(request))
+
+    async def who(request: HttpRequest) -> Any:
+        caller = caller_of(request)
+        return {
+            "kind": caller.kind.value,
+            "actor": caller.actor,
+            "network": answers.network_name,
+            "accounts": sorted("0x" + account.hex() for account in caller.accounts),
+            "insecure_any_account": caller.any_account,
+        }
+
+    async def fate(request: HttpRequest) -> Any:
+        asked = request.query_params
+        identity = _identity(asked.get("hash", ""))
+        require_open(life)
+        adapter = asked.get("adapter", "ethereum")
+        told = await answers.transaction_fate(adapter, identity, caller_of(request))
+        return {"hash": "0x" + identity.hex(), **told}
+
+    async def receipt(request: HttpRequest) -> Any:
+        caller, asked = caller_of(request), request.query_params
+        if caller.kind is CallerKind.ANONYMOUS:
+            raise AccessError("a receipt is for participants", code="access.no_participant")
+        require_open(life)
+        if "hash" not in asked:
+            return await answers.whole_receipt(Position.parse(asked.get("id", "")))
+        return await answers.proof(asked.get("adapter", "ethereum"), _identity(asked["hash"]), caller)
+
+    return app(
+        [
+            route("POST", "/coco/accounts/bind", bind_account, admission, 0),
+            route("GET", "/coco/caller", who, admission, 0),
+            route("GET", "/coco/receipt", receipt, admission, _RECEIPT_WORK_US),
+            route("GET", "/coco/transaction", fate, admission, 0),
+            *(
+                route(served.method, served.path, _of_adapter(service, runtime, served, life), admission, 0)
+                for runtime, served in service.routes
+                if served.kind is not RouteKind.SUBSCRIBE
+            ),
+        ]
+    )
