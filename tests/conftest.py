@@ -161,17 +161,17 @@ def verify_all(directory: Path, chunks: Path) -> None:
         list(pool.map(lambda ledger: verify_with_ccf(ledger, chunks / ledger.parent.name), ledgers))
 
 
-def audit(ledger: Path) -> dict[str, Any]:
+def audit(ledger: Path, *options: str) -> dict[str, Any]:
     """What ``coco ledger audit`` finds in a ledger."""
-    command = [sys.executable, "-m", "coco.cli.main", "ledger", "audit", "--ledger", str(ledger), "--json"]
+    command = [sys.executable, "-m", "coco.cli.main", "ledger", "audit", "--ledger", str(ledger), "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def verify_with_ccf(ledger: Path, chunks: Path) -> str:
+def verify_with_ccf(ledger: Path, chunks: Path, *options: str) -> str:
     """Export ``ledger`` and have the independent ``ccf`` package verify it; our own auditor judges its governance."""
-    audited = audit(ledger)
+    audited = audit(ledger, *options)
     assert audited.get("violations") == [], audited
     assert CCF_PYTHON.exists(), "run `make build`: the independent reader has its own environment"
     coco = [sys.executable, "-m", "coco.cli.main"]

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from coco._native import MerkleTree
-from coco.audit import lives, membership, requests, signing
+from coco.audit import former, lives, membership, requests, signing
 from coco.audit.model import SEALED, Step
 from coco.audit.rows import Written, illegal
 from coco.audit.state import OPEN, OPENING, RECOVERING, WAITING, State
@@ -47,10 +48,16 @@ class Auditor:
     Args:
         call: runs rules; whoever audits needs the same limits as nodes have.
         tree: of the ledger; it has every entry before the one that is fed, and may have that one already.
+        earlier: measurements (hex) of the version before, whose nodes' entries are judged by its rules
+            (:mod:`coco.audit.former`).
     """
 
-    def __init__(self, call: CallRules, tree: MerkleTree) -> None:
-        self.state = State(Proposals(call), tree)
+    def __init__(self, call: CallRules, tree: MerkleTree, earlier: Iterable[str] = ()) -> None:
+        practised = Proposals(call, practice=former.FormerPractice())
+        self.state = State(Proposals(call), tree, former_proposals=practised)
+        self._earlier = frozenset(earlier)
+        #: Whose code wrote the entries from one on.
+        self.code: list[dict[str, Any]] = []
         #: Entries that change what nobody was allowed to change so, and why.
         self.violations: list[dict[str, Any]] = []
         #: Signatures that verify, by their entry.
@@ -68,6 +75,7 @@ class Auditor:
         other = Auditor.__new__(Auditor)
         other.state, other.violations = self.state.copy(tree), [*self.violations]
         other.signatures, other.steps = {}, dict(self.steps)
+        other._earlier, other.code = self._earlier, [*self.code]
         return other
 
     async def feed(self, written: Written) -> None:
@@ -76,6 +84,7 @@ class Auditor:
         events = len(state.events)
         try:
             written.step = _step(state, written)
+            self._whose(written)
             self._check_place(written)
             await self._judge(written)
             written.nothing_left()
@@ -85,6 +94,15 @@ class Auditor:
             self._violates(written, events, f"a row is malformed: {type(error).__name__} {str(error)[:200]}")
         self.steps[written.step] = self.steps.get(written.step, 0) + 1
         self._apply(written)
+
+    def _whose(self, written: Written) -> None:
+        state = self.state
+        state.by_former = False
+        node_id = former.writer(state, written)
+        code = former.measurement(state, written, node_id) if node_id else ""
+        state.by_former = code in self._earlier
+        if code and (not self.code or self.code[-1]["measurement"] != code):
+            self.code.append({"seqno": written.seqno, "measurement": code, "former": state.by_former})
 
     def _violates(self, written: Written, events: int, why: str) -> None:
         del self.state.events[events:]
@@ -127,11 +145,12 @@ class Auditor:
         before = state.view_at(written.seqno - 1)
         if written.view != before:
             state.views.append((written.seqno, written.view))
-            state.signer = ""
+            state.signer = state.writer = ""
         if written.step is Step.SIGNATURE:
             state.last_signature = written.seqno
         if found is not None:
             state.signer, state.time_s, state.issued_s = found.node_id, found.issued_s, 0
+            state.writer = found.node_id
         state.rows.apply(written.changes)
         for (table, key), value in written.changes.items():
             if table == tables.NODES_INFO and value is not None:

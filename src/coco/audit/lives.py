@@ -6,7 +6,7 @@ import json
 from hashlib import sha256
 from typing import Any
 
-from coco.audit import certificates, membership, secrets
+from coco.audit import certificates, former, membership, secrets
 from coco.audit.rows import Written, document, illegal
 from coco.audit.state import OPEN, OPENING, RECOVERING, WAITING, Life, State, spki
 from coco.configuration import nodes, succession
@@ -43,6 +43,9 @@ def founding(state: State, written: Written) -> None:
     body = written.take(tables.GENESIS)
     genesis = Genesis.parse(body)
     expected = {(table, key): value for table, key, value in genesis.rows(body)}
+    if state.by_former:
+        config = (tables.SERVICE_CONFIG, tables.SINGLETON)
+        expected[config] = former.first_settings(expected[config])
     for (table, key), value in expected.items():
         if table != tables.GENESIS:
             written.expect(table, key, value)

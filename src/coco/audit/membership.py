@@ -174,7 +174,10 @@ async def _check_owner(state: State, node_id: str, row: Mapping[str, Any]) -> No
         if row["status"] == nodes.TRUSTED or row["owner"]:
             raise illegal("a node was admitted that no operator signed for", "node")
         return
-    more, by_rule = nodes.returning(state.rows, row["peer_address"], statement)
+    more: dict[str, str] = {}
+    by_rule = True
+    if not state.by_former:
+        more, by_rule = nodes.returning(state.rows, row["peer_address"], statement)
     expected = node_payload(
         network=state.network,
         service=state.service_name,

@@ -48,6 +48,8 @@ async def request(state: State, written: Written) -> None:
 
 async def _judged(state: State, written: Written, kind: str, proposal: str, body: bytes) -> Change:
     rows, proposals = state.rows, state.proposals
+    if state.by_former and state.former_proposals is not None:
+        proposals = state.former_proposals
     match kind:
         case "proposal":
             made = written.keys(tables.PROPOSALS)

@@ -47,6 +47,11 @@ class State:
     views: list[tuple[int, int]] = field(default_factory=list)
     signer: str = ""
     last_signature: int = 0
+    #: Who writes in the last view, as far as a signature or the beginning of a life proves it.
+    writer: str = ""
+    #: Whether the entry that is judged is the version before's (:mod:`coco.audit.former`), and what decides then.
+    by_former: bool = False
+    former_proposals: Proposals | None = None
     #: Time of the last signature; of the last certificate that was issued: the next signature is no earlier.
     time_s: int = 0
     issued_s: int = 0

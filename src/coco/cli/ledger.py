@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from coco.ledger.position import Position
 from coco.ledger.replay import Replay
 from coco.ledger.statements import parse_json
 
+_MEASUREMENT = re.compile("[0-9a-fA-F]{1,256}")
 _CHUNK_BYTES = 5_000_000
 _SAY_EVERY = 100
 
@@ -165,6 +167,7 @@ def audit(
     *,
     expect: str = "",
     receipts_held: Sequence[Path] = (),
+    earlier: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Judge every step of a ledger again, offline: who did what, under which rules, and whether that was all.
 
@@ -174,12 +177,17 @@ def audit(
         say: hears of progress.
         expect: as for :func:`verify`.
         receipts_held: as for :func:`verify`.
+        earlier: measurements, in hex, of code of the version before: what its nodes wrote is judged by its rules.
 
     Raises:
         LedgerError: as :func:`verify`.
+        ConfigurationError: what is no measurement (``ledger.bad_measurement``).
     """
+    for one in earlier:
+        if not _MEASUREMENT.fullmatch(one):
+            raise ConfigurationError(f"{one[:64]} is no measurement in hex", code="ledger.bad_measurement")
     replay = Replay()
-    auditor = Auditor(call_here, replay.tree)
+    auditor = Auditor(call_here, replay.tree, [one.lower() for one in earlier])
 
     async def feed() -> None:
         for seqno, data in _entries(ledger):
@@ -198,6 +206,7 @@ def audit(
     return {
         **verified,
         "steps": {step.value: count for step, count in auditor.steps.items()},
+        "code": [one for one in auditor.code if one["seqno"] <= end],
         **{name: [one for one in told if one["seqno"] <= end] for name, told in found.items()},
     }
 

@@ -310,13 +310,22 @@ def ledger_audit(
     expect: _Expect = "",
     receipt: _Receipts = None,
     html: Annotated[Path | None, typer.Option(help="Write a page for people here.")] = None,
+    former: Annotated[
+        list[str] | None,
+        typer.Option(help="Measurement of the version before (commit fa5f8b7): its nodes are judged by its rules."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge every step of a ledger again, without any node: who did what, under which rules, and what proves it."""
     try:
         with working("auditing") as say:
             found = ledgers.audit(
-                ledger, service.read_text() if service else "", say, expect=expect, receipts_held=receipt or ()
+                ledger,
+                service.read_text() if service else "",
+                say,
+                expect=expect,
+                receipts_held=receipt or (),
+                earlier=former or (),
             )
         if html is not None:
             ledgers.write_report(html, found, ledger, service)
@@ -331,6 +340,9 @@ def ledger_audit(
             console.print(f"{event['seqno']:>10}  {event['what']:<20} {who[:16]}  {more}")
         for one in found["violations"]:
             console.print(f"[red]{one['seqno']:>10}  ILLEGAL: {escape(one['why'])}[/]")
+        for one in found["code"]:
+            judged = ", judged by the rules of the version before" if one["former"] else ""
+            console.print(f"{one['seqno']:>10}  from here code {one['measurement']} writes{judged}")
         console.print(f"{len(found['events'])} steps up to {found['last_signed']}, {len(found['violations'])} illegal")
         _say_what_is_not_known(found)
 

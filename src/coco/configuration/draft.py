@@ -39,6 +39,8 @@ class Draft:
     #: Nodes that get another certificate, and how long the service's is to count from now on.
     renew: dict[str, Validity] = field(default_factory=dict)
     renew_service: Validity | None = None
+    #: Effects are as the version before gave them (commit fa5f8b7): an auditor judges what its nodes wrote.
+    former: bool = False
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Value of a key, as the draft has it."""
@@ -96,7 +98,11 @@ class Draft:
 
     def settings(self) -> dict[str, Any]:
         """Settings of the service, with the default of each that was never set."""
-        return settings.in_force(self)
+        found = settings.in_force(self)
+        if self.former:
+            known = self.document(tables.SERVICE_CONFIG, tables.SINGLETON) or {}
+            return {name: value for name, value in found.items() if name in known or name not in settings.SINCE}
+        return found
 
     def service(self) -> dict[str, Any]:
         """Status and certificate of the service."""

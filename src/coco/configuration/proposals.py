@@ -30,6 +30,7 @@ from coco.configuration import actions, open_proposals, supermajority
 from coco.configuration.actors import Actors
 from coco.configuration.draft import ACTIVE, Draft, Validity, state
 from coco.configuration.keepers import Keepers
+from coco.configuration.practice import Practice
 from coco.configuration.reads import Page, Paged, Reads, ReadsOn
 from coco.crypto import cose
 from coco.errors import AccessError, CocoError, GovernanceError, NotFoundError, RequestError
@@ -188,10 +189,13 @@ class Proposals:
     Args:
         call: runs the rules.
         now_s: the time, in seconds since the Unix epoch; None where requests of the past are judged again.
+        practice: of the version whose nodes decide.
     """
 
-    def __init__(self, call: CallRules, now_s: Callable[[], int] | None = None) -> None:
-        self._call, self._now_s = call, now_s
+    def __init__(
+        self, call: CallRules, now_s: Callable[[], int] | None = None, practice: Practice | None = None
+    ) -> None:
+        self._call, self._now_s, self._practice = call, now_s, practice or Practice()
 
     def _signed(self, body: bytes, view: Reads, kind: str, *, proposal: str = "", member: str = "") -> Signed:
         now_s = self._now_s() if self._now_s is not None else None
@@ -212,7 +216,7 @@ class Proposals:
         """
         signed = self._signed(body, view, PROPOSAL)
         _active(view, signed)
-        draft = Draft(view)
+        draft = self._practice.draft(view)
         if (known := self._recent(draft, signed)) is not None:
             return Change(self.show(view, known))
         self._in_time(signed)
@@ -222,8 +226,7 @@ class Proposals:
             name, args = actions.action_of(action)
             if name == ASSERT_SERVICE:
                 actions.ACTIONS[name](draft, args)
-        open_proposals.expire(draft, signed.created_at_s)
-        open_proposals.check_room(draft, signed.member)
+        self._practice.make_room(draft, signed.member, signed.created_at_s)
         info: dict[str, Any] = {
             "proposer_id": signed.member,
             "state": OPEN,
@@ -233,7 +236,7 @@ class Proposals:
         try:
             await self._validate(draft, {"proposer": signed.member, "actions": listed})
         except GovernanceError as error:
-            if error.code not in _RULES_FAILED | {"gov.proposal_invalid"} or not supermajority.is_way(draft, listed):
+            if error.code not in _RULES_FAILED | {"gov.proposal_invalid"} or not self._practice.is_way(draft, listed):
                 raise
             info[supermajority.ONLY] = True
         identity = sha256(tables.row(listed) + root + signed.digest.encode()).hexdigest()
@@ -256,22 +259,19 @@ class Proposals:
             raise GovernanceError("this member has voted already", code="gov.vote_exists")
         self._is_open(info)
         self._in_time(signed)
-        draft = Draft(view)
-        open_proposals.check_ballot(draft, info, signed.member, signed.created_at_s)
+        draft = self._practice.draft(view)
+        self._practice.check_ballot(draft, info, signed.member, signed.created_at_s)
         draft.put(tables.COSE_HISTORY, signed.member.encode(), body)
         info["ballots"][signed.member] = ballot
         return await self._decide(draft, identity, info, signed.created_at_s)
 
     def withdraw(self, identity: str, body: bytes, view: Reads) -> Change:
-        """Its proposer takes a proposal back; one whose proposer has left, any active member does.
-
-        Not one that only a supermajority may decide: rules that remove members would close that way with it.
-        """
+        """Its proposer takes a proposal back; one whose proposer has left, any active member does."""
         signed = self._signed(body, view, WITHDRAWAL, proposal=identity)
         info, draft = self._info(view, identity), Draft(view)
         if signed.member != info["proposer_id"]:
             listed = (draft.document(tables.PROPOSALS, identity.encode()) or {})["actions"]
-            if info["proposer_id"] in draft.members() or supermajority.is_way(draft, listed):
+            if not self._practice.others_withdraw(draft, info["proposer_id"], listed):
                 raise AccessError("only its proposer withdraws a proposal", code="gov.not_the_proposer")
             _active(view, signed)
         if info["state"] == "Withdrawn":
@@ -416,7 +416,7 @@ class Proposals:
                 await self._perform(effects, given)
                 info["state"] = "Accepted"
                 draft = effects
-                gone = {name for name in active if draft.members().get(name, {}).get("status") != ACTIVE}
+                gone = self._practice.left(draft, active)
             except CocoError as error:
                 info["state"] = "Failed"
                 info["failure"] = {"reason": str(error)[:1000], "code": error.code}
@@ -428,7 +428,7 @@ class Proposals:
             self._save(draft, identity, info)
         if info["state"] == "Accepted" and draft.drops_others:
             final = supermajority.is_reached(draft.genesis, active, info["ballots"])
-            self._drop_others(draft, identity, all_of_them=final and supermajority.is_way(draft, listed))
+            self._drop_others(draft, identity, all_of_them=final and self._practice.is_way(draft, listed))
         return draft, gone
 
     async def _verdict(
@@ -437,7 +437,7 @@ class Proposals:
         """What becomes of a proposal, and the actions to do; the way that no rules close comes first."""
         rules, listed, ballots = self._rules(draft), proposal["actions"], info["ballots"]
         active = {name for name, one in seen["members"].items() if one["status"] == ACTIVE}
-        if not supermajority.is_way(draft, listed):
+        if not self._practice.is_way(draft, listed):
             verdict = await self._call(rules, "resolve", proposal, ballots, seen)
             return verdict, await self._apply(rules, proposal, seen) if verdict == "Accepted" else None
         if supermajority.is_reached(draft.genesis, active, ballots):
@@ -497,7 +497,7 @@ class Proposals:
                 continue
             info = self._info(draft, other)
             listed = (draft.document(tables.PROPOSALS, other.encode()) or {})["actions"]
-            if not all_of_them and supermajority.is_way(draft, listed):
+            if not all_of_them and self._practice.is_way(draft, listed):
                 self._save(draft, other, {**info, supermajority.ONLY: True})
             else:
                 self._save(draft, other, {**info, "state": "Dropped"})

@@ -64,6 +64,10 @@ SETTINGS: Mapping[str, _Number | _OneOf] = {
 }
 
 
+#: Those that the version before did not have (commit fa5f8b7).
+SINCE = frozenset({"proposal_lifetime_s", "start_clock_skew_s", "start_clock_gap_s"})
+
+
 def complete(known: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting: what is known, and the default of what is not."""
     return {**{name: kind.default for name, kind in SETTINGS.items()}, **known}

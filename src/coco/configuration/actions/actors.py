@@ -94,7 +94,8 @@ def set_member_data(draft: Draft, args: Mapping[str, Any]) -> None:
 
 def _check_user_data(draft: Draft, said: Mapping[str, Any]) -> None:
     try:
-        participants.check(said, production=draft.production)
+        check = participants.check_alone if draft.former else participants.check
+        check(said, production=draft.production)
     except ConfigurationError as error:
         raise refuse(str(error), error.code) from error
 
@@ -131,7 +132,7 @@ def set_operator(draft: Draft, args: Mapping[str, Any]) -> None:
     """Who may sign for nodes, and at which addresses."""
     found = certificate(args)
     listed = texts(args, "addresses")
-    for one in listed:
+    for one in () if draft.former else listed:
         try:
             addresses.check(one)
         except ConfigurationError as error:

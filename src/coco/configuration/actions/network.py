@@ -47,7 +47,7 @@ def remove_node(draft: Draft, args: Mapping[str, Any]) -> None:
     if row["status"] == nodes.PENDING:
         draft.remove(tables.NODES_INFO, name.encode())
     elif row["status"] == nodes.TRUSTED:
-        gone = {**row, "status": nodes.RETIRED, nodes.REMOVED: True}
+        gone = {**row, "status": nodes.RETIRED, **({} if draft.former else {nodes.REMOVED: True})}
         draft.put(tables.NODES_INFO, name.encode(), tables.row(gone))
         draft.renew.pop(name, None)
         succession.somebody_left(draft)
