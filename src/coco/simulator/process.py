@@ -7,7 +7,7 @@ state, and in one change makes it a voter and removes the dead one of the same h
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from coco.consensus import (
     NOWHERE,
@@ -30,11 +30,9 @@ from coco.consensus import (
 )
 from coco.errors import ConsensusError
 from coco.ledger.position import Position
+from coco.simulator.checks import Checks
 from coco.simulator.model import State
-from coco.simulator.world import Disk
-
-if TYPE_CHECKING:
-    from coco.simulator.campaign import Cluster
+from coco.simulator.world import Disk, World
 
 TICK_MS = 10
 _BATCH = 20
@@ -43,6 +41,30 @@ _AGAIN_TICKS = 20
 #: Entries that are kept behind the newest snapshot.
 _KEPT_ENTRIES = 15
 TIMING = Timing(election_ticks=15, heartbeat_ticks=2)
+
+
+class Cluster(Protocol):
+    """What a process knows of its surroundings: the world, the other processes, the disks."""
+
+    world: World
+    checks: Checks
+    processes: list[Process]
+    disks: dict[int, Disk]
+    hosts: set[int]
+    founders: list[tuple[int, int, int]]
+    seed: int
+
+    def new_state(self) -> State:
+        """The state of a process that has applied nothing."""
+
+    def count(self, what: str, times: int = 1) -> None:
+        """Something happened."""
+
+    def current(self) -> list[Process]:
+        """The processes that live."""
+
+    def ended(self, process: Process, reason: str) -> None:
+        """A process has ended by itself."""
 
 
 class Process:

@@ -39,6 +39,7 @@ from coco.enclave.adapters.contract import (
 from coco.enclave.adapters.ethereum import costs, rpc, visibility
 from coco.enclave.adapters.ethereum.events import EventHub
 from coco.enclave.adapters.ethereum.genesis import EthereumSettings
+from coco.enclave.adapters.ethereum.parameters import raw_transaction
 from coco.enclave.adapters.ethereum.policy import NonceOrder
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import AccessError, CocoError, ConfigurationError, LedgerError
@@ -142,7 +143,7 @@ class EthereumAdapter(LedgerAdapter):
 
     def parse_submission(self, request: Request) -> Sequence[bytes]:
         """The raw transaction of ``eth_sendRawTransaction`` and its kin."""
-        return [rpc.raw_transaction(request)]
+        return [raw_transaction(request)]
 
     async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
         """Decode, check and recover senders, in the extension and without the GIL."""

@@ -7,14 +7,12 @@ those of the answer's Python objects while it is made. A call that will be refus
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from coco import limits
 from coco.enclave.adapters.contract import Cost, Request
+from coco.enclave.adapters.ethereum.backend import Backend
 from coco.errors import CocoError
-
-if TYPE_CHECKING:
-    from coco.enclave.adapters.ethereum.adapter import EthereumAdapter
 
 #: A block that the adapter remembers, and one that has to come from the ledger: fetched, verified, opened, decoded.
 _BLOCK_US, _OLD_BLOCK_US = 5, 120
@@ -27,10 +25,10 @@ _PROOF_KEY_US, _PROOF_KEY_BYTES = 60, 8_000
 _LEAST, _CALL, _SUBMISSION = Cost(), Cost(150, 64 * limits.KIB), Cost(10, 256)
 _FILTER = Cost(60, 512)
 
-_Costs = Callable[["EthereumAdapter", list[Any]], Cost]
+_Costs = Callable[[Backend, list[Any]], Cost]
 
 
-def _number(adapter: EthereumAdapter, tag: Any, default: int) -> int:
+def _number(chain: Backend, tag: Any, default: int) -> int:
     """The block that a tag names, about: what is not a number means the newest."""
     if tag == "earliest":
         return 0
@@ -42,12 +40,12 @@ def _number(adapter: EthereumAdapter, tag: Any, default: int) -> int:
     return default
 
 
-def _range(adapter: EthereumAdapter, first: int, last: int) -> int:
+def _range(chain: Backend, first: int, last: int) -> int:
     """Work of looking at a range of blocks."""
-    newest = adapter.committed_number
+    newest = chain.committed_number
     last = min(last, newest)
     blocks = min(max(last - first + 1, 0), limits.LOGS_BLOCKS_MAX)
-    remembered = min(blocks, max(last - (newest - adapter.blocks_remembered), 0))
+    remembered = min(blocks, max(last - (newest - chain.blocks_remembered), 0))
     return remembered * _BLOCK_US + (blocks - remembered) * _OLD_BLOCK_US
 
 
@@ -55,29 +53,29 @@ def _at(params: list[Any], index: int) -> Any:
     return params[index] if index < len(params) else None
 
 
-def _whole_block(adapter: EthereumAdapter, params: list[Any]) -> Cost:
+def _whole_block(chain: Backend, params: list[Any]) -> Cost:
     """A block with what is in it."""
-    items = adapter.items_of(_number(adapter, _at(params, 0), adapter.committed_number))
+    items = chain.items_of(_number(chain, _at(params, 0), chain.committed_number))
     items = _ITEMS_UNKNOWN if items is None else items
     return Cost(_LEAST.work_us + _OLD_BLOCK_US + items * _ITEM_US, _LEAST.answer_bytes + items * _ITEM_BYTES)
 
 
-def _block(adapter: EthereumAdapter, params: list[Any]) -> Cost:
+def _block(chain: Backend, params: list[Any]) -> Cost:
     if _at(params, 1) is True:
-        return _whole_block(adapter, params)
-    items = adapter.items_of(_number(adapter, _at(params, 0), adapter.committed_number))
+        return _whole_block(chain, params)
+    items = chain.items_of(_number(chain, _at(params, 0), chain.committed_number))
     items = _ITEMS_UNKNOWN if items is None else items
     return Cost(_LEAST.work_us + _OLD_BLOCK_US // 2 + items // 4, _LEAST.answer_bytes + items * 130)
 
 
-def _fee_history(adapter: EthereumAdapter, params: list[Any]) -> Cost:
+def _fee_history(chain: Backend, params: list[Any]) -> Cost:
     count, percentiles = _at(params, 0), _at(params, 2)
-    count = count if isinstance(count, int) else _number(adapter, count, 0)
+    count = count if isinstance(count, int) else _number(chain, count, 0)
     columns = len(percentiles) if isinstance(percentiles, list) else 0
-    newest = _number(adapter, _at(params, 1), adapter.committed_number)
+    newest = _number(chain, _at(params, 1), chain.committed_number)
     blocks = fee_history_blocks(min(count, newest + 1), columns)
     cells = blocks * columns
-    work_us = _range(adapter, newest - blocks + 1, newest) + cells * _FEE_CELL_NS // 1000
+    work_us = _range(chain, newest - blocks + 1, newest) + cells * _FEE_CELL_NS // 1000
     return Cost(_LEAST.work_us + work_us, _LEAST.answer_bytes + (cells + 4 * blocks) * _FEE_CELL_BYTES)
 
 
@@ -86,40 +84,40 @@ def fee_history_blocks(count: int, percentiles: int) -> int:
     return max(min(count, limits.FEE_HISTORY_BLOCKS_MAX, limits.FEE_HISTORY_CELLS_MAX // max(percentiles, 1)), 0)
 
 
-def _logs(adapter: EthereumAdapter, params: list[Any]) -> Cost:
-    wanted, newest = _at(params, 0), adapter.committed_number
+def _logs(chain: Backend, params: list[Any]) -> Cost:
+    wanted, newest = _at(params, 0), chain.committed_number
     if not isinstance(wanted, dict):
         return _LEAST
     if wanted.get("blockHash") is not None:
         return Cost(_LEAST.work_us + _OLD_BLOCK_US + _ITEMS_UNKNOWN, limits.LOGS_BYTES_MAX // 4)
-    first = _number(adapter, wanted.get("fromBlock"), newest)
-    last = _number(adapter, wanted.get("toBlock"), newest)
-    return Cost(_LEAST.work_us + _range(adapter, first, last), limits.LOGS_BYTES_MAX if first < last else limits.MIB)
+    first = _number(chain, wanted.get("fromBlock"), newest)
+    last = _number(chain, wanted.get("toBlock"), newest)
+    return Cost(_LEAST.work_us + _range(chain, first, last), limits.LOGS_BYTES_MAX if first < last else limits.MIB)
 
 
-def _of_filter(adapter: EthereumAdapter, params: list[Any]) -> Cost:
-    blocks = adapter.events.behind(str(_at(params, 0)), adapter.committed_number)
+def _of_filter(chain: Backend, params: list[Any]) -> Cost:
+    blocks = chain.events.behind(str(_at(params, 0)), chain.committed_number)
     if not blocks:
         return _LEAST
-    newest = adapter.committed_number
-    return Cost(_LEAST.work_us + _range(adapter, newest - blocks + 1, newest), limits.LOGS_BYTES_MAX // 4)
+    newest = chain.committed_number
+    return Cost(_LEAST.work_us + _range(chain, newest - blocks + 1, newest), limits.LOGS_BYTES_MAX // 4)
 
 
-def _filter_logs(adapter: EthereumAdapter, params: list[Any]) -> Cost:
-    first = adapter.events.begins(str(_at(params, 0)))
+def _filter_logs(chain: Backend, params: list[Any]) -> Cost:
+    first = chain.events.begins(str(_at(params, 0)))
     if first is None:
         return _LEAST
-    work_us = _range(adapter, first, adapter.committed_number)
+    work_us = _range(chain, first, chain.committed_number)
     return Cost(_LEAST.work_us + work_us, limits.LOGS_BYTES_MAX)
 
 
-def _proof(adapter: EthereumAdapter, params: list[Any]) -> Cost:
+def _proof(chain: Backend, params: list[Any]) -> Cost:
     keys = _at(params, 1)
     count = min(len(keys), 1024) if isinstance(keys, list) else 0
     return Cost(200 + count * _PROOF_KEY_US, 16 * limits.KIB + count * _PROOF_KEY_BYTES)
 
 
-def _hash(adapter: EthereumAdapter, params: list[Any]) -> Cost:
+def _hash(chain: Backend, params: list[Any]) -> Cost:
     return Cost(_LEAST.work_us + len(str(_at(params, 0))) // 500, 256)
 
 
@@ -152,7 +150,7 @@ _BY_METHOD: dict[str, Cost | _Costs] = {
 }
 
 
-def cost(adapter: EthereumAdapter, request: Request) -> Cost:
+def cost(chain: Backend, request: Request) -> Cost:
     """What a call costs at most."""
     found = _BY_METHOD.get(request.name, _LEAST)
     if isinstance(found, Cost):
@@ -160,6 +158,6 @@ def cost(adapter: EthereumAdapter, request: Request) -> Cost:
     if not isinstance(request.params, list):
         return _LEAST
     try:
-        return found(adapter, request.params)
+        return found(chain, request.params)
     except CocoError:
         return _LEAST

@@ -9,61 +9,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 from coco import limits
 from coco._native import Block
 from coco.enclave.adapters.contract import AdapterError, Caller, Request
 from coco.enclave.adapters.ethereum import visibility
-
-if TYPE_CHECKING:
-    from coco.enclave.adapters.ethereum.adapter import EthereumAdapter
+from coco.enclave.adapters.ethereum.backend import Backend, Filter
+from coco.enclave.adapters.ethereum.parameters import LogQuery, log_query
 
 _QUEUE_MAX = 1000
-
-
-@dataclass(frozen=True)
-class LogQuery:
-    """Which logs: any of the addresses, and at each place any of the topics."""
-
-    addresses: tuple[bytes, ...] = ()
-    topics: tuple[tuple[bytes, ...], ...] = ()
-
-    @property
-    def size(self) -> int:
-        """With how much each log is compared, at most."""
-        return 1 + len(self.addresses) + sum(len(any_of) for any_of in self.topics)
-
-    def matches(self, block: Block, caller: Caller) -> list[tuple[int, int]]:
-        """``(transaction index, log position)`` of every match that the caller may see."""
-        return self.among(block, visibility.transactions(block, caller))
-
-    def among(self, block: Block, transactions: Sequence[int]) -> list[tuple[int, int]]:
-        """The matches in these transactions of a block."""
-        if not transactions:
-            return []
-        return block.match_logs(list(self.addresses), [list(any_of) for any_of in self.topics], transactions)
-
-
-@dataclass
-class Filter:
-    """An installed filter."""
-
-    actor: str
-    kind: str
-    logs: LogQuery
-    from_block: int
-    next_block: int
-    touched_at: float = field(default=0.0)
 
 
 class EventHub:
     """Keeps filters and streams of one chain on one node."""
 
-    def __init__(self, adapter: EthereumAdapter) -> None:
-        self._adapter = adapter
+    def __init__(self, chain: Backend) -> None:
+        self._chain = chain
         self._filters: dict[str, Filter] = {}
         self._streams: dict[asyncio.Queue[Block | None], None] = {}
         #: When filters that nobody polls are looked for again.
@@ -142,8 +105,6 @@ class EventHub:
         Raises:
             AdapterError: the caller has too many, or it is nothing to subscribe to.
         """
-        from coco.enclave.adapters.ethereum.rpc import log_query
-
         params = list(request.params)
         kind = params[0] if params else None
         if kind not in ("newHeads", "logs"):

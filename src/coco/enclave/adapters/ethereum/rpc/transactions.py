@@ -1,0 +1,77 @@
+"""Transactions and their receipts, where the caller may see them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coco._native import Block
+from coco.enclave.adapters.contract import Caller, Request
+from coco.enclave.adapters.ethereum import visibility
+from coco.enclave.adapters.ethereum.backend import Backend
+from coco.enclave.adapters.ethereum.parameters import data, param, quantity
+from coco.enclave.adapters.ethereum.rpc.blocks import block_of
+from coco.enclave.adapters.ethereum.rpc.registry import method
+from coco.enclave.store import StoreView
+
+
+@method
+async def eth_getTransactionByHash(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
+    """A transaction; null looks the same for unknown and for not visible."""
+    identity = data(param(request, 0), size=32)
+    async with visibility.one_time(caller) as held:
+        found = await _located(chain, identity, caller, view)
+        if found is not None:
+            held.shown = True
+            return found[0].transaction(found[1])
+        pooled = chain.services.pooled(identity)
+        if pooled is not None and visibility.may_see(caller, pooled.payload.sender, pooled.payload.to):
+            held.shown = True
+            return pooled.payload.describe()
+    return None
+
+
+async def _located(chain: Backend, identity: bytes, caller: Caller, view: StoreView) -> tuple[Block, int] | None:
+    """Where a transaction is that the caller may see; whoever owns nothing sees none, and none is looked for."""
+    if not visibility.sees_all(caller) and not caller.accounts:
+        return None
+    found = await chain.locate(identity, view)
+    return found if found is not None and chain.redact([found], caller, view) else None
+
+
+@method
+async def eth_getTransactionReceipt(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
+    """A receipt; null looks the same for unknown and for not visible."""
+    identity = data(param(request, 0), size=32)
+    async with visibility.one_time(caller) as held:
+        found = await _located(chain, identity, caller, view)
+        if found is not None:
+            held.shown = True
+            return found[0].receipt(found[1])
+        # Whoever waits for a transaction of its own need not wait for this answer.
+        pooled = chain.services.pooled(identity)
+        held.shown |= pooled is not None and visibility.may_see(caller, pooled.payload.sender, pooled.payload.to)
+    return None
+
+
+async def _by_index(chain: Backend, block: Block | None, index: int, caller: Caller, view: StoreView) -> Any:
+    if block is None or index not in visibility.transactions(block, caller):
+        return None
+    return block.transaction(index)
+
+
+@method
+async def eth_getTransactionByBlockNumberAndIndex(
+    chain: Backend, request: Request, caller: Caller, view: StoreView
+) -> Any:
+    """A transaction by its place."""
+    block = await block_of(chain, param(request, 0), view)
+    return await _by_index(chain, block, quantity(param(request, 1)), caller, view)
+
+
+@method
+async def eth_getTransactionByBlockHashAndIndex(
+    chain: Backend, request: Request, caller: Caller, view: StoreView
+) -> Any:
+    """A transaction by its place."""
+    block = await chain.block_by_hash(data(param(request, 0), size=32), view)
+    return await _by_index(chain, block, quantity(param(request, 1)), caller, view)
