@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import pkgutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 
+import coco
 from coco.cli.keys import make_actor
 from coco.configuration.nodes import JoinRequest
 from coco.enclave.network.joining import Joiner
@@ -23,15 +25,6 @@ from membership import SERVICE, JoinerSide, Primary
 FORMER = json.loads((Path(__file__).parent.parent / "vectors/ledgers/fa5f8b7/messages.json").read_text())
 #: What came since, and is left out for whoever does not read it.
 SINCE = {"Answer": ["numbers"], "JoinRequest": ["time_ms"]}
-#: Where messages are.
-MODULES = (
-    "transport.links",
-    "network.membership",
-    "network.governance",
-    "network.snapshots",
-    "ordering.forwarding",
-    "node.life",
-)
 REQUEST = JoinRequest({"platform": "virtual"}, "key", b"c", b"n", "10.0.0.1:1", ["a"], b"signed", b"r", 7)
 
 
@@ -57,12 +50,14 @@ class FormerRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
 
 def test_messages_between_nodes_have_the_fields_that_they_had():
-    kinds: dict[str, Any] = {"JoinRequest": JoinRequest}
-    for module in MODULES:
-        there = vars(importlib.import_module(f"coco.enclave.{module}"))
-        kinds |= {name: one for name, one in there.items() if isinstance(one, type) and issubclass(one, msgspec.Struct)}
+    kinds: dict[str, list[list[str]]] = {}
+    for module in pkgutil.walk_packages(coco.__path__, "coco."):
+        if module.name.startswith(("coco.enclave.", "coco.configuration.")) and not module.name.endswith(".boot"):
+            for name, one in vars(importlib.import_module(module.name)).items():
+                if isinstance(one, type) and issubclass(one, msgspec.Struct):
+                    kinds.setdefault(name, []).append([field.name for field in msgspec.structs.fields(one)])
     for name, fields in FORMER.items():
-        assert [field.name for field in msgspec.structs.fields(kinds[name])] == fields + SINCE.get(name, []), name
+        assert fields + SINCE.get(name, []) in kinds.get(name, []), name
 
 
 def test_an_answer_without_numbers_is_what_a_former_node_reads():
