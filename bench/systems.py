@@ -117,9 +117,9 @@ class System:
 def there(kinds: Sequence[type[System]]) -> list[type[System]]:
     """Those that can be run here; which ones are missing is said, and the others go on."""
     for kind in kinds:
-        if kind.program() is None:
+        if not kind.program():
             print(f"{kind.name} is missing and left out: {kind.install}", flush=True)
-    return [kind for kind in kinds if kind.program() is not None]
+    return [kind for kind in kinds if kind.program()]
 
 
 class Coco(System):
