@@ -24,6 +24,7 @@ with atheris.instrument_imports(include=["coco", "wsproto"]):
     from coco.enclave.ordering.forwarding import Submissions
     from coco.enclave.ordering.pool import Pool
     from coco.enclave.ordering.runtime import AdapterRuntime
+    from coco.enclave.ordering.subscribers import Subscribers
     from coco.enclave.platform.background import Background
     from coco.enclave.platform.control import Control
 
@@ -45,6 +46,8 @@ class _Sequencer:
     """The parts of a primary's sequencer that JSON-RPC and submissions touch, over a chain of one block."""
 
     def __init__(self) -> None:
+        self.subscribers = Subscribers()
+
         async def nothing(*arguments: Any) -> Any:
             raise CocoError("there is nothing to be had", code="test.nothing")
 
