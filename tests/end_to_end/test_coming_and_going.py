@@ -157,7 +157,7 @@ def _measured(code: Path | None) -> str:
 def test_new_code_is_voted_in_and_rolled_out_under_load_and_who_keeps_the_old_is_ejected(operator, tmp_path):
     code = tmp_path / "v2"
     shutil.copytree(Path(coco.__file__).parent, code / "coco")
-    with (code / "coco" / "enclave" / "process.py").open("a") as changed:
+    with (code / "coco" / "enclave" / "node" / "process.py").open("a") as changed:
         changed.write("# version two\n")
     old, new = _measured(None), _measured(code)
     assert old != new
