@@ -330,7 +330,9 @@ class Background:
 class Front:
     """A listener's front door: TLS 1.3, and HTTP/1.1 or plain bytes, on a thread of its own; takes its socket over.
 
-    ``protocol`` is ``http``, ``json_rpc``, ``peer`` or ``dialled``.
+    ``protocol`` is ``http``, ``json_rpc``, ``peer`` or ``dialled``. ``crumbs``: a read of fewer bytes is one, how many
+    come at once, milliseconds in which one more is earned. ``stranger_us``: microseconds of the thread, at once, for
+    handshakes, and as many for reads of strangers.
     """
 
     def __init__(
@@ -346,6 +348,9 @@ class Front:
         connections: int,
         strangers: int,
         handshakes: int,
+        stranger_us_per_second: int,
+        stranger_us: int,
+        crumbs: tuple[int, int, int],
         unsent_bytes: int,
         pressure_bytes: int,
         handshake_s: int,
@@ -358,8 +363,10 @@ class Front:
     def check(self, method: str, chain: Chain) -> None:
         """Check early what is handed in by ``method``, as ``chain`` admits it."""
 
-    def admit(self, id: int, known: bool) -> None:
-        """Read on from a connection that has shown a certificate, as from somebody who is known or from a stranger."""
+    def admit(self, id: int, known: bool, paid: bool) -> None:
+        """Read on from a connection that has shown a certificate: as from somebody who is known, and has ``paid`` for
+        the handshake or not, or as from a stranger.
+        """
 
     def check_early(self, id: int) -> None:
         """Submissions of this connection are checked early from now on."""
@@ -454,7 +461,9 @@ class Engine:
 class Relay:
     """Carries TCP connections to an enclave's listener (path, tcp:HOST:PORT, vsock:CID:PORT) on a thread of its own."""
 
-    def __init__(self, host: str, port: int, target: str, connections_max: int) -> None: ...
+    def __init__(
+        self, host: str, port: int, target: str, connections_max: int, crumbs: tuple[int, int, int] | None
+    ) -> None: ...
     @property
     def port(self) -> int: ...
     def carry(self, client: int, enclave: int) -> None: ...

@@ -69,7 +69,17 @@ REPLIES_BYTES_MAX: Final = 128 * MIB
 CONNECTIONS_MAX: Final = 12_000
 STRANGERS_MAX: Final = 4_000
 HANDSHAKES_MAX: Final = 2_000
-#: Time that a TLS handshake may take.
+#: Time of a listener's thread, of one core, that new connections of whoever has shown no certificate of an actor may
+#: take, and as much that what they send may take before it is a request: so much a second, and at most so much at once.
+STRANGERS_DOOR_US_PER_SECOND: Final = 150_000
+STRANGERS_DOOR_US_MAX: Final = 150_000
+#: Reads of one connection that carry fewer bytes and get no answer: at once; and the time in which one more is earned,
+#: for which nothing is read of it once there were too many.
+CRUMB_BYTES: Final = 512
+CRUMBS_MAX: Final = 100
+CRUMB_REST_MS: Final = 50
+CRUMBS: Final = (CRUMB_BYTES, CRUMBS_MAX, CRUMB_REST_MS)
+#: Time that a TLS handshake may take, from the first byte of its connection.
 HANDSHAKE_SECONDS_MAX: Final = 10
 #: Time from the first byte of a request to its last.
 REQUEST_SECONDS_MAX: Final = 30

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import json
 import socket
 import ssl
@@ -22,10 +21,7 @@ import httpx
 import pytest
 import uvloop
 from attacks import attack
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from front_door import headers_of, making
 
 from coco import limits
 from coco.cli.keys import make_actor
@@ -93,10 +89,6 @@ def call(method, *params, number=1):
 
 def batch(count, method, *params):
     return [call(method, *params, number=number) for number in range(count)]
-
-
-def headers_of(count):
-    return b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % count
 
 
 def until_closed(connection, wait_s=10):
@@ -257,71 +249,10 @@ def test_C2_bodies_of_strangers_leave_room_for_participants(sandbox, participant
         assert b" 413 " in (until_closed(connection) or b"")
 
 
-class Door:
-    """A front door of this process, on a local socket, whose owner answers what the test says."""
-
-    def __init__(self, directory):
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
-        key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
-        made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(1))
-        certificate = made.sign(key, hashes.SHA256())
-        self.path, self.pem = str(directory / "door"), directory / "client.pem"
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        self.pem.write_bytes(pem + certificate.public_bytes(Encoding.PEM))
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(self.path)
-        listener.listen(64)
-        self.front = doors.open_door(listener, protocol="json_rpc")
-        der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        self.front.start([certificate.public_bytes(Encoding.DER)], der, True)
-        self.closed, self.held = [], []
-
-    def stop(self):
-        self.front.stop()
-        for one in self.held:
-            one.close()
-
-    def connect(self, *, shows=False):
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-        if shows:
-            tls.load_cert_chain(self.pem)
-        plain = socket.socket(socket.AF_UNIX)
-        plain.settimeout(10)
-        plain.connect(self.path)
-        made = tls.wrap_socket(plain)
-        self.held.append(made)
-        return made
-
-    def events(self, kind, count):
-        """The connections of so many events of a kind; those that are closed meanwhile are noted."""
-        found: list[Any] = []
-        deadline = time.monotonic() + 10
-        while len(found) < count and time.monotonic() < deadline:
-            for event in self.front.take():
-                self.closed += [event[1]] * (event[0] == doors.CLOSED)
-                found += [event[1]] * (event[0] == kind)
-            time.sleep(0.01)
-        assert len(found) == count, (kind, found)
-        return found
-
-    def admit(self, connection, known):
-        if hasattr(self.front, "admit"):  # the former one read on at once
-            self.front.admit(connection, known)
-            self.front.flush()
-
-
 @pytest.fixture
 def door(tmp_path):
-    made = []
-
-    def make():
-        made.append(Door(tmp_path))
-        return made[0]
-
-    yield make
-    for one in made:
-        one.stop()
+    with making(tmp_path) as make:
+        yield make
 
 
 @attack(

@@ -114,8 +114,8 @@ class Door:
     def write(self, connection, data):
         self.written.append(data)
 
-    def admit(self, connection, known):
-        self.admitted.append((connection, known))
+    def admit(self, connection, known, paid):
+        self.admitted.append((connection, known, paid))
 
     def upgrade(self, connection):
         self.upgraded.append(connection)

@@ -10,6 +10,7 @@ pub mod evm;
 pub mod front;
 pub mod memory;
 pub mod merkle;
+pub mod pace;
 pub mod relay;
 pub mod secret;
 pub mod store;

@@ -12,6 +12,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use crate::errors::NativeError;
 use crate::evm::{Chain, admitted};
+use crate::host;
 
 const OPENED: u8 = 0;
 const JSON_RPC: u8 = 1;
@@ -77,7 +78,7 @@ impl Front {
     /// Takes the listening socket over: the caller must have detached `descriptor`.
     #[new]
     #[pyo3(signature = (descriptor, *, head_bytes, body_bytes, bodies_bytes, stranger_body_bytes, stranger_bodies_bytes,
-                        replies_bytes, connections, strangers, handshakes, unsent_bytes, pressure_bytes, handshake_s,
+                        replies_bytes, connections, strangers, handshakes, stranger_us_per_second, stranger_us, crumbs, unsent_bytes, pressure_bytes, handshake_s,
                         request_s, idle_s, linger_s, protocol))]
     #[expect(clippy::too_many_arguments, reason = "named limits, one argument each")]
     fn new(
@@ -91,6 +92,9 @@ impl Front {
         connections: usize,
         strangers: usize,
         handshakes: usize,
+        stranger_us_per_second: u32,
+        stranger_us: u32,
+        crumbs: (usize, u32, u64),
         unsent_bytes: usize,
         pressure_bytes: usize,
         handshake_s: u64,
@@ -108,6 +112,9 @@ impl Front {
             connections,
             strangers,
             handshakes,
+            stranger_us_per_second,
+            stranger_us,
+            crumbs: host::limits(crumbs),
             unsent_bytes,
             pressure_bytes,
             handshake_time: Duration::from_secs(handshake_s),
@@ -156,9 +163,10 @@ impl Front {
         self.lock().check(method.as_bytes().to_vec(), chain.check_of_one());
     }
 
-    /// Read on from a connection that has shown a certificate, as from somebody who is known, or as from a stranger.
-    fn admit(&self, id: u64, known: bool) {
-        self.lock().command(Command::Admit(id, known));
+    /// Read on from a connection that has shown a certificate, as from somebody who is known and has `paid` for the
+    /// handshake or not, or as from a stranger.
+    fn admit(&self, id: u64, known: bool, paid: bool) {
+        self.lock().command(Command::Admit(id, known, paid));
     }
 
     /// Submissions of this connection are checked early from now on.

@@ -3,11 +3,21 @@
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use coco_core::pace::CrumbLimits;
 use coco_core::relay as core;
 use pyo3::prelude::*;
 
 use crate::errors::NativeError;
+
+pub(crate) fn limits((bytes, most, rest_ms): (usize, u32, u64)) -> CrumbLimits {
+    CrumbLimits {
+        bytes,
+        most,
+        rest: Duration::from_millis(rest_ms),
+    }
+}
 
 /// Carries TCP connections to a local socket; runs on its own thread until `stop`.
 #[pyclass(frozen, module = "coco._native")]
@@ -23,8 +33,15 @@ impl Relay {
 
 #[pymethods]
 impl Relay {
+    /// `crumbs`: a read of fewer bytes is one, how many at once, milliseconds in which one more is earned.
     #[new]
-    fn new(host: &str, port: u16, target: &str, connections_max: usize) -> PyResult<Self> {
+    fn new(
+        host: &str,
+        port: u16,
+        target: &str,
+        connections_max: usize,
+        crumbs: Option<(usize, u32, u64)>,
+    ) -> PyResult<Self> {
         let address = host
             .parse()
             .map(|ip| std::net::SocketAddr::new(ip, port))
@@ -32,7 +49,7 @@ impl Relay {
         let target = target
             .parse()
             .map_err(|error: std::io::Error| NativeError::new("host.bad_enclave", error.to_string()))?;
-        let relay = core::Relay::start(address, target, connections_max)
+        let relay = core::Relay::start(address, target, connections_max, crumbs.map(limits))
             .map_err(|error| NativeError::new("host.cannot_listen", format!("{address}: {error}")))?;
         Ok(Self {
             relay: Mutex::new(relay),

@@ -215,7 +215,9 @@ class Node:
 
     def _listen(self, name: str, address: tuple[str, int]) -> None:
         assert self._enclave is not None, "launched before anything is asked of it"
-        self.relays[name] = Relay(*address, self._enclave.listeners[name], self.options.connections_max)
+        # Nodes tell each other much that is short and gets no answer; the enclave knows which of its peers are nodes.
+        crumbs = None if name == "peers" else limits.CRUMBS
+        self.relays[name] = Relay(*address, self._enclave.listeners[name], self.options.connections_max, crumbs)
 
     async def _dial(self, dial: int, address: str) -> None:
         """Connect to another node, and the enclave to it."""

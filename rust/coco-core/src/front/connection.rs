@@ -1,16 +1,20 @@
 //! One connection of a listener: its TLS, its requests, and what waits to be written to it.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mio::Interest;
 use mio::net::UnixStream;
 use rustls::pki_types::{IpAddr, Ipv4Addr, ServerName};
 use rustls::{ClientConnection, ServerConnection};
 
 use super::http::{Reader, Refusal, Request, Step};
+use super::intake::{Gate, Records, read_cost};
 use super::{Event, Freshness, Identity, Limits, Protocol};
+use crate::pace::Crumbs;
 
 /// Certificates of a client that are passed on: its leaf, and what stands between that and an organisation.
 const CHAIN_MAX: usize = 4;
@@ -40,6 +44,8 @@ pub(super) enum Turn {
     Done,
     /// There may be more to read at once.
     Again,
+    /// There is something to read, which must wait for its turn at a gate.
+    Wait,
     Dead,
 }
 
@@ -53,12 +59,20 @@ pub(super) struct Connection {
     pub(super) hung_up: bool,
     /// The stream would not take more; the poll must tell when it does.
     pub(super) blocked: bool,
-    pub(super) watched: bool,
+    pub(super) watched: Interest,
     pub(super) queued: bool,
     /// The owner knows who it is: it may send and hold as much as those may.
     pub(super) known: bool,
     /// It has shown who it is, and nothing is read from it until the owner has said whether that counts.
     unadmitted: bool,
+    /// Its handshake may go on: it has passed the gate of those.
+    pub(super) begun: bool,
+    /// It waits at a gate.
+    pub(super) waiting: bool,
+    /// It may read once, whatever the gate of reads says: it has waited there.
+    pub(super) passed: bool,
+    /// It came in too many crumbs; nothing is read for a while.
+    pub(super) resting: bool,
     /// The owner wants its submissions checked before it hears of them.
     pub(super) checks_early: bool,
     tls: rustls::Connection,
@@ -75,12 +89,17 @@ pub(super) struct Connection {
     /// When the first byte of an unfinished request came.
     began: Option<Instant>,
     active: Instant,
+    accepted: Instant,
+    records: Records,
+    crumbs: Crumbs,
 }
 
-/// A stream that knows whether the last read can have left something: a short one has emptied it, and what comes later
-/// comes with an event of its own.
+/// A stream that counts what was read, and knows whether the last read can have left something: a short one has emptied
+/// it, and what comes later comes with an event of its own.
 struct Source<'a> {
     stream: &'a mut UnixStream,
+    records: &'a mut Records,
+    counted: usize,
     may_hold_more: bool,
 }
 
@@ -88,6 +107,7 @@ impl Read for Source<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.stream.read(buffer)?;
         self.may_hold_more = count == buffer.len();
+        self.counted += self.records.count(&buffer[..count]);
         Ok(count)
     }
 }
@@ -109,7 +129,8 @@ impl Connection {
             }
         };
         tls.set_buffer_limit(None); // what waits for a slow reader is bounded here, by `unsent_bytes`
-        let known = matches!(limits.protocol, Protocol::Peer | Protocol::Dialled);
+        // What this node has dialled itself, it wants.
+        let known = limits.protocol == Protocol::Dialled;
         let mut reader = Reader::new(limits.http);
         if !known {
             reader.allow(limits.stranger_body_bytes);
@@ -121,10 +142,14 @@ impl Connection {
             ending: false,
             hung_up: false,
             blocked: false,
-            watched: false,
+            watched: Interest::READABLE,
             queued: false,
             known,
             unadmitted: false,
+            begun: known,
+            waiting: false,
+            passed: false,
+            resting: false,
             checks_early: false,
             tls,
             preamble: Vec::new(),
@@ -142,6 +167,9 @@ impl Connection {
             written: 0,
             began: None,
             active: now,
+            accepted: now,
+            records: Records::default(),
+            crumbs: Crumbs::new(limits.crumbs, now),
         })
     }
 
@@ -196,10 +224,16 @@ impl Connection {
         reply.extend_from_slice(body);
         self.write(&reply);
         self.busy = false;
+        self.crumbs.answered(1);
     }
 
-    /// Write bytes of another protocol, or of an answer that is not whole yet.
-    pub(super) fn write(&mut self, data: &[u8]) {
+    /// Write bytes of another protocol.
+    pub(super) fn tell(&mut self, data: &[u8]) {
+        self.write(data);
+        self.crumbs.answered(1);
+    }
+
+    fn write(&mut self, data: &[u8]) {
         if self.phase != Phase::Lingering {
             // Writing to memory cannot fail.
             drop(self.tls.writer().write_all(data));
@@ -235,6 +269,7 @@ impl Connection {
         limits: &Limits,
         now: Instant,
         held_by_others: usize,
+        reads: &mut Gate,
         events: &mut Vec<Event>,
     ) -> Turn {
         for _ in 0..READS_MAX {
@@ -247,10 +282,16 @@ impl Connection {
             // Nothing would take what is read now; it stays in the kernel, and so does the sender's back-pressure.
             let held_back =
                 self.phase != Phase::Lingering && (self.busy || self.unadmitted || self.pressed || self.closing);
-            if !self.readable || held_back {
+            if !self.readable || held_back || self.resting {
                 return Turn::Done;
             }
-            if self.read(now).is_err() {
+            if !self.begun && self.ending {
+                return Turn::Dead; // it has gone without waiting for its handshake
+            }
+            if !self.may_read(reads, now) {
+                return Turn::Wait;
+            }
+            if self.read(limits, reads, now).is_err() {
                 // Tell the client why, if it can still hear it.
                 drop(self.flush(limits, now, events));
                 return Turn::Dead;
@@ -259,12 +300,31 @@ impl Connection {
         Turn::Again
     }
 
-    fn read(&mut self, now: Instant) -> io::Result<()> {
+    fn may_read(&mut self, reads: &Gate, now: Instant) -> bool {
+        self.begun && (self.known || mem::take(&mut self.passed) || reads.is_open(now))
+    }
+
+    /// Pay for a read, and rest if there were too many small ones.
+    fn pay(&mut self, bytes: usize, records: usize, limits: &Limits, reads: &mut Gate, now: Instant) {
+        if !self.known {
+            reads.spend(read_cost(bytes, records), now);
+        }
+        // What nodes of the service tell each other may be short, and must not wait.
+        let of_peers = matches!(limits.protocol, Protocol::Peer | Protocol::Dialled);
+        if !(self.known && of_peers) && self.crumbs.read(bytes, now) {
+            self.resting = true;
+        }
+    }
+
+    fn read(&mut self, limits: &Limits, reads: &mut Gate, now: Instant) -> io::Result<()> {
         if self.phase == Phase::Lingering {
             let mut thrown_away = [0; READ_BYTES];
             return match self.stream.read(&mut thrown_away) {
                 Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
-                Ok(_) => Ok(()),
+                Ok(count) => {
+                    self.pay(count, 0, limits, reads, now);
+                    Ok(())
+                }
                 Err(error) => self.no_read(error),
             };
         }
@@ -273,13 +333,16 @@ impl Connection {
         }
         let mut source = Source {
             stream: &mut self.stream,
+            records: &mut self.records,
+            counted: 0,
             may_hold_more: true,
         };
         match self.tls.read_tls(&mut source) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {
-                self.active = now;
+            Ok(count) => {
+                let records = source.counted;
                 self.readable = source.may_hold_more || self.ending;
+                self.pay(count, records, limits, reads, now);
             }
             Err(error) => return self.no_read(error),
         }
@@ -288,6 +351,7 @@ impl Connection {
         let state = state.map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
         let waiting = state.plaintext_bytes_to_read();
         if waiting > 0 {
+            self.active = now; // records without anything in them do not keep a connection
             let mut plain = vec![0; waiting];
             self.tls.reader().read_exact(&mut plain)?;
             self.reader.push(&plain);
@@ -473,7 +537,7 @@ impl Connection {
             .began
             .is_some_and(|began| now.duration_since(began) > limits.request_time);
         match self.phase {
-            Phase::Preamble | Phase::Handshake => quiet > limits.handshake_time,
+            Phase::Preamble | Phase::Handshake => now.duration_since(self.accepted) > limits.handshake_time,
             Phase::Lingering => quiet > limits.linger_time,
             _ if self.unsent() > 0 => quiet > limits.request_time,
             _ if self.busy => false,

@@ -93,6 +93,8 @@ pub struct Reader {
     bytes: Vec<u8>,
     /// Bytes of an unfinished head that were parsed.
     tried: usize,
+    /// Bytes of an unfinished head, or line, in which its end was looked for.
+    searched: usize,
     head: Option<Head>,
     body: Vec<u8>,
     chunk: Chunk,
@@ -106,6 +108,7 @@ impl Reader {
             limits,
             bytes: Vec::new(),
             tried: 0,
+            searched: 0,
             head: None,
             body: Vec::new(),
             chunk: Chunk::Size,
@@ -177,7 +180,8 @@ impl Reader {
         }
         let size = self.bytes.len();
         let due = self.tried == 0 || size >= self.tried + HEAD_STEP_BYTES || size > self.limits.head_bytes;
-        if !due && !may_end_head(&self.bytes[self.tried.saturating_sub(2)..]) {
+        let searched = mem::replace(&mut self.searched, size);
+        if !due && !may_end_head(&self.bytes[searched.saturating_sub(2)..]) {
             return Ok(None);
         }
         self.tried = size;
@@ -194,7 +198,7 @@ impl Reader {
         }
         let head = head(&parsed, &self.limits)?;
         self.bytes.drain(..length);
-        self.tried = 0;
+        (self.tried, self.searched) = (0, 0);
         Ok(Some(head))
     }
 
@@ -213,7 +217,7 @@ impl Reader {
         let done = loop {
             let rest = &self.bytes[at..];
             match self.chunk {
-                Chunk::Size => match line(rest, CHUNK_LINE_BYTES_MAX)? {
+                Chunk::Size => match line(rest, CHUNK_LINE_BYTES_MAX, &mut self.searched)? {
                     None => break false,
                     Some(text) => {
                         at += text.len() + 2;
@@ -248,7 +252,7 @@ impl Reader {
                     at += 2;
                     self.chunk = Chunk::Size;
                 }
-                Chunk::Trailer(seen) => match line(rest, self.limits.head_bytes)? {
+                Chunk::Trailer(seen) => match line(rest, self.limits.head_bytes, &mut self.searched)? {
                     None => break false,
                     Some([]) => {
                         at += 2;
@@ -284,13 +288,19 @@ fn may_end_head(bytes: &[u8]) -> bool {
 }
 
 /// The line before the next CRLF, or None while it is not whole. Whether a line is too long must not depend on how
-/// much of it has come: it is when its CRLF is not within what the longest line takes.
-fn line(bytes: &[u8], bytes_max: usize) -> Result<Option<&[u8]>, Refusal> {
-    match bytes.iter().take(bytes_max + 2).position(|byte| *byte == b'\n') {
+/// much of it has come: it is when its CRLF is not within what the longest line takes. What was `searched` is not again.
+fn line<'a>(bytes: &'a [u8], bytes_max: usize, searched: &mut usize) -> Result<Option<&'a [u8]>, Refusal> {
+    let most = bytes.len().min(bytes_max + 2);
+    let from = mem::replace(searched, 0).min(most);
+    let ends = bytes[from..most].iter().position(|byte| *byte == b'\n');
+    match ends.map(|at| from + at) {
         Some(end) if end > 0 && bytes[end - 1] == b'\r' => Ok(Some(&bytes[..end - 1])),
         Some(_) => Err(Refusal::Malformed),
-        None if bytes.len() >= bytes_max + 2 => Err(Refusal::HeadTooLarge),
-        None => Ok(None),
+        None if most == bytes_max + 2 => Err(Refusal::HeadTooLarge),
+        None => {
+            *searched = most;
+            Ok(None)
+        }
     }
 }
 

@@ -7,10 +7,11 @@
 
 mod connection;
 pub mod http;
+mod intake;
 pub mod submission;
 mod tls;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
@@ -25,8 +26,11 @@ use rustls::{ClientConfig, ServerConfig};
 use socket2::Socket;
 
 use crate::memory;
+use crate::pace::CrumbLimits;
+use crate::relay::pump::interest;
 use connection::{Connection, Turn};
 use http::{Head, HttpLimits};
+use intake::Gate;
 use submission::{Check, Checked};
 pub use tls::{client_config, server_config};
 
@@ -34,6 +38,9 @@ const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
 const SWEEP: Duration = Duration::from_millis(500);
 const ACCEPTS_PER_TURN: usize = 64;
+/// Handshakes that begin, and reads of strangers that have waited, before others get their turn.
+const HANDSHAKES_PER_TURN: usize = 4;
+const WAITED_READS_PER_TURN: usize = 8;
 /// A check of a signature takes long enough for the owner to go on meanwhile with those before it.
 const CHECKS_PER_PUBLISHING: usize = 4;
 const INDEX_BITS: u32 = 32;
@@ -80,6 +87,13 @@ pub struct Limits {
     pub strangers: usize,
     /// Those of them whose handshake is not done; the same.
     pub handshakes: usize,
+    /// Time of this thread that handshakes, and as much that reads, of those who are not known may take: microseconds of
+    /// each second, and at once.
+    pub stranger_us_per_second: u32,
+    /// The same, at once.
+    pub stranger_us: u32,
+    /// What comes in crumbs.
+    pub crumbs: CrumbLimits,
     /// Unsent bytes of one connection, after which it is cut.
     pub unsent_bytes: usize,
     /// Unsent bytes of one connection, after which it gets no more.
@@ -192,8 +206,9 @@ pub enum Command {
     Upgrade(u64),
     /// The last [`Event::Data`] is taken.
     More(u64),
-    /// Whether the owner knows the holder of the certificate that the connection has shown; it is read from only then.
-    Admit(u64, bool),
+    /// Whether the owner knows the holder of the certificate that the connection has shown, who is read from only then;
+    /// and whether that holder has paid for the handshake.
+    Admit(u64, bool, bool),
     /// Submissions of this connection are checked early from now on.
     CheckEarly(u64),
     /// End after what is written.
@@ -266,7 +281,11 @@ impl Front {
             return Ok(());
         };
         let shared = Arc::clone(&self.shared);
+        let gate = || Gate::new(limits.stranger_us_per_second, limits.stranger_us, Instant::now());
         let mut work = Loop {
+            handshakes: gate(),
+            reads: gate(),
+            resting: VecDeque::new(),
             poll,
             listener,
             limits,
@@ -394,6 +413,12 @@ struct Loop {
     slots: Vec<(u32, Option<Box<Connection>>)>,
     free: Vec<usize>,
     ready: Vec<usize>,
+    /// Those who wait until there is time for their handshake.
+    handshakes: Gate,
+    /// The same for what else strangers send.
+    reads: Gate,
+    /// Those who came in crumbs, and until when nothing of them is read: the same time for all, so in order.
+    resting: VecDeque<(Instant, usize)>,
     events: Vec<Event>,
     /// What submissions are checked by, for each method.
     checks: HashMap<Vec<u8>, Check>,
@@ -417,7 +442,7 @@ impl Loop {
         let mut next_sweep = Instant::now() + SWEEP;
         loop {
             let wait = if self.ready.is_empty() {
-                next_sweep.saturating_duration_since(Instant::now())
+                self.due(next_sweep).saturating_duration_since(Instant::now())
             } else {
                 Duration::ZERO
             };
@@ -426,6 +451,7 @@ impl Loop {
                 other => other?,
             }
             let now = Instant::now();
+            self.release(now);
             for event in &polled {
                 match event.token() {
                     LISTENER => self.accepting = true,
@@ -464,6 +490,45 @@ impl Loop {
         }
     }
 
+    /// When there is something to do without any event.
+    fn due(&self, sweep: Instant) -> Instant {
+        let rested = self.resting.front().map(|(until, _)| *until);
+        let all = [self.handshakes.due(), self.reads.due(), rested];
+        all.into_iter().flatten().fold(sweep, Instant::min)
+    }
+
+    /// Let those go on whose time has come.
+    fn release(&mut self, now: Instant) {
+        for _ in 0..HANDSHAKES_PER_TURN {
+            let Some(index) = self.handshakes.next(now) else { break };
+            if let Some((_, Some(connection))) = self.slots.get_mut(index)
+                && mem::take(&mut connection.waiting)
+            {
+                connection.begun = true;
+                self.handshakes.spend(intake::HANDSHAKE, now);
+                self.enqueue(index);
+            }
+        }
+        for _ in 0..WAITED_READS_PER_TURN {
+            let Some(index) = self.reads.next(now) else { break };
+            if let Some((_, Some(connection))) = self.slots.get_mut(index)
+                && mem::take(&mut connection.waiting)
+            {
+                connection.passed = true;
+                self.enqueue(index);
+            }
+        }
+        while let Some((until, index)) = self.resting.front().copied()
+            && until <= now
+        {
+            self.resting.pop_front();
+            if let Some((_, Some(connection))) = self.slots.get_mut(index) {
+                connection.resting = false;
+                self.enqueue(index);
+            }
+        }
+    }
+
     fn publish(&mut self) {
         self.checked = 0;
         publish(&self.shared, &mut self.events);
@@ -499,7 +564,7 @@ impl Loop {
             | Command::Write(id, _)
             | Command::Upgrade(id)
             | Command::More(id)
-            | Command::Admit(id, _)
+            | Command::Admit(id, ..)
             | Command::CheckEarly(id)
             | Command::Close(id)) = command;
             let index = (id & u64::from(u32::MAX)) as usize;
@@ -512,10 +577,13 @@ impl Loop {
             let unsent = connection.unsent();
             match command {
                 Command::Respond(_, head, body) => connection.respond(&head, &body),
-                Command::Write(_, data) => connection.write(&data),
+                Command::Write(_, data) => connection.tell(&data),
                 Command::Upgrade(_) => connection.upgrade(),
                 Command::More(_) => connection.more(),
-                Command::Admit(_, known) => {
+                Command::Admit(_, known, paid) => {
+                    if known && paid {
+                        self.handshakes.give_back(intake::HANDSHAKE);
+                    }
                     let before = usize::from(connection.known);
                     connection.admit(known, &self.limits);
                     let now = usize::from(connection.known);
@@ -600,8 +668,19 @@ impl Loop {
         let (class, was_open) = (usize::from(connection.known), connection.is_open());
         let others = self.held[class] - connection.held();
         let unsent = self.unsent - connection.unsent();
-        let first = self.events.len();
-        let turn = connection.turn(&self.limits, now, others, &mut self.events);
+        let (first, rested) = (self.events.len(), connection.resting);
+        let turn = connection.turn(&self.limits, now, others, &mut self.reads, &mut self.events);
+        if connection.resting && !rested {
+            self.resting.push_back((now + self.limits.crumbs.rest, index));
+        }
+        if turn == Turn::Wait && !mem::replace(&mut connection.waiting, true) {
+            let gate = if connection.begun {
+                &mut self.reads
+            } else {
+                &mut self.handshakes
+            };
+            gate.wait(index);
+        }
         self.held[class] = others + connection.held();
         self.unsent = unsent + connection.unsent();
         let opens = connection.is_open() && !was_open;
@@ -615,17 +694,14 @@ impl Loop {
             }
         }
         let mut dead = turn == Turn::Dead;
-        if !dead && connection.blocked != connection.watched {
-            let interest = if connection.blocked {
-                Interest::READABLE | Interest::WRITABLE
-            } else {
-                Interest::READABLE
-            };
+        // Whoever is not read from now must not wake this thread with each byte either.
+        let interest = interest(!connection.resting && !connection.waiting, connection.blocked);
+        if !dead && interest != connection.watched {
             let registry = self.poll.registry();
             dead = registry
                 .reregister(&mut connection.stream, Token(index), interest)
                 .is_err();
-            connection.watched = connection.blocked;
+            connection.watched = interest;
         }
         if dead {
             self.drop_connection(index);

@@ -30,8 +30,9 @@ from coco.enclave.transport import listener as doors
 from coco.errors import CocoError, NativeError, OverBudgetError
 
 _JSON = b"application/json"
-#: Microseconds of the event loop: a route before its handler, and the handshake of a WebSocket.
-_ROUTE_WORK_US, _UPGRADE_WORK_US = 200, 500
+#: Microseconds of the event loop: a route before its handler, and the handshake of a WebSocket; and of the door, a TLS
+#: handshake.
+_ROUTE_WORK_US, _UPGRADE_WORK_US, _HANDSHAKE_WORK_US = 200, 500, 800
 
 _json_encode = msgspec.json.Encoder().encode
 _status_lines = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
@@ -211,7 +212,8 @@ class Listener:
             self._peers[connection], _ = rest
             if rest[0] is not None:
                 # It is read from once it is known whose it is, and with it what it may send.
-                self._door.admit(connection, bool(self._caller(rest[0]).actor))
+                caller = self._caller(rest[0])
+                self._door.admit(connection, bool(caller.actor), self._paid(caller, _HANDSHAKE_WORK_US))
                 self._waker.soon()
             # Signatures are checked for those who may submit: nobody else gets so much of the door's time.
             if self._submitted is not None and self._caller(rest[0]).kind is CallerKind.PARTICIPANT:
@@ -237,6 +239,16 @@ class Listener:
             self._forget(connection)
         elif kind == doors.FAILED:
             self._on_failure(NativeError("the front door failed", code="front.failed"))
+
+    def _paid(self, caller: Caller, work_us: float) -> bool:
+        """Whether an actor's own budget covers this; what it does not, strangers' time at the door does."""
+        if not caller.actor:
+            return False
+        try:
+            self._admission.take(caller, work_us)
+        except OverBudgetError:
+            return False
+        return True
 
     def _read_on(self, connection: int, work_us: float) -> None:
         """Take more of a WebSocket once what came is paid for: till then it stays with the sender."""

@@ -454,6 +454,8 @@ class Links:
         for kind, connection, *rest in self._inbound.take():
             if kind == doors.OPENED:
                 self._accepted[connection] = _Inbound(rest[0])
+                self._inbound.admit(connection, False, False)
+                self._wake_inbound.soon()
                 self._loop.call_later(limits.STRANGER_SECONDS_MAX, self._end_stranger, connection)
             elif kind == doors.DATA:
                 try:
@@ -483,6 +485,8 @@ class Links:
         for message in inbound.frames.feed(data):
             if inbound.sender is None:
                 inbound.sender = self._greeted(inbound, message)
+                if inbound.sender:
+                    self._inbound.admit(connection, True, True)
             elif isinstance(message, Tell):
                 if inbound.sender == 0 or self.address(inbound.sender) is None:
                     raise AttestationError("a stranger may only ask", code="peers.not_of_the_service")

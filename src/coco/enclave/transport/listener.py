@@ -32,6 +32,9 @@ def open_door(listener: socket.socket, *, protocol: str) -> Front:
         connections=limits.PEER_LINKS_MAX if of_peers else limits.CONNECTIONS_MAX,
         strangers=limits.PEER_LINKS_MAX if of_peers else limits.STRANGERS_MAX,
         handshakes=limits.PEER_LINKS_MAX if of_peers else limits.HANDSHAKES_MAX,
+        stranger_us_per_second=limits.STRANGERS_DOOR_US_PER_SECOND,
+        stranger_us=limits.STRANGERS_DOOR_US_MAX,
+        crumbs=limits.CRUMBS,
         unsent_bytes=limits.PEER_UNSENT_BYTES_MAX if of_peers else limits.REPLY_BYTES_MAX,
         # A link whose other side reads slowly must still be heard: it is cut at the limit, not held back before.
         pressure_bytes=limits.PEER_UNSENT_BYTES_MAX if of_peers else limits.REPLY_BYTES_SOFT,

@@ -1,11 +1,14 @@
 //! The host's hot loop: bytes between TCP connections and the enclave's local listeners.
 //!
 //! One thread per listener, no parsing: what passes is ciphertext. Memory per connection is bounded: a direction holds
-//! at most one unwritten buffer and stops reading until it is gone, so back-pressure reaches the sender's kernel.
+//! at most one unwritten buffer and stops reading until it is gone, so back-pressure reaches the sender's kernel. What
+//! comes in crumbs that nobody answers waits a little until it has grown together: each costs two processes a turn.
+
+pub(crate) mod pump;
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,18 +17,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixStream};
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{SockAddr, Socket, Type};
 
 use crate::memory;
+use crate::pace::{CrumbLimits, Crumbs};
+use pump::{Direction, Progress, pump, watch};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
-/// Reads of one direction before other connections get their turn.
-const TURNS_MAX: usize = 8;
 const CONNECT: Duration = Duration::from_millis(500);
 const DIAL_RETRY: Duration = Duration::from_millis(2);
 const DIAL_GIVE_UP: Duration = Duration::from_secs(5);
@@ -104,8 +106,14 @@ impl Target {
 }
 
 impl Relay {
-    /// Listen on `address` and carry every connection to the enclave's listener at `target`.
-    pub fn start(address: SocketAddr, target: Target, connections_max: usize) -> io::Result<Self> {
+    /// Listen on `address` and carry every connection to the enclave's listener at `target`; without a limit of crumbs
+    /// where nodes tell each other what needs no answer.
+    pub fn start(
+        address: SocketAddr,
+        target: Target,
+        connections_max: usize,
+        crumbs: Option<CrumbLimits>,
+    ) -> io::Result<Self> {
         let mut listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let poll = Poll::new()?;
@@ -119,6 +127,8 @@ impl Relay {
             listener,
             target,
             connections_max,
+            crumbs,
+            resting: VecDeque::new(),
             pairs: Vec::new(),
             free: Vec::new(),
             ready: VecDeque::new(),
@@ -183,28 +193,6 @@ impl Drop for Relay {
     }
 }
 
-#[derive(Default)]
-struct Direction {
-    unwritten: Vec<u8>,
-    written: usize,
-    readable: bool,
-    /// The sink would not take more: only then is its becoming writable of interest, because a local stream says so
-    /// after every read of its peer, and each time this thread would wake for nothing.
-    blocked: bool,
-    /// The poll tells when the sink takes more again.
-    watched: bool,
-    /// The source has said that it ends: a short read is then not the last one.
-    ending: bool,
-    source_ended: bool,
-    finished: bool,
-}
-
-enum Progress {
-    Blocked,
-    Again,
-    Broken,
-}
-
 struct Pair {
     client: TcpStream,
     enclave: UnixStream,
@@ -217,6 +205,9 @@ struct Loop {
     listener: TcpListener,
     target: Target,
     connections_max: usize,
+    crumbs: Option<CrumbLimits>,
+    /// Connections that come in crumbs, and until when nothing of them is read: the same time for all, so in order.
+    resting: VecDeque<(Instant, usize)>,
     pairs: Vec<Option<Pair>>,
     free: Vec<usize>,
     ready: VecDeque<usize>,
@@ -236,7 +227,8 @@ impl Loop {
             } else if !self.waiting.is_empty() {
                 Some(DIAL_RETRY)
             } else {
-                None
+                let rested = self.resting.front();
+                rested.map(|(until, _)| until.saturating_duration_since(Instant::now()))
             };
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -250,14 +242,28 @@ impl Loop {
                     token => self.note(token, event),
                 }
             }
+            let now = Instant::now();
+            self.end_rests(now);
             self.take_dialled();
             self.dial_waiting();
             for _ in 0..self.ready.len() {
                 if let Some(number) = self.ready.pop_front()
-                    && memory::within(|| self.serve(number)).is_err()
+                    && memory::within(|| self.serve(number, now)).is_err()
                 {
                     self.close(number);
                 }
+            }
+        }
+    }
+
+    fn end_rests(&mut self, now: Instant) {
+        while let Some((until, number)) = self.resting.front().copied()
+            && until <= now
+        {
+            self.resting.pop_front();
+            if let Some(Some(pair)) = self.pairs.get_mut(number) {
+                pair.inward.resting = false;
+                self.ready.push_back(number);
             }
         }
     }
@@ -346,23 +352,25 @@ impl Loop {
         self.pairs[number] = Some(Pair {
             client,
             enclave,
-            inward: Direction::default(),
+            inward: Direction::counting(self.crumbs.map(|limits| Crumbs::new(limits, Instant::now()))),
             outward: Direction::default(),
         });
         self.counters.open.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    fn serve(&mut self, number: usize) {
+    fn serve(&mut self, number: usize, now: Instant) {
         let Some(Some(pair)) = self.pairs.get_mut(number) else {
             return;
         };
+        let rested = pair.inward.resting;
         let inward = pump(
             &mut pair.client,
             &mut pair.enclave,
             &mut pair.inward,
             &mut self.buffer,
             &self.counters.bytes_in,
+            now,
         );
         let outward = pump(
             &mut pair.enclave,
@@ -370,11 +378,19 @@ impl Loop {
             &mut pair.outward,
             &mut self.buffer,
             &self.counters.bytes_out,
+            now,
         );
+        if let Some(crumbs) = &mut pair.inward.crumbs {
+            crumbs.answered(pair.outward.take_answers());
+            if pair.inward.resting && !rested {
+                self.resting.push_back((now + crumbs.rest(), number));
+            }
+        }
         let over = pair.inward.finished && pair.outward.finished;
         let registry = self.poll.registry();
-        let watched = watch(registry, &mut pair.client, Token(2 * number), &mut pair.outward)
-            .and_then(|()| watch(registry, &mut pair.enclave, Token(2 * number + 1), &mut pair.inward));
+        let (token, back) = (Token(2 * number), Token(2 * number + 1));
+        let watched = watch(registry, &mut pair.client, token, &pair.inward, &mut pair.outward)
+            .and_then(|()| watch(registry, &mut pair.enclave, back, &pair.outward, &mut pair.inward));
         match (inward, outward) {
             (Progress::Broken, _) | (_, Progress::Broken) => self.close(number),
             _ if watched.is_err() => self.close(number),
@@ -393,102 +409,4 @@ impl Loop {
             self.counters.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
-}
-
-trait Half {
-    fn end_writing(&self) -> io::Result<()>;
-}
-
-impl Half for TcpStream {
-    fn end_writing(&self) -> io::Result<()> {
-        self.shutdown(Shutdown::Write)
-    }
-}
-
-impl Half for UnixStream {
-    fn end_writing(&self) -> io::Result<()> {
-        self.shutdown(Shutdown::Write)
-    }
-}
-
-/// Keep the poll's interest in `sink` equal to what the direction into it needs.
-fn watch(registry: &Registry, sink: &mut impl Source, token: Token, into: &mut Direction) -> io::Result<()> {
-    if into.blocked != into.watched {
-        let interest = if into.blocked {
-            Interest::READABLE | Interest::WRITABLE
-        } else {
-            Interest::READABLE
-        };
-        registry.reregister(sink, token, interest)?;
-        into.watched = into.blocked;
-    }
-    Ok(())
-}
-
-fn pump<S: Read, D: Write + Half>(
-    source: &mut S,
-    sink: &mut D,
-    state: &mut Direction,
-    buffer: &mut [u8],
-    counter: &AtomicU64,
-) -> Progress {
-    for _ in 0..TURNS_MAX {
-        while state.written < state.unwritten.len() {
-            if state.blocked {
-                return Progress::Blocked;
-            }
-            match sink.write(&state.unwritten[state.written..]) {
-                Ok(0) => return Progress::Broken,
-                Ok(count) => state.written += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => state.blocked = true,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Progress::Broken,
-            }
-        }
-        if !state.unwritten.is_empty() {
-            state.unwritten = Vec::new();
-            state.written = 0;
-        }
-        if state.source_ended {
-            if !state.finished {
-                state.finished = true;
-                if sink.end_writing().is_err() {
-                    return Progress::Broken;
-                }
-            }
-            return Progress::Blocked;
-        }
-        if !state.readable {
-            return Progress::Blocked;
-        }
-        match source.read(buffer) {
-            Ok(0) => state.source_ended = true,
-            Ok(count) => {
-                counter.fetch_add(count as u64, Ordering::Relaxed);
-                // A short read has emptied the socket: the next bytes, or its end, come with an event of their own.
-                state.readable = count == buffer.len() || state.ending;
-                let mut written = 0;
-                while written < count {
-                    match sink.write(&buffer[written..count]) {
-                        Ok(0) => return Progress::Broken,
-                        Ok(more) => written += more,
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                            state.blocked = true;
-                            state.unwritten = buffer[written..count].to_vec();
-                            break;
-                        }
-                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                        Err(_) => return Progress::Broken,
-                    }
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                state.readable = false;
-                return Progress::Blocked;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return Progress::Broken,
-        }
-    }
-    Progress::Again
 }
