@@ -198,8 +198,11 @@ READ_INDEX_SECONDS_MAX: Final = 5
 PEER_SECONDS_MAX: Final = 5
 #: Bytes that wait for a peer before its link is cut; the engine sends again.
 PEER_UNSENT_BYTES_MAX: Final = 128 * MIB
-#: Links of a node, from peers and from strangers that ask to join; and questions of one that wait for their answer.
+#: Links of a node, from peers and from strangers that ask to join, those of strangers, and those whose handshake is not
+#: done, so that there is room for peers; and questions of one that wait for their answer.
 PEER_LINKS_MAX: Final = 256
+PEER_STRANGERS_MAX: Final = 128
+PEER_HANDSHAKES_MAX: Final = 64
 PEER_QUESTIONS_MAX: Final = 256
 #: Time that a stranger may keep a link.
 STRANGER_SECONDS_MAX: Final = 30

@@ -27,7 +27,7 @@ def headers_of(count):
 class Door:
     """A front door of this process, on a local socket, whose owner answers what the test says."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, protocol="json_rpc"):
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
         key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
         made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(1))
@@ -38,7 +38,7 @@ class Door:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.path)
         listener.listen(64)
-        self.front = doors.open_door(listener, protocol="json_rpc")
+        self.front = doors.open_door(listener, protocol=protocol)
         der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         self.front.start([certificate.public_bytes(Encoding.DER)], der, True)
         self.closed, self.held = [], []
@@ -103,12 +103,12 @@ class Door:
 
 
 @contextlib.contextmanager
-def making(directory: Path) -> Iterator[Callable[[], Door]]:
+def making(directory: Path) -> Iterator[Callable[..., Door]]:
     """What makes doors, which end with it."""
     made: list[Door] = []
 
-    def make() -> Door:
-        made.append(Door(directory))
+    def make(protocol: str = "json_rpc") -> Door:
+        made.append(Door(directory, protocol))
         return made[-1]
 
     yield make

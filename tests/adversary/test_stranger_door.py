@@ -224,3 +224,26 @@ def test_C5_a_handshake_in_crumbs_ends(door, monkeypatch):
         while time.monotonic() < deadline:
             plain.sendall(b"\x01")
             time.sleep(0.2)
+
+
+@attack(
+    "C5",
+    was="256 links of a stranger to the listener of peers, each with a certificate that it made itself, keep the nodes of "
+    "the network out",
+    now="strangers have half of the links, and the one that was quiet longest makes place; a node keeps its own",
+)
+def test_C5_links_of_strangers_leave_those_of_nodes(door, monkeypatch):
+    monkeypatch.setattr(limits, "PEER_LINKS_MAX", 6)
+    monkeypatch.setattr(limits, "PEER_STRANGERS_MAX", 3, raising=False)
+    monkeypatch.setattr(limits, "PEER_HANDSHAKES_MAX", 2, raising=False)
+    front = door("peer")
+    node = front.connect(shows=True)
+    (identity,) = front.events(doors.OPENED, 1)
+    front.admit(identity, True)
+    for _ in range(8):
+        front.connect(shows=True)
+        (stranger,) = front.events(doors.OPENED, 1)
+        front.admit(stranger, False)
+    assert len(front.closed) == 5 and identity not in front.closed, "they make place for each other"
+    node.sendall(b"heard")
+    assert front.events(doors.DATA, 1) == [identity]
