@@ -45,7 +45,7 @@ sys.path[:] = [one for one in sys.path if one.startswith(str(root / "python"))] 
 from coco.cli.main import main
 
 sys.argv[0] = "coco"
-main()
+sys.exit(main())
 '''
 COMMAND = """#!/bin/sh
 # Run coco out of this bundle; no bytecode is written, for a file that is not in the list is refused.

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import typer
 
-from coco.cli import keys, main
+from coco.cli import commands, keys, main
 from coco.client import governance
 from coco.errors import HostError
 from coco.host import launcher, node
@@ -88,7 +88,7 @@ def _commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield path + name, command
 
 
-COMMANDS = dict(_commands(typer.main.get_command(main.app)))
+COMMANDS = dict(_commands(typer.main.get_command(commands.app)))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def no_enclave(**options: Any) -> Any:
         raise HostError("no enclave is started here", code="host.no_enclave")
 
-    command = typer.main.get_command(main.app)
+    command = typer.main.get_command(commands.app)
     monkeypatch.setattr(typer.main, "get_command", lambda app: command)  # made once, not for each call
     monkeypatch.setattr(node, "launch", no_enclave)
     monkeypatch.setattr(node, "take_turns", lambda: None)

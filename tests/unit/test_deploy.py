@@ -20,8 +20,8 @@ import regopy
 from typer.main import get_command
 
 from coco import code_identity
+from coco.cli.commands import app
 from coco.cli.eif import registers
-from coco.cli.main import app
 from coco.cli.node import PLATFORMS
 from coco.client.endorsements import source
 from coco.configuration.actions import network as actions
