@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from coco import limits
+from coco.host.ports import outgoing
 
 _LANDLOCK_CREATE_RULESET = 444
 #: Where each platform shows itself to whoever runs on it.
@@ -102,6 +103,12 @@ def _port() -> Finding:
     return Finding("port 8545", free, False, "free" if free else "taken", "choose another with `coco sandbox --port`")
 
 
+def _outgoing_ports() -> Finding:
+    given = outgoing()
+    says = f"{given.start} to {given.stop - 1}: choose ports of nodes below" if given else "not said"
+    return Finding("ports of outgoing connections", bool(given), False, says, "there is no /proc/sys/net")
+
+
 def _tee() -> Finding:
     found = [f"{path} (--platform {name})" for path, name in _PLACES.items() if os.path.exists(path)]
     hint = "without a platform nothing is proven: INSECURE. See docs/tee.md for what was never run"
@@ -109,7 +116,8 @@ def _tee() -> Finding:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    _system, _python, _extension, _seccomp, _namespaces, _landlock, _memory_lock, _descriptors, _sqlite, _port, _tee,
+    _system, _python, _extension, _seccomp, _namespaces, _landlock, _memory_lock, _descriptors, _sqlite, _port,
+    _outgoing_ports, _tee,
 )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ class Connector:
             raise ConfigurationError(
                 f"cannot listen on {self.options.host}:{self.options.port}: {error.strerror}",
                 code="connect.port_taken",
-                hint="choose another port with --port",
+                hint=f"ss -tanp 'sport = :{self.options.port}' says who has it; choose another port with --port",
             ) from error
         self._saver = asyncio.get_running_loop().create_task(self._save_loop())
 

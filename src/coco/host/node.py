@@ -29,6 +29,7 @@ from coco.host.hints import HINTS
 from coco.host.launcher import VIRTUAL, Enclave, launch, place, reach, take_turns
 from coco.host.metrics import MetricsServer, sizes
 from coco.host.persistence import Aside, LedgerFile, unreadable
+from coco.host.ports import cannot_listen
 
 TICK_SECONDS = 1.0
 STOP_SECONDS, STOP_STARTING_SECONDS = 10.0, 0.2
@@ -186,7 +187,7 @@ class Node:
             try:
                 await self.metrics.start(*options.metrics)
             except OSError as error:
-                raise HostError(f"cannot serve metrics: {error}", code="host.cannot_listen") from error
+                raise cannot_listen(options.metrics, error) from error
         return self.ready.result()
 
     @property
@@ -217,7 +218,11 @@ class Node:
         assert self._enclave is not None, "launched before anything is asked of it"
         # Nodes tell each other much that is short and gets no answer; the enclave knows which of its peers are nodes.
         crumbs = None if name == "peers" else limits.CRUMBS
-        self.relays[name] = Relay(*address, self._enclave.listeners[name], self.options.connections_max, crumbs)
+        try:
+            relay = Relay(*address, self._enclave.listeners[name], self.options.connections_max, crumbs)
+        except HostError as error:
+            raise cannot_listen(address, error) if error.code == "host.cannot_listen" else error from error
+        self.relays[name] = relay
 
     async def _dial(self, dial: int, address: str) -> None:
         """Connect to another node, and the enclave to it."""
