@@ -1,0 +1,51 @@
+"""The contract between the framework and a ledger protocol.
+
+Who does what:
+
+* The framework owns sockets, callers, the pool, the order, sealing, commit and time. An adapter opens no socket and no
+  file, reads no clock and draws no randomness but what a call gives it.
+* The adapter parses requests, checks and executes transactions on a store transaction, answers queries on a store view,
+  and decides in :meth:`LedgerAdapter.redact` who sees what. Nothing is taken from a request's own ``from``.
+* Replicated state is only in the store. What an adapter derives from it (tries, indexes, filters) it keeps by the hooks
+  ``applied``, ``rolled_back`` and ``rebuild``, on every node alike.
+
+The way of one submission: ``parse_submission`` -> ``admit`` -> pool (``PoolPolicy``) -> ``accepted`` ->
+``execute`` -> ledger -> ``applied`` -> commit -> ``committed`` -> ``acknowledge``.
+"""
+
+from __future__ import annotations
+
+from coco.configuration.callers import Caller, CallerKind
+from coco.enclave.adapters.contract.adapter import LedgerAdapter
+from coco.enclave.adapters.contract.execution import BlockContext, Envelope, Outcome, PoolPolicy, Verdict
+from coco.enclave.adapters.contract.routes import (
+    AdapterError,
+    Cost,
+    Manifest,
+    Reply,
+    Request,
+    Route,
+    RouteKind,
+    Table,
+)
+from coco.enclave.adapters.contract.services import Services
+
+__all__ = [
+    "AdapterError",
+    "BlockContext",
+    "Caller",
+    "CallerKind",
+    "Cost",
+    "Envelope",
+    "LedgerAdapter",
+    "Manifest",
+    "Outcome",
+    "PoolPolicy",
+    "Reply",
+    "Request",
+    "Route",
+    "RouteKind",
+    "Services",
+    "Table",
+    "Verdict",
+]

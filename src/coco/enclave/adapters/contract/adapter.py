@@ -1,0 +1,157 @@
+"""The adapter: what a ledger protocol implements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from coco._native import Chain, WriteSet
+from coco.configuration.callers import Caller, CallerKind
+from coco.enclave.adapters.contract.execution import BlockContext, Envelope, Outcome, PoolPolicy
+from coco.enclave.adapters.contract.routes import AdapterError, Cost, Manifest, Reply, Request
+from coco.enclave.adapters.contract.services import Services
+from coco.enclave.store import StoreTransaction, StoreView
+from coco.errors import CocoError
+from coco.ledger.position import Position
+
+if TYPE_CHECKING:
+    from coco._native import Admitted
+
+
+class LedgerAdapter(ABC):
+    """Runs one ledger protocol on the Coco store."""
+
+    @abstractmethod
+    def manifest(self) -> Manifest:
+        """Declare name, routes, tables and wishes; the same on every call."""
+
+    def start(self, services: Services) -> None:
+        """Take the framework's services; called once, before anything else but ``manifest``."""
+        self.services = services
+
+    def pool_policy(self) -> PoolPolicy:
+        """The rules of this protocol's pool."""
+        return PoolPolicy()
+
+    def genesis(self, settings: Mapping[str, Any], tx: StoreTransaction, block: BlockContext) -> None:
+        """Write the first state, as ``settings`` of the genesis document ask.
+
+        Raises:
+            ConfigurationError: the settings are wrong.
+        """
+
+    def parse_submission(self, request: Request) -> Sequence[bytes]:
+        """The raw transactions in a request of kind SUBMIT.
+
+        Raises:
+            CocoError: the request is malformed.
+        """
+        return [request.body]
+
+    @abstractmethod
+    async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
+        """Checks that need no state, for many at once; one answer for each, in order. Never raises for bad input.
+
+        The same bytes of the same caller give the same id at every node: a backup forwards them to the primary.
+        What takes long in it is awaited through ``services``.
+        """
+
+    def early_checks(self) -> Mapping[str, Chain]:
+        """Methods of kind SUBMIT that hand in one raw transaction, and the chain of the extension that admits it while
+        the request is read: a short way for what is often. None as it stands.
+        """
+        return {}
+
+    def checked(self, found: Admitted) -> tuple[Envelope, bytes] | CocoError:
+        """What ``admit`` would have answered to what the extension has checked early, and the raw transaction."""
+        raise NotImplementedError("an adapter with early checks has an answer to them")
+
+    @abstractmethod
+    async def execute(
+        self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
+    ) -> tuple[Sequence[Outcome], bytes | None]:
+        """Run ``batch`` on ``tx``; one outcome for each, and the claim that receipts of the entry prove (or None).
+
+        A claim is a :class:`coco.ledger.claims.Claim`, encoded; whoever asks for the receipt of an entry is shown it.
+
+        If nothing is INCLUDED, nothing may be written. An exception discards the whole transaction; the framework then
+        runs halves of the batch to find the offender (G3).
+        """
+
+    @abstractmethod
+    async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
+        """Answer from committed state.
+
+        Raises:
+            CocoError: refused, with a stable code.
+        """
+
+    def cost(self, request: Request) -> Cost:
+        """What a request costs at most. Never raises for bad input, which costs little; reads no more than memory."""
+        return Cost()
+
+    def accepted(self, request: Request, envelopes: Sequence[Envelope]) -> Reply:
+        """Answer a submission that the pool has taken; this says nothing of commit."""
+        return Reply([envelope.id.hex() for envelope in envelopes])
+
+    def told(self, refusal: CocoError, envelope: Envelope, caller: Caller) -> CocoError | None:
+        """What a caller hears when the pool refuses its transaction; None: nothing, as if it had been taken.
+
+        For protocols where a caller may hand in what another has signed, and a refusal tells of that other.
+        """
+        return refusal
+
+    def check_wait(self, envelope: Envelope, caller: Caller) -> None:
+        """Whether the caller may wait for what becomes of a transaction that it hands in.
+
+        Raises:
+            CocoError: it may not.
+        """
+
+    async def may_learn_fate(self, identity: bytes, caller: Caller, view: StoreView) -> bool:
+        """Whether the caller may know what became of the transaction with this id; every participant, as it stands."""
+        return caller.kind is CallerKind.PARTICIPANT
+
+    async def prove(self, identity: bytes, caller: Caller, view: StoreView) -> tuple[int, dict[str, Any]] | None:
+        """Seqno of the entry that a transaction is in, and the proof, from the claim of that entry, of the transaction
+        and its outcome; None where the caller may see none. A protocol without such proofs has none, as it stands.
+        """
+        return None
+
+    async def acknowledge(
+        self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView
+    ) -> Reply:
+        """Answer a submission of kind SUBMIT_AND_WAIT, which is committed in ``view``."""
+        return self.accepted(request, envelopes)
+
+    def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
+        """Events from now on, as JSON values; only committed ones.
+
+        Raises:
+            CocoError: refused.
+        """
+        raise AdapterError("this protocol has no events", code="adapter.no_events")
+
+    @abstractmethod
+    def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
+        """The part of ``items`` that the caller may see; the one place that decides it. Every reply passes it."""
+
+    def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+        """An entry with these writes is in the store; derived state follows. Returns the ids of its transactions.
+
+        Called at every node: after ``execute`` where it was executed, and where it came from another node.
+
+        Raises:
+            LedgerError: derived state shows that the entry is not what it claims to be; the node stops.
+        """
+        return ()
+
+    def committed(self, position: Position) -> None:
+        """Everything up to ``position`` is committed; events may be told."""
+
+    def rolled_back(self, position: Position) -> None:
+        """Entries above ``position`` are gone; derived state follows backwards."""
+
+    async def rebuild(self, view: StoreView) -> None:
+        """Build derived state anew from the store."""

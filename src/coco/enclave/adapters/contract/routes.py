@@ -1,0 +1,119 @@
+"""What an adapter is asked and answers: its manifest, routes, requests, replies and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from coco.errors import CocoError
+
+
+class RouteKind(Enum):
+    """How the framework serves a request."""
+
+    #: Answered by ``query`` from committed state.
+    QUERY = "query"
+    #: Transactions for the pool, answered by ``accepted`` once they are in it.
+    SUBMIT = "submit"
+    #: The same, answered by ``acknowledge`` once they are committed.
+    SUBMIT_AND_WAIT = "submit_and_wait"
+    #: A stream of events, served by ``subscribe`` over a WebSocket.
+    SUBSCRIBE = "subscribe"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One kind of request: a JSON-RPC method (``path`` empty) or an HTTP route of the application listener."""
+
+    name: str
+    kind: RouteKind
+    #: "GET", "POST", ...; empty for JSON-RPC.
+    method: str = ""
+    #: Path with ``{names}`` as Starlette writes them, such as ``/kv/{key}``; empty for JSON-RPC.
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A private table of the adapter; its name begins with the adapter's."""
+
+    name: str
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an adapter declares."""
+
+    name: str
+    version: str
+    routes: Sequence[Route]
+    tables: Sequence[Table]
+    #: Log table whose keys are the ids of the transactions that were included; empty if there is none.
+    transactions: str = ""
+    #: Names of keys that the key service makes for it and keeps (used by later protocols).
+    keys: Sequence[str] = ()
+    #: Names of external processors that it may call through the host: those see what they are given (H4).
+    externals: Sequence[str] = ()
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A request as the front end parsed it."""
+
+    #: Name of the route.
+    name: str
+    #: JSON-RPC parameters; for an HTTP route the path parameters.
+    params: Sequence[Any] | Mapping[str, Any]
+    body: bytes = b""
+    query: Mapping[str, str] = msgspec.field(default_factory=dict)
+    #: Random bytes that no other request has; for routes of HTTP.
+    nonce: bytes = b""
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What answering a request takes, at most, as far as that can be known before it runs.
+
+    It is what the caller's budget pays (``api/budget.py``), not what scheduling goes by.
+    """
+
+    #: Microseconds of the event loop; what runs on threads of its own is bounded there.
+    work_us: int = 40
+    #: Memory of the answer while it is made.
+    answer_bytes: int = 1024
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """An answer. For JSON-RPC ``value`` is the result; for HTTP it is JSON, or bytes with their type."""
+
+    value: Any
+    status: int = 200
+    content_type: str = "application/json"
+
+
+class AdapterError(CocoError):
+    """A refusal in the protocol's own terms.
+
+    Attributes:
+        rpc_code: JSON-RPC error code.
+        data: JSON-RPC error data, such as revert bytes.
+    """
+
+    code = "adapter.refused"
+    http_status = 400
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        rpc_code: int = -32000,
+        data: Any = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.rpc_code = rpc_code
+        self.data = data

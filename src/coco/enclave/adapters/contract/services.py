@@ -1,0 +1,34 @@
+"""What the framework gives an adapter at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from coco.enclave.adapters.contract.execution import Envelope
+from coco.enclave.store import StoreView
+
+
+@dataclass(slots=True)
+class Services:
+    """What the framework gives an adapter at its start."""
+
+    #: The current pool, for ``pending``: envelope by id, and the position after the last of a lane. At a backup: what
+    #: came to this node, and what the primary says.
+    pooled: Callable[[bytes], Envelope | None]
+    pending_position: Callable[[Hashable], Awaitable[int | None]]
+    #: The store at its newest version, committed or not: for ``applied``.
+    newest: Callable[[], StoreView]
+    #: Asks an external processor that the manifest names; not confidential.
+    call_external: Callable[[str, bytes], Awaitable[bytes]]
+    #: Runs a call of the extension without holding up the event loop: for executing batches.
+    run: Callable[..., Awaitable[Any]]
+    #: Runs a call of the extension that is made to run in the background (``begin(background, ...) -> ticket``): for
+    #: what is short and often.
+    run_background: Callable[..., Awaitable[Any]]
+    #: The same as ``run`` for queries, on threads of their own, so that no query can hold up a batch, and in turn by
+    #: actor, so that no actor's queries can hold up another's.
+    run_query: Callable[..., Awaitable[Any]]
+    #: The same for what gives many items, which everything else goes before.
+    run_list: Callable[..., Awaitable[Any]]
