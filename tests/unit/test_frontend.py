@@ -13,6 +13,7 @@ from coco.enclave.transport import listener as doors
 from coco.errors import HostLiedError, NotFoundError
 
 CALLER = Caller(kind=CallerKind.PARTICIPANT, actor="aa" * 32)
+OTHER = Caller(kind=CallerKind.PARTICIPANT, actor="bb" * 32)
 
 
 class Service:
@@ -191,7 +192,7 @@ def listening(submitted, failed):
     """A listener whose submissions go to ``submitted``, and the function that makes events happen at its door."""
     door: Any = Door()
     door.checked_early, door.check_early = [], lambda connection: door.checked_early.append(connection)
-    callers = {b"participant": CALLER, None: Caller()}
+    callers = {b"participant": CALLER, b"other": OTHER, None: Caller()}
     app: Any = None
     listener = Listener(
         door,
@@ -252,5 +253,25 @@ def test_G3_submissions_that_cannot_be_served_end_their_connections_and_no_more(
         assert door.closed == [1] and len(failed) == 1
         happen(handed_in(2, "a"))
         assert door.closed == [1, 2] and len(failed) == 2
+
+    asyncio.run(story())
+
+
+def test_G3_a_submission_that_cannot_be_served_ends_nobody_elses_connection():
+    async def story():
+        failed: list[Any] = []
+        served: list[Any] = []
+
+        def fail_for_one(method, caller, calls):
+            if caller is CALLER and method == "eth_sendRawTransaction":
+                raise RuntimeError("a secret")
+            served.append((method, caller, [call[0] for call in calls]))
+
+        door, happen = listening(fail_for_one, failed)
+        happen(*((doors.OPENED, n, b"other" if n == 2 else b"participant", None) for n in (1, 2, 3, 4)))
+        # All of the same turn: what fails is what one caller hands in by one method.
+        happen(handed_in(1, "a"), handed_in(2, "b"), handed_in(3, "c", "other"), handed_in(4, "d"))
+        assert door.closed == [1, 4] and len(failed) == 1
+        assert served == [("eth_sendRawTransaction", OTHER, [b"2"]), ("other", CALLER, [b"3"])]
 
     asyncio.run(story())

@@ -178,17 +178,18 @@ class Listener:
     def _submit(self, events: list[tuple[Caller, tuple[Any, ...]]]) -> None:
         """Serve submissions that the door has checked: what came at the same time together."""
         assert self._submitted is not None, "the door checks only what this listener asked it to"
-        calls: dict[tuple[str, int], tuple[Caller, list[EarlyCall]]] = {}
+        calls: dict[tuple[str, int], tuple[Caller, list[EarlyCall], list[int]]] = {}
         for caller, (_, connection, method, call, found, check_us) in events:
-            _, together = calls.setdefault((method, id(caller)), (caller, []))
+            _, together, connections = calls.setdefault((method, id(caller)), (caller, [], []))
             together.append((call, found, check_us, partial(self._respond_json, connection)))
-        for (method, _), (caller, together) in calls.items():
+            connections.append(connection)
+        for (method, _), (caller, together, connections) in calls.items():
             try:
                 self._submitted(method, caller, together)
             except Exception as error:  # noqa: BLE001 - as above
                 self._on_error(error)
-                for _, event in events:
-                    self._door.close(event[1])
+                for connection in connections:  # whoever else came at the same time is answered
+                    self._door.close(connection)
                 self._waker.soon()
 
     async def _call_when_readable(
