@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -18,8 +18,12 @@ from coco.enclave.adapters.ethereum.rpc.registry import method
 from coco.enclave.store import StoreView
 
 _LIMIT_EXCEEDED = -32005
-#: Blocks whose logs are looked through before others have their turn, and with how much each log is compared there.
-_BLOCKS_AT_ONCE, _COMPARED_AT_ONCE = 64, 8
+#: Blocks whose logs are looked through at once, on a thread for lists; few are on the event loop, since handing them
+#: over costs more, if there is not much to compare each of their logs with.
+_BLOCKS_AT_ONCE, _BLOCKS_HERE, _COMPARED_AT_ONCE = 64, 2, 8
+
+#: A block, and the matches in it: transaction index, log position.
+Matches = tuple[Block, list[tuple[int, int]]]
 
 
 async def _number(chain: Backend, tag: Any, default: int) -> int:
@@ -38,41 +42,56 @@ async def _logs(chain: Backend, wanted: LogQuery, first: int, last: int, caller:
             code="ethereum.range_too_large",
             rpc_code=_LIMIT_EXCEEDED,
         )
-    found: list[tuple[Block, list[tuple[int, int]]]] = []
     if not visibility.sees_all(caller) and not caller.accounts:
         return []  # whoever owns nothing sees nothing, whatever is there
+    matching: list[Matches] = []
     count = 0
-    for number in range(first, last + 1):
-        block = await chain.block_there(number, view)
-        matches = await _matches(chain, wanted, block, caller)
-        if matches:
-            found.append((block, matches))
-            count += len(matches)
+    for begin in range(first, last + 1, _BLOCKS_AT_ONCE):
+        numbers = range(begin, min(begin + _BLOCKS_AT_ONCE, last + 1))
+        blocks = [await chain.block_there(number, view) for number in numbers]
+        if len(blocks) > _BLOCKS_HERE:
+            slice_matching = await chain.services.run_list(_matches, wanted, blocks, caller)
+        else:
+            slice_matching = [(block, await _matches_of(chain, wanted, block, caller)) for block in blocks]
+        matching += [(block, places) for block, places in slice_matching if places]
+        count += sum(len(places) for _, places in slice_matching)
         if count > limits.LOGS_MAX:
             raise AdapterError(
                 f"a query returns at most {limits.LOGS_MAX} logs",
                 code="ethereum.too_many_logs",
                 rpc_code=_LIMIT_EXCEEDED,
             )
-        if number % _BLOCKS_AT_ONCE == 0:
-            await asyncio.sleep(0)  # others have their turn between two slices
     if count <= MANY:
-        return [block.log(*place) for block, places in found for place in places]
-    return msgspec.Raw(await chain.services.run_list(_logs_json, found))
+        return [block.log(*place) for block, places in matching for place in places]
+    return msgspec.Raw(await chain.services.run_list(_logs_json, matching))
 
 
-async def _matches(chain: Backend, wanted: LogQuery, block: Block, caller: Caller) -> list[tuple[int, int]]:
-    # What is hidden does not count: where it is looked through must not tell that it is there.
+def _matches(wanted: LogQuery, blocks: Sequence[Block], caller: Caller) -> list[Matches]:
+    """Those of a slice of blocks, until they are too many; on a thread of its own."""
+    matching: list[Matches] = []
+    count = 0
+    for block in blocks:
+        # What is hidden does not count: where it is looked through must not tell that it is there.
+        places = wanted.matches(block, caller)
+        matching.append((block, places))
+        count += len(places)
+        if count > limits.LOGS_MAX:
+            break
+    return matching
+
+
+async def _matches_of(chain: Backend, wanted: LogQuery, block: Block, caller: Caller) -> list[tuple[int, int]]:
+    """Those of one block; as above."""
     seen = visibility.transactions(block, caller)
     if seen and (len(seen) > MANY or wanted.size > _COMPARED_AT_ONCE):
-        matches: list[tuple[int, int]] = await chain.services.run_list(wanted.among, block, seen)
-        return matches
+        places: list[tuple[int, int]] = await chain.services.run_list(wanted.among, block, seen)
+        return places
     return wanted.among(block, seen)
 
 
-def _logs_json(found: list[tuple[Block, list[tuple[int, int]]]]) -> bytes:
+def _logs_json(matching: list[Matches]) -> bytes:
     lists, size = [], 0
-    for block, places in found:
+    for block, places in matching:
         lists.append(block.logs_json(places)[1:-1])
         size += len(lists[-1])
         if size > limits.LOGS_BYTES_MAX:
@@ -81,7 +100,7 @@ def _logs_json(found: list[tuple[Block, list[tuple[int, int]]]]) -> bytes:
                 code="ethereum.too_many_logs",
                 rpc_code=_LIMIT_EXCEEDED,
             )
-    return b"[" + b",".join(one for one in lists if one) + b"]"
+    return b"[" + b",".join(filter(None, lists)) + b"]"
 
 
 @method
