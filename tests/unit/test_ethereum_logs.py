@@ -55,7 +55,12 @@ class Chain:
 def ask(chain: Any, first: int, last: int) -> Any:
     request = Request("eth_getLogs", [{"fromBlock": hex(first), "toBlock": hex(last)}])
     Block.looked = []
-    return asyncio.run(METHODS["eth_getLogs"](chain, request, OWNER, None))
+    view: Any = None
+
+    async def answer() -> Any:
+        return await METHODS["eth_getLogs"](chain, request, OWNER, view)
+
+    return asyncio.run(answer())
 
 
 def test_many_blocks_are_looked_through_on_other_threads_a_slice_at_a_time():
