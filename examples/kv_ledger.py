@@ -17,6 +17,7 @@ from typing import Any
 from coco._native import WriteSet, keccak256
 from coco.enclave.adapters.contract import (
     AdapterError,
+    BatchSession,
     BlockContext,
     Caller,
     Envelope,
@@ -27,6 +28,7 @@ from coco.enclave.adapters.contract import (
     Request,
     Route,
     RouteKind,
+    Settled,
     Table,
     Verdict,
 )
@@ -36,6 +38,24 @@ from coco.ledger.position import Position
 
 VALUE_BYTES_MAX = 64 * 1024
 _KEY_CHARACTERS_MAX = 200
+
+
+class Changes(BatchSession):
+    """A batch of changes."""
+
+    def __init__(self, tx: StoreTransaction, block: BlockContext) -> None:
+        self._tx, self._block = tx, block
+
+    async def run(self, envelope: Envelope) -> Outcome:
+        """Write what its owner may write."""
+        change, key = envelope.payload, envelope.payload["key"].encode()
+        row = self._tx.get("kv.rows", key)
+        if row is not None and json.loads(row)["owner"] != change["owner"]:
+            return Outcome(Verdict.REFUSED, "the key is another's")
+        document = json.dumps({**change, "time_ms": self._block.time_ms}, sort_keys=True).encode()
+        self._tx.put("kv.rows", key, document)
+        self._tx.put("kv.history", envelope.id, document)
+        return Outcome(Verdict.INCLUDED)
 
 
 class KeyValueLedger(LedgerAdapter):
@@ -70,22 +90,9 @@ class KeyValueLedger(LedgerAdapter):
             for one in raw
         ]
 
-    async def execute(
-        self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
-    ) -> tuple[Sequence[Outcome], bytes | None]:
-        """Write what its owner may write."""
-        outcomes = []
-        for envelope in batch:
-            change = envelope.payload
-            row = tx.get("kv.rows", change["key"].encode())
-            if row is not None and json.loads(row)["owner"] != change["owner"]:
-                outcomes.append(Outcome(Verdict.REFUSED, "the key is another's"))
-                continue
-            document = json.dumps({**change, "time_ms": block.time_ms}, sort_keys=True).encode()
-            tx.put("kv.rows", change["key"].encode(), document)
-            tx.put("kv.history", envelope.id, document)
-            outcomes.append(Outcome(Verdict.INCLUDED))
-        return outcomes, None
+    async def open(self, tx: StoreTransaction, block: BlockContext) -> BatchSession:
+        """Changes run one by one."""
+        return Changes(tx, block)
 
     async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
         """The row of a key."""
@@ -96,18 +103,17 @@ class KeyValueLedger(LedgerAdapter):
             raise NotFoundError("there is no such key", code="kv.not_found")
         return Reply(seen[0])
 
-    async def acknowledge(
-        self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView
-    ) -> Reply:
+    async def acknowledge(self, request: Request, settled: Sequence[Settled], caller: Caller, view: StoreView) -> Reply:
         """Committed: give the record from the history, which lies in the ledger."""
-        record = await view.fetch("kv.history", envelopes[0].id)
+        settled[0].require_included()
+        record = await view.fetch("kv.history", settled[0].envelope.id)
         return Reply(json.loads(record or b"{}"), status=201)
 
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         """Owners see their own; an auditor sees all."""
         return [item for item in items if caller.auditor or item["owner"] == caller.actor]
 
-    def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+    async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
         """Remember what changed until it is committed."""
         changes = [json.loads(value) for _, value in writes.rows("kv.rows") if value is not None]
         self._uncommitted += [(position.seqno, change) for change in changes]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,15 @@ def none_late(log: list[dict[str, Any]]) -> None:
     """Nothing was imported after the lock-down (G1), but by the probe of the walls, which tries to."""
     late = [line for line in log if line["event"] == "enclave.late_import" and line["by"] != "probe"]
     assert late == [], late
+
+
+def at_once(work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of what waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waits")
 
 
 def run(work: Any) -> Any:

@@ -258,8 +258,21 @@ class Chain:
     """The machine of one chain on one node, with its state trie."""
 
     def __init__(
-        self, chain_id: int, fork_name: str, gas_limit: int, base_fee: int | None, *, private: bool = False
-    ) -> None: ...
+        self,
+        chain_id: int,
+        fork_name: str,
+        gas_limit: int,
+        base_fee: int | None,
+        *,
+        private: bool = False,
+        namespace: str = "ethereum",
+        over: str | None = None,
+        prefix: bytes = b"",
+    ) -> None:
+        """Its state is in the tables of ``namespace``; over that of the namespace ``over``, if one is given, with
+        ``prefix`` before its keys: what is not in it is as below, and nothing below is ever written.
+        """
+
     def admit(self, background: Background, raw: Sequence[bytes]) -> int:
         """Ticket of a ``list[Admitted]``."""
 
@@ -276,7 +289,17 @@ class Chain:
         envelopes: Sequence[Envelope],
         target_ms: int,
     ) -> tuple[Block | None, list[int | str]]:
-        """A verdict: microseconds of what is included, "" for the next block, else why it is refused."""
+        """A verdict: microseconds of what is included, "" for the next block, else why it is refused.
+
+        The tries are as they were until the block is applied.
+        """
+
+    @property
+    def is_whole(self) -> bool:
+        """False: an update of the tries was broken off, and ``rebuild`` has to make them anew."""
+
+    def apply(self, block: Block) -> None:
+        """Bring the tries up to date with a block that was executed here, as the next one; once."""
 
     def follow(self, transaction: Transaction, writes: WriteSet, number: int) -> bytes: ...
     def committed(self, number: int) -> None: ...

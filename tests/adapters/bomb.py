@@ -6,16 +6,23 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from kv_ledger import KeyValueLedger
+from coco.enclave.adapters.contract import BlockContext, Envelope, Outcome
+from coco.enclave.store import StoreTransaction
+from kv_ledger import Changes, KeyValueLedger
 
 BOMB = b"bomb"
 
 
-class Bomb(KeyValueLedger):
-    async def execute(self, batch, tx, block):
-        if any(bytes.fromhex(envelope.payload["value"]) == BOMB for envelope in batch):
+class Armed(Changes):
+    async def run(self, envelope: Envelope) -> Outcome:
+        if bytes.fromhex(envelope.payload["value"]) == BOMB:
             os._exit(9)
-        return await super().execute(batch, tx, block)
+        return await super().run(envelope)
+
+
+class Bomb(KeyValueLedger):
+    async def open(self, tx: StoreTransaction, block: BlockContext) -> Armed:
+        return Armed(tx, block)
 
 
 def adapter(settings: Mapping[str, Any]) -> Bomb:

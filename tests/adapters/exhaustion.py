@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from coco._native import exhaust_for_test
-from kv_ledger import KeyValueLedger
+from coco.enclave.adapters.contract import BlockContext, Envelope, Outcome
+from coco.enclave.store import StoreTransaction
+from kv_ledger import Changes, KeyValueLedger
 
 PREFIX = b"exhaust "
 
@@ -18,15 +20,19 @@ def _take(value: bytes) -> None:
         exhaust_for_test(int(value.removeprefix(PREFIX)))
 
 
+class Exhausting(Changes):
+    async def run(self, envelope: Envelope) -> Outcome:
+        _take(bytes.fromhex(envelope.payload["value"]))
+        return await super().run(envelope)
+
+
 class Exhaustion(KeyValueLedger):
     def parse_submission(self, request):
         _take(request.body)  # at the node that the client has asked
         return super().parse_submission(request)
 
-    async def execute(self, batch, tx, block):
-        for envelope in batch:
-            _take(bytes.fromhex(envelope.payload["value"]))
-        return await super().execute(batch, tx, block)
+    async def open(self, tx: StoreTransaction, block: BlockContext) -> Exhausting:
+        return Exhausting(tx, block)
 
 
 def adapter(settings: Mapping[str, Any]) -> Exhaustion:

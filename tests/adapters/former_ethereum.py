@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from coco._native import Block, rlp_decode, rlp_encode
-from coco.enclave.adapters.contract import BlockContext, Envelope, Outcome
+from coco.enclave.adapters.contract import BlockContext
 from coco.enclave.adapters.ethereum.adapter import EthereumAdapter
+from coco.enclave.adapters.ethereum.session import BlockSession
 from coco.enclave.store import StoreTransaction
+from coco.ledger.claims import Claim
+
+
+class FormerClaim(Claim):
+    """The hash of a block, and nothing else."""
+
+    def encode(self) -> bytes:
+        return self.head[:32]
 
 
 class FormerEthereum(EthereumAdapter):
     """Writes the records and the claims of former versions."""
 
-    async def execute(
-        self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
-    ) -> tuple[Sequence[Outcome], bytes | None]:
-        ran, claim = await super().execute(batch, tx, block)
-        if claim is None or self._unapplied is None:
-            return ran, None
-        self._unapplied = _as_formerly(self._unapplied)
-        return ran, self._unapplied.hash
+    async def open(self, tx: StoreTransaction, block: BlockContext) -> FormerSession:
+        assert self._head is not None
+        return FormerSession(self.chain, self.services.run, self._head, tx, block, self.executed)
+
+    def executed(self, tx: StoreTransaction, block: Block) -> None:
+        super().executed(tx, block)
+        self._unapplied = None  # it is read again from its record, as where another node has executed it
 
     def _record(self, tx: StoreTransaction, block: Block) -> None:
         super()._record(tx, _as_formerly(block))
+
+
+class FormerSession(BlockSession):
+    async def close(self) -> FormerClaim:
+        claim = await super().close()
+        return FormerClaim(claim.adapter, claim.head, claim.root)
 
 
 def _as_formerly(block: Block) -> Block:

@@ -14,10 +14,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coco.enclave.adapters.contract import (
+    BatchSession,
     Caller,
     LedgerAdapter,
     Manifest,
-    Outcome,
     Reply,
     Request,
     Route,
@@ -74,8 +74,8 @@ class Probe(LedgerAdapter):
     async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Any]:
         return []
 
-    async def execute(self, batch: Any, tx: Any, block: Any) -> tuple[Sequence[Outcome], bytes | None]:
-        return [], None
+    async def open(self, tx: Any, block: Any) -> BatchSession:
+        raise NotImplementedError("it takes no transactions")
 
     async def query(self, request: Request, caller: Caller, view: Any) -> Reply:
         params: Any = request.params

@@ -17,9 +17,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import sha512
 from typing import Any
 
+import msgspec
+
 from coco._native import WriteSet
 from coco.enclave.adapters.contract import (
     AdapterError,
+    BatchSession,
     BlockContext,
     Caller,
     CallerKind,
@@ -31,16 +34,62 @@ from coco.enclave.adapters.contract import (
     Request,
     Route,
     RouteKind,
+    Services,
+    Settled,
     Table,
     Verdict,
 )
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, NotFoundError
+from coco.ledger.claims import Claim
 from coco.ledger.position import Position
 
 
 class InvalidTransactionError(AdapterError):
     code = "sawtooth.invalid_transaction"
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What became of a batch."""
+
+    status: str
+    message: str = ""
+
+
+class Batches(BatchSession):
+    """All transactions of a batch, or none: a session runs one envelope under a savepoint."""
+
+    def __init__(self, tx: StoreTransaction, services: Services) -> None:
+        self._tx, self._services = tx, services
+
+    async def run(self, envelope: Envelope) -> Outcome:
+        tx = self._tx
+        if any(tx.get("sawtooth.state", b"batch:" + needed) is None for needed in envelope.depends_on):
+            return Outcome(Verdict.REFUSED, "a dependency was never committed")
+        try:
+            for transaction in envelope.payload["transactions"]:
+                await self._handle(transaction)
+        except InvalidTransactionError as error:
+            # Every node says so from then on, and why.
+            return Outcome(Verdict.REFUSED, str(error), reply=Status("INVALID", str(error)), recorded=True)
+        tx.put("sawtooth.state", b"batch:" + envelope.id, b"COMMITTED")
+        tx.put("sawtooth.batches", envelope.id, json.dumps(envelope.payload).encode())
+        return Outcome(Verdict.INCLUDED, reply=Status("COMMITTED"), recorded=True)
+
+    async def close(self) -> Claim | None:
+        self._tx.put("sawtooth.root", bytes(8), root_of(self._tx))
+        return None
+
+    async def _handle(self, transaction: dict[str, Any]) -> None:
+        key, value = transaction["key"].encode(), int(transaction["value"])
+        if transaction["family"] == "external":
+            # Outside the enclave, so it sees what it is given; its answer is recorded, never asked for again.
+            value = int(await self._services.call_external("doubler", str(value).encode()))
+        if value < 0:
+            raise InvalidTransactionError("negative")
+        if transaction["family"] == "crash":
+            raise RuntimeError("a handler with a bug")
+        self._tx.put("sawtooth.state", b"key:" + key, str(value).encode())
 
 
 class SawtoothShape(LedgerAdapter):
@@ -53,12 +102,13 @@ class SawtoothShape(LedgerAdapter):
     def manifest(self) -> Manifest:
         routes = (
             Route("batches", RouteKind.SUBMIT, "POST", "/batches"),
+            Route("batches.wait", RouteKind.SUBMIT_AND_WAIT, "POST", "/batches-and-wait"),
             Route("status", RouteKind.QUERY, "GET", "/batch_statuses/{id}"),
             Route("state", RouteKind.QUERY, "GET", "/state/{key}"),
             Route("events", RouteKind.SUBSCRIBE, "GET", "/subscriptions"),
         )
         tables = (Table("sawtooth.state"), Table("sawtooth.root"), Table("sawtooth.batches", log=True))
-        return Manifest("sawtooth", "1", routes, tables, externals=("doubler",))
+        return Manifest("sawtooth", "1", routes, tables, reply=Status, waits_outside=True, externals=("doubler",))
 
     async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
         admitted: list[Envelope | CocoError] = []
@@ -71,39 +121,8 @@ class SawtoothShape(LedgerAdapter):
                 admitted.append(AdapterError("not a batch", code="sawtooth.malformed_batch"))
         return admitted
 
-    async def execute(
-        self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
-    ) -> tuple[Sequence[Outcome], bytes | None]:
-        outcomes = []
-        for envelope in batch:
-            missing = [d for d in envelope.depends_on if tx.get("sawtooth.state", b"batch:" + d) is None]
-            if missing:
-                outcomes.append(Outcome(Verdict.REFUSED, "a dependency was never committed"))
-                continue
-            try:
-                with tx.savepoint():  # all transactions of a batch, or none
-                    for transaction in envelope.payload["transactions"]:
-                        await self._handle(transaction, tx)
-                    tx.put("sawtooth.state", b"batch:" + envelope.id, b"COMMITTED")
-            except InvalidTransactionError as error:
-                outcomes.append(Outcome(Verdict.REFUSED, str(error)))
-                continue
-            outcomes.append(Outcome(Verdict.INCLUDED))
-            tx.put("sawtooth.batches", envelope.id, json.dumps(envelope.payload).encode())
-        if any(outcome.verdict is Verdict.INCLUDED for outcome in outcomes):
-            tx.put("sawtooth.root", bytes(8), root_of(tx))
-        return outcomes, None
-
-    async def _handle(self, transaction: dict[str, Any], tx: StoreTransaction) -> None:
-        key, value = transaction["key"].encode(), int(transaction["value"])
-        if transaction["family"] == "external":
-            # Outside the enclave, so it sees what it is given; its answer is recorded, never asked for again.
-            value = int(await self.services.call_external("doubler", str(value).encode()))
-        if value < 0:
-            raise InvalidTransactionError("negative")
-        if transaction["family"] == "crash":
-            raise RuntimeError("a handler with a bug")
-        tx.put("sawtooth.state", b"key:" + key, str(value).encode())
+    async def open(self, tx: StoreTransaction, block: BlockContext) -> BatchSession:
+        return Batches(tx, self.services)
 
     async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
         assert isinstance(request.params, Mapping)
@@ -119,10 +138,14 @@ class SawtoothShape(LedgerAdapter):
         root = view.get("sawtooth.root", bytes(8)) or b""
         return Reply({"data": value.decode(), "root": root.hex(), "derived_root": self._root.hex()})
 
+    async def acknowledge(self, request: Request, settled: Sequence[Settled], caller: Caller, view: StoreView) -> Reply:
+        status = settled[0].outcome.reply or Status("UNKNOWN", settled[0].outcome.reason)
+        return Reply({"id": settled[0].envelope.id.hex(), "status": status.status, "message": status.message})
+
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         return list(items)
 
-    def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+    async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
         rows = writes.rows("sawtooth.root")
         if rows:
             self._roots.append((position.seqno, self._root))

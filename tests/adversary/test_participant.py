@@ -31,7 +31,7 @@ from coco.enclave.adapters.contract import (
 from coco.enclave.adapters.ethereum.adapter import EthereumAdapter
 from coco.enclave.store import Journal, Store
 from coco.ledger import tables
-from network import TestNetwork, run, running
+from network import TestNetwork, at_once, run, running
 
 # --- E1: readers of old blocks, and what a node must keep ---
 
@@ -85,16 +85,16 @@ class Chained:
         )
         transaction = self.store.begin()
         self.adapter.genesis({}, transaction, BlockContext(1000, bytes(32), bytes(32), 1))
-        self._applied(transaction)
+        at_once(self._applied(transaction))
         self.commit()
 
     async def read(self, first: int, last: int) -> list[bytes]:
         return self.entries[first - 1 : last]
 
-    def _applied(self, transaction: Any) -> None:
+    async def _applied(self, transaction: Any) -> None:
         writes = transaction.native.write_set()
         seqno = self.store.write(writes)
-        self.adapter.applied(self.journal.position(seqno), writes)
+        await self.adapter.applied(self.journal.position(seqno), writes)
 
     async def block(self, to: str = "22") -> None:
         """One payment, one block; not committed yet."""
@@ -117,10 +117,12 @@ class Chained:
         context = BlockContext(
             1000 * self.nonce, bytes(32), secrets.token_bytes(32), self.journal.last_seqno + 1, target_ms
         )
-        outcomes, claim = await self.adapter.execute(envelopes, transaction, context)
-        if claim is not None:
-            self._applied(transaction)
-            self.claims.append(claim)
+        session = await self.adapter.open(transaction, context)
+        outcomes = await session.run_all(envelopes)
+        if any(outcome.verdict is Verdict.INCLUDED for outcome in outcomes):
+            claim = await session.close()
+            await self._applied(transaction)
+            self.claims.append(claim.encode())
         return outcomes
 
     def commit(self) -> None:

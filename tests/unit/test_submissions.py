@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+
 from coco import limits
 from coco.enclave.adapters.contract import Caller, CallerKind, Envelope
-from coco.enclave.ordering.forwarding import EXECUTING, SUBMIT, Executing, Submissions, _encode
+from coco.enclave.ordering.forwarding import EXECUTING, EXECUTING_FORMERLY, SUBMIT, ExecutingOf, Submissions, _encode
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.sequencer import Sequencer
 from coco.enclave.ordering.subscribers import Subscribers
@@ -148,7 +150,7 @@ def test_what_the_door_has_checked_enters_at_once():
         node.hand_in(b"a", RequestError("no", code="test.no"), b"b")
         assert node.pooled == [b"a", b"b"]
         assert node.answers[b"a"].id == b"a" and node.answers[b"1"].code == "test.no"
-        assert list(node.submissions._held) == [b"a", b"b"] and not node.submissions._count
+        assert list(node.submissions._held) == [("test", b"a"), ("test", b"b")] and not node.submissions._count
         assert (node.submissions.checked, node.submissions.check_us) == (3, 5)
         assert node.adapter.parts == [], "nothing is checked twice"
 
@@ -262,9 +264,9 @@ def test_a_backup_forwards_and_holds():
         await backup.answered(3)
         assert primary.pooled == [b"a", b"b"] and backup.pooled == []
         assert backup.answers[b"no"].code == "test.no"
-        assert list(backup.submissions._held) == [b"a", b"b"]
+        assert list(backup.submissions._held) == [("test", b"a"), ("test", b"b")]
         backup._resolve(backup.runtime, b"a", "")
-        assert list(backup.submissions._held) == [b"b"]
+        assert list(backup.submissions._held) == [("test", b"b")]
 
     network(story)
 
@@ -274,7 +276,7 @@ def test_a_backup_forwards_what_its_door_has_checked():
         backup.hand_in(b"a", b"b")
         await backup.answered(2)
         assert primary.pooled == [b"a", b"b"] and primary.adapter.parts == [2], "the primary checks for itself (G4)"
-        assert list(backup.submissions._held) == [b"a", b"b"]
+        assert list(backup.submissions._held) == [("test", b"a"), ("test", b"b")]
 
     network(story)
 
@@ -332,7 +334,7 @@ def test_word_of_a_fate_may_overtake_the_answer():
         backup.submit(b"a", b"b")
         await backup.answered(2)
         assert backup.answers[b"a"].code == "node.dropped" and "too much" in str(backup.answers[b"a"])
-        assert list(backup.submissions._held) == [b"b"]
+        assert list(backup.submissions._held) == [("test", b"b")]
         # Whoever submits it anew gets another chance.
         primary.submissions.serve, backup.answers = serve, {}
         backup.submit(b"a")
@@ -411,8 +413,8 @@ def test_G3_what_primaries_die_with_is_suspected_then_dropped():
         suspected = []
         for number in range(2, 10):
             # The primary says what it executes, and dies.
-            backup.submissions.executing(backup.replica.primary, _encode(Executing([b"x"])))
-            backup.submissions.executing(backup.replica.primary, _encode(Executing([b"a"])))
+            backup.submissions.executing(backup.replica.primary, EXECUTING, _encode(ExecutingOf("test", [b"x"])))
+            backup.submissions.executing(backup.replica.primary, EXECUTING, _encode(ExecutingOf("test", [b"a"])))
             following = Node()
             following.runtime.pool.suspect = lambda *suspect: suspected.append(suspect)
             backup.peer, backup.replica.view, backup.replica.primary = following, number + 2, number
@@ -426,7 +428,7 @@ def test_G3_what_primaries_die_with_is_suspected_then_dropped():
                 break
         assert backup.outcomes == {b"a": "pool.outlived_its_primaries"}
         assert suspected == [(b"a", outlived) for outlived in range(1, limits.PRIMARIES_OUTLIVED_MAX)]
-        assert b"b" in backup.submissions._held, "of others nobody thinks ill"
+        assert ("test", b"b") in backup.submissions._held, "of others nobody thinks ill"
 
     network(story)
 
@@ -436,13 +438,13 @@ def test_G3_what_a_primary_died_with_is_known_whoever_submits_it():
         node, suspected = Node(), []
         node.runtime.pool.suspect = lambda *suspect: suspected.append(suspect)
         for primary in range(2, 2 + limits.PRIMARIES_OUTLIVED_MAX):
-            node.submissions.executing(primary - 1, _encode(Executing([b"a"])))
+            node.submissions.executing(primary - 1, EXECUTING, _encode(ExecutingOf("test", [b"a"])))
             node.replica.primary = primary
             node.submissions.view_changed()
             node.submissions.view_changed()
         node.hand_in(b"a", b"b")
         assert node.pooled == [b"b"] and node.answers[b"a"].code == "node.dropped" and suspected == []
-        node.submissions._outlived[b"a"] = 1
+        node.submissions._outlived["test", b"a"] = 1
         node.hand_in(b"a")
         assert node.pooled == [b"b", b"a"] and suspected == [(b"a", 1)]
         # What is committed was not why.
@@ -453,10 +455,34 @@ def test_G3_what_a_primary_died_with_is_known_whoever_submits_it():
     asyncio.run(story())
 
 
+def test_an_id_is_one_of_its_adapter_and_of_no_other():
+    async def story(backup: Node, primary: Node) -> None:
+        backup.submit(b"a")
+        await backup.answered(1)
+        other: Any = SimpleNamespace(name="other", included={})
+        backup._sequencer.runtimes.append(other)
+        # A client of another protocol has chosen the same id, and that protocol's transaction is settled and dies.
+        backup._resolve(other, b"a", "refused")
+        assert list(backup.submissions._held) == [("test", b"a")], "it is not the one that was settled"
+        assert not backup.submissions.why_dropped(backup.runtime, b"a")
+        assert backup.submissions.why_dropped(other, b"a") == "refused"
+        backup.submissions.executing(1, EXECUTING, _encode(ExecutingOf("other", [b"a"])))
+        backup.replica.primary = 2
+        backup.submissions.view_changed()
+        assert list(backup.submissions._outlived) == [("other", b"a")]
+        # What a former version says, names no adapter.
+        backup.submissions.executing(2, EXECUTING_FORMERLY, msgspec.msgpack.encode([[b"a"]]))
+        backup.replica.primary = 3
+        backup.submissions.view_changed()
+        assert backup.submissions._outlived == {("other", b"a"): 2, ("test", b"a"): 1}
+
+    network(story)
+
+
 def test_a_primary_that_gets_another_view_has_not_died():
     async def story() -> None:
         node = Node()
-        node.submissions.executing(1, _encode(Executing([b"a"])))
+        node.submissions.executing(1, EXECUTING, _encode(ExecutingOf("test", [b"a"])))
         node.replica.view += 1
         node.submissions.view_changed()
         assert not node.submissions._outlived
@@ -488,11 +514,11 @@ def test_a_primary_says_what_it_executes_before_it_does():
         node.links.tell = lambda *message: told.append(message)
         node.links.written = written
         (executing,) = node._sequencer.subscribers.executing
-        await executing([b"a", b"b"])
-        message = _encode(Executing([b"a", b"b"]))
+        await executing(node.runtime, [b"a", b"b"])
+        message = _encode(ExecutingOf("test", [b"a", b"b"]))
         assert told == [(2, EXECUTING, message), (3, EXECUTING, message), "written"]
         node.replica.members.all = (1,)
-        await executing([b"a"])
+        await executing(node.runtime, [b"a"])
         assert len(told) == 3, "alone it says nothing"
 
     asyncio.run(story())

@@ -10,10 +10,11 @@ use coco_core::claims::Secret;
 use coco_core::evm::block::{self as core, BlockContext, Verdict};
 use coco_core::evm::chain::{ChainConfig, GenesisAccount, predeployed};
 use coco_core::evm::query::{Answer, Message, Query};
-use coco_core::evm::state::{CodeCache, FormerTries, State, StateTrie};
+use coco_core::evm::state::{CodeCache, Place, State, StateTables, StateTrie, Tries};
 use coco_core::evm::transaction::{self, Recovered, Rules, TransactionError};
 use coco_core::evm::{SpecId, rlp, trie, wide};
 use coco_core::front::submission::{Check, Checked};
+use coco_core::store::StoreError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use revm::context_interface::transaction::{Authorization, SignedAuthorization};
@@ -222,9 +223,18 @@ type ProvenOutcome<'py> = (
 #[pyclass(frozen, module = "coco._native")]
 pub struct Block {
     block: Arc<core::Block>,
+    /// What the block makes of the tries, if it was executed here and is not applied.
+    tries: Mutex<Option<Tries>>,
 }
 
 impl Block {
+    fn new(block: core::Block, tries: Option<Tries>) -> Self {
+        Self {
+            block: Arc::new(block),
+            tries: Mutex::new(tries),
+        }
+    }
+
     fn check(&self, index: usize) -> Result<(), NativeError> {
         if index < self.block.transactions.len() {
             Ok(())
@@ -319,7 +329,7 @@ impl Block {
     #[staticmethod]
     fn decode(py: Python<'_>, record: &[u8]) -> PyResult<Self> {
         let block = whole(py, || Ok(core::Block::decode_record(record)?))?;
-        Ok(Self { block: Arc::new(block) })
+        Ok(Self::new(block, None))
     }
 
     fn record<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
@@ -561,7 +571,7 @@ impl Block {
 struct Derived {
     trie: StateTrie,
     /// What each block that is not committed replaced, oldest first.
-    former: VecDeque<(u64, FormerTries)>,
+    former: VecDeque<(u64, Tries)>,
     /// False from the start of an update to its end: a panic in between leaves a trie that only `rebuild` makes good.
     whole: bool,
 }
@@ -611,13 +621,26 @@ impl Chain {
         }
     }
 
+    /// The root after what `state` has changed. The tries are as before; what it makes of them is for `apply`.
+    fn root_after(&self, state: &mut State<'_>, tries: &mut Option<Tries>) -> Result<B256, StoreError> {
+        let mut derived = self.lock();
+        if !derived.whole {
+            return Err(StoreError::Malformed("the state trie, which must be rebuilt"));
+        }
+        derived.whole = false;
+        let (root, former) = state.update_trie(&mut derived.trie)?;
+        *tries = Some(derived.trie.exchange(former));
+        derived.whole = true;
+        Ok(root)
+    }
+
     fn state<T>(
         &self,
         transaction: &Transaction,
-        read: impl FnOnce(&mut State<'_>) -> Result<T, coco_core::store::StoreError>,
+        read: impl FnOnce(&mut State<'_>) -> Result<T, StoreError>,
     ) -> PyResult<T> {
         let mut inner = transaction.lock();
-        let mut state = State::new(&mut inner, self.cache.clone()).map_err(NativeError::from)?;
+        let mut state = State::new(&mut inner, &self.config.place, self.cache.clone()).map_err(NativeError::from)?;
         Ok(read(&mut state).map_err(NativeError::from)?)
     }
 }
@@ -654,8 +677,17 @@ type Answered<'py> = (&'static str, Bound<'py, PyBytes>, u64, String);
 #[pymethods]
 impl Chain {
     #[new]
-    #[pyo3(signature = (chain_id, fork_name, gas_limit, base_fee, *, private=false))]
-    fn new(chain_id: u64, fork_name: &str, gas_limit: u64, base_fee: Option<u64>, private: bool) -> PyResult<Self> {
+    #[pyo3(signature = (chain_id, fork_name, gas_limit, base_fee, *, private=false, namespace="ethereum", over=None, prefix=Vec::new()))]
+    fn new(
+        chain_id: u64,
+        fork_name: &str,
+        gas_limit: u64,
+        base_fee: Option<u64>,
+        private: bool,
+        namespace: &str,
+        over: Option<&str>,
+        prefix: Vec<u8>,
+    ) -> PyResult<Self> {
         let spec = fork(fork_name)?;
         if spec < SpecId::MERGE {
             return Err(argument("a network starts with Paris or a later fork").into());
@@ -667,6 +699,11 @@ impl Chain {
                 gas_limit,
                 base_fee,
                 private,
+                place: Place {
+                    tables: StateTables::of(namespace),
+                    prefix,
+                    below: over.map(StateTables::of),
+                },
             },
             rules: Rules {
                 spec,
@@ -757,14 +794,20 @@ impl Chain {
             extra_data: extra_data.into(),
             target: None,
         };
-        let block = whole(py, || {
-            let (mut inner, mut derived) = (transaction.lock(), self.lock());
-            let trie = &mut derived.trie;
-            let (block, former) = core::genesis(&self.config, &all, &context, &mut inner, trie, self.cache.clone())?;
-            derived.former.push_back((0, former));
-            Ok(block)
+        let (block, tries) = whole(py, || {
+            let mut tries = None;
+            let root = |state: &mut State<'_>| self.root_after(state, &mut tries);
+            let block = core::genesis(
+                &self.config,
+                &all,
+                &context,
+                &mut transaction.lock(),
+                self.cache.clone(),
+                root,
+            )?;
+            Ok((block, tries))
         })?;
-        Ok(Block { block: Arc::new(block) })
+        Ok(Block::new(block, tries))
     }
 
     /// Execute the block after `parent`: `(block or None, verdicts)`; a verdict is the microseconds that an included
@@ -791,25 +834,19 @@ impl Chain {
             extra_data: Bytes::new(),
             target: (target_ms > 0).then(|| Duration::from_millis(target_ms)),
         };
-        let (block, verdicts) = guarded(py, || {
-            let (mut inner, mut derived) = (transaction.lock(), self.whole()?);
-            derived.whole = false;
-            let parent = (&parent.block.header, parent.block.hash);
+        let (block, tries, verdicts) = guarded(py, || {
+            drop(self.whole()?);
+            let mut tries = None;
             let (done, verdicts) = core::execute(
                 &self.config,
-                parent,
+                (&parent.block.header, parent.block.hash),
                 &context,
                 &batch,
-                &mut inner,
-                &mut derived.trie,
+                &mut transaction.lock(),
                 self.cache.clone(),
+                |state| self.root_after(state, &mut tries),
             )?;
-            derived.whole = true;
-            let block = done.map(|(block, former)| {
-                derived.former.push_back((block.header.number, former));
-                block
-            });
-            Ok((block, verdicts))
+            Ok((done, tries, verdicts))
         })?;
         let verdicts = verdicts
             .into_iter()
@@ -819,7 +856,25 @@ impl Chain {
                 Verdict::Refused(reason) => Fate::Other(reason),
             })
             .collect();
-        Ok((block.map(|block| Block { block: Arc::new(block) }), verdicts))
+        Ok((block.map(|block| Block::new(block, tries)), verdicts))
+    }
+
+    /// Whether the tries are those of the tables, and not lost by an update that was broken off: then `rebuild` makes them.
+    #[getter]
+    fn is_whole(&self) -> bool {
+        self.lock().whole
+    }
+
+    /// Bring the tries up to date with a block that was executed here, as the next one; once.
+    fn apply(&self, block: &Block) -> PyResult<()> {
+        let mut tries = block.tries.lock().unwrap_or_else(PoisonError::into_inner);
+        let tries = tries
+            .take()
+            .ok_or_else(|| argument("the block is applied, or was not executed here"))?;
+        let mut derived = self.whole()?;
+        let former = derived.trie.exchange(tries);
+        derived.former.push_back((block.block.header.number, former));
+        Ok(())
     }
 
     /// Bring the trie up to date with what another node's block `number` wrote, which `transaction` sees; the state root.
@@ -833,7 +888,7 @@ impl Chain {
         let root = whole(py, || {
             let (mut inner, mut derived) = (transaction.lock(), self.whole()?);
             derived.whole = false;
-            let mut state = State::new(&mut inner, self.cache.clone())?;
+            let mut state = State::new(&mut inner, &self.config.place, self.cache.clone())?;
             state.follow(&writes.inner)?;
             let (root, former) = state.update_trie(&mut derived.trie)?;
             derived.former.push_back((number, former));
@@ -857,7 +912,7 @@ impl Chain {
             let mut derived = self.whole()?;
             while derived.former.back().is_some_and(|(block, _)| *block > number) {
                 if let Some((_, former)) = derived.former.pop_back() {
-                    derived.trie.restore(former);
+                    drop(derived.trie.exchange(former));
                 }
             }
             Ok(())
@@ -867,7 +922,7 @@ impl Chain {
     /// Build the trie anew from the tables; returns the state root.
     fn rebuild<'py>(&self, py: Python<'py>, transaction: &Transaction) -> PyResult<Bound<'py, PyBytes>> {
         let root = whole(py, || {
-            let mut trie = StateTrie::rebuild(&mut transaction.lock())?;
+            let mut trie = StateTrie::rebuild(&mut transaction.lock(), &self.config.place)?;
             let root = trie.root();
             *self.lock() = Derived {
                 trie,
@@ -1207,6 +1262,7 @@ mod conformance {
             gas_limit: 0,
             base_fee: None,
             private: false,
+            place: Place::of("ethereum"),
         };
         let header = alloy_consensus::Header {
             number: saturated_u64(uint(env, "number")?),
@@ -1281,7 +1337,7 @@ mod conformance {
         let (included, root, logs, reason) = guarded(py, || {
             let mut inner = transaction.lock();
             let mut trie = StateTrie::default();
-            let mut state = State::new(&mut inner, CodeCache::default())?;
+            let mut state = State::new(&mut inner, &chain.place, CodeCache::default())?;
             for (at, balance, nonce, code, storage) in &accounts {
                 let at = address(at)?;
                 let code_hash = state.set_code(code)?;

@@ -62,9 +62,10 @@ IDENTITY_STATEMENTS: Final = "public:coco.gov.identity_statements"
 #: How far the service is on its way to another identity, by vote (J9).
 SUCCESSION: Final = "public:coco.gov.service.succession"
 
-#: Private: accounts proven for actors; claims of entries.
+#: Private: accounts proven for actors; claims of entries; what became of transactions whose adapter has it recorded.
 ACCOUNTS: Final = "coco.accounts"
 CLAIMS: Final = "coco.claims"
+OUTCOMES: Final = "coco.outcomes"
 
 STATE_TABLES: Final = (
     SERVICE_INFO,
@@ -107,7 +108,7 @@ STATE_TABLES: Final = (
     SUCCESSION,
     ACCOUNTS,
 )
-LOG_TABLES: Final = (CLAIMS,)
+LOG_TABLES: Final = (CLAIMS, OUTCOMES)
 
 #: Tables that say who is who: a change of them makes what is remembered of callers and nodes old.
 ACTOR_TABLES: Final = frozenset(

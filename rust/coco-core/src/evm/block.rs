@@ -30,7 +30,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::chain::{ChainConfig, GenesisAccount};
-use super::state::{CodeCache, FormerTries, State, StateTrie, StoredAccount};
+use super::state::{CodeCache, State, StoredAccount};
 use super::transaction::Recovered;
 use super::veil::{self, Veil};
 use crate::claims::{ClaimTree, Secret};
@@ -81,8 +81,8 @@ pub enum Verdict {
     NextBlock,
 }
 
-/// A block that was made, with what undoes its trie; and one verdict for each transaction of the batch.
-pub type Executed = (Option<(Block, FormerTries)>, Vec<Verdict>);
+/// A block that was made; and one verdict for each transaction of the batch.
+pub type Executed = (Option<Block>, Vec<Verdict>);
 
 /// An executed block.
 #[derive(Clone, Debug)]
@@ -256,10 +256,10 @@ pub fn genesis(
     accounts: &[GenesisAccount],
     context: &BlockContext,
     transaction: &mut Transaction,
-    trie: &mut StateTrie,
     cache: CodeCache,
-) -> Result<(Block, FormerTries), BlockError> {
-    let mut state = State::new(transaction, cache)?;
+    root: impl FnOnce(&mut State<'_>) -> Result<B256, StoreError>,
+) -> Result<Block, BlockError> {
+    let mut state = State::new(transaction, &chain.place, cache)?;
     for account in accounts {
         let code_hash = state.set_code(&account.code)?;
         let stored = StoredAccount {
@@ -272,30 +272,27 @@ pub fn genesis(
             state.set_slot(&account.address, slot, &U256::from_be_bytes(value.0))?;
         }
     }
-    let (state_root, former) = state.update_trie(trie)?;
+    let state_root = root(&mut state)?;
     let mut header = next_header(chain, &Header::default(), B256::ZERO, context);
     header.number = 0;
     header.state_root = state_root;
     header.base_fee_per_gas = (chain.spec >= SpecId::LONDON).then(|| chain.base_fee.unwrap_or(0));
     let hash = header.hash_slow();
     state.set_block_hash(0, &hash)?;
-    Ok((
-        Block {
-            header,
-            hash,
-            transactions: Vec::new(),
-            receipts: Vec::new(),
-            secret: None,
-            claims_root: None,
-        },
-        former,
-    ))
+    Ok(Block {
+        header,
+        hash,
+        transactions: Vec::new(),
+        receipts: Vec::new(),
+        secret: None,
+        claims_root: None,
+    })
 }
 
 /// Execute `batch` as the block after `parent`; `None` when nothing of it could be included.
 ///
-/// On success the state, the block hash and the trie are updated; on `None` or an error the caller must roll the store
-/// transaction back, and the trie is unchanged.
+/// On success the state and the block hash are written; on `None` or an error the caller must roll the store transaction
+/// back. `root` brings the tries up to date with what the state has changed, and gives the root; it is asked at most once.
 #[allow(clippy::too_many_arguments)]
 pub fn execute(
     chain: &ChainConfig,
@@ -303,11 +300,11 @@ pub fn execute(
     context: &BlockContext,
     batch: &[Arc<Recovered>],
     transaction: &mut Transaction,
-    trie: &mut StateTrie,
     cache: CodeCache,
+    root: impl FnOnce(&mut State<'_>) -> Result<B256, StoreError>,
 ) -> Result<Executed, BlockError> {
     let mut header = next_header(chain, parent.0, parent.1, context);
-    let state = State::new(transaction, cache)?;
+    let state = State::new(transaction, &chain.place, cache)?;
     let env = block_env(&header, chain.spec);
     let mut machine = machine(state, machine_config(chain), env, chain.veil(false), None);
     if chain.spec >= SpecId::CANCUN {
@@ -389,14 +386,10 @@ pub fn execute(
         header.requests_hash = Some(requests_hash(&requests));
     }
     let state = &mut machine.ctx.journaled_state.database;
-    let (state_root, former) = state.update_trie(trie)?;
-    header.state_root = state_root;
+    header.state_root = root(state)?;
     seal(&mut block, header);
-    if let Err(error) = state.set_block_hash(block.header.number, &block.hash) {
-        trie.restore(former);
-        return Err(error.into());
-    }
-    Ok((Some((block, former)), verdicts))
+    state.set_block_hash(block.header.number, &block.hash)?;
+    Ok((Some(block), verdicts))
 }
 
 fn system_call(machine: &mut Machine<'_>, address: Address, data: Bytes) -> Result<Bytes, BlockError> {

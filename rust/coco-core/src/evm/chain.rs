@@ -4,6 +4,7 @@ use alloy_eips::{eip2935, eip4788, eip7002, eip7251};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use revm::primitives::hardfork::SpecId;
 
+use super::state::Place;
 use super::veil::Veil;
 
 /// Rules of one chain.
@@ -19,6 +20,8 @@ pub struct ChainConfig {
     pub base_fee: Option<u64>,
     /// Whether accounts of others are hidden from code.
     pub private: bool,
+    /// Where its state is.
+    pub place: Place,
 }
 
 impl ChainConfig {

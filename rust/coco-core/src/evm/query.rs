@@ -121,7 +121,7 @@ impl Query<'_> {
             return Ok(Err("insufficient funds: address zero pays nothing".to_owned()));
         }
         let savepoint = transaction.savepoint();
-        let state = State::new(transaction, self.cache.clone())?;
+        let state = State::new(transaction, &self.chain.place, self.cache.clone())?;
         let nonce = {
             // The nonce of the sender, so that a creation gets the address that it would get.
             let mut state = state;
@@ -129,7 +129,7 @@ impl Query<'_> {
             drop(state);
             nonce
         };
-        let state = State::new(transaction, self.cache.clone())?;
+        let state = State::new(transaction, &self.chain.place, self.cache.clone())?;
         let mut config = machine_config(self.chain);
         config.tx_chain_id_check = false;
         config.disable_nonce_check = true;

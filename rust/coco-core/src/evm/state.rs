@@ -2,10 +2,13 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `ethereum.accounts` | address, 20 bytes | RLP list: nonce, balance, code hash (empty without code) |
-//! | `ethereum.storage` | address, slot: 52 bytes | value without leading zeros; a zero is a removed key |
-//! | `ethereum.code` | code hash | code |
-//! | `ethereum.hashes` | block number, 8 bytes | hash of the block; the last 256 |
+//! | `NAMESPACE.accounts` | address, 20 bytes | RLP list: nonce, balance, code hash (empty without code) |
+//! | `NAMESPACE.storage` | address, slot: 52 bytes | value without leading zeros; a zero is a removed key |
+//! | `NAMESPACE.code` | code hash | code |
+//! | `NAMESPACE.hashes` | block number, 8 bytes | hash of the block; the last 256 |
+//!
+//! A state may lie *over* another one, in tables of its own, with a prefix before each key of accounts and storage: what
+//! is not in it is as below, nothing below is ever written, and what it removes is a row without a value.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
@@ -17,17 +20,93 @@ use alloy_trie::{EMPTY_ROOT_HASH, TrieAccount};
 use revm::database_interface::{DBErrorMarker, Database, DatabaseCommit};
 use revm::primitives::{AddressMap, StorageKey, StorageValue};
 use revm::state::{Account, AccountInfo, Bytecode};
+use smallvec::SmallVec;
 
 use super::trie::Trie;
 use crate::store::{StoreError, TableId, Transaction, WriteSet};
 
-/// Names of the tables, all of kind *state*.
-pub const TABLES: [&str; 4] = [
-    "ethereum.accounts",
-    "ethereum.storage",
-    "ethereum.code",
-    "ethereum.hashes",
-];
+/// Names of one state's tables, all of kind *state*.
+#[derive(Clone, Debug)]
+pub struct StateTables {
+    accounts: String,
+    storage: String,
+    code: String,
+    hashes: String,
+}
+
+impl StateTables {
+    /// Those of a namespace.
+    #[must_use]
+    pub fn of(namespace: &str) -> Self {
+        let table = |name| format!("{namespace}.{name}");
+        Self {
+            accounts: table("accounts"),
+            storage: table("storage"),
+            code: table("code"),
+            hashes: table("hashes"),
+        }
+    }
+
+    fn ids(&self, transaction: &Transaction) -> Result<Ids, StoreError> {
+        Ok(Ids {
+            accounts: transaction.table(&self.accounts)?,
+            storage: transaction.table(&self.storage)?,
+            code: transaction.table(&self.code)?,
+            hashes: transaction.table(&self.hashes)?,
+        })
+    }
+}
+
+/// Where a state is.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// What it writes.
+    pub tables: StateTables,
+    /// Before every key of its accounts and storage.
+    pub prefix: Vec<u8>,
+    /// The state that it lies over.
+    pub below: Option<StateTables>,
+}
+
+impl Place {
+    /// A state of its own, in the tables of a namespace.
+    #[must_use]
+    pub fn of(namespace: &str) -> Self {
+        Self {
+            tables: StateTables::of(namespace),
+            prefix: Vec::new(),
+            below: None,
+        }
+    }
+
+    fn without_prefix<'a>(
+        &self,
+        key: &'a [u8],
+        size: usize,
+        what: &'static str,
+    ) -> Result<Option<&'a [u8]>, StoreError> {
+        match key.strip_prefix(&*self.prefix) {
+            None => Ok(None), // of another state in the same tables
+            Some(rest) if rest.len() == size => Ok(Some(rest)),
+            Some(_) => Err(StoreError::Malformed(what)),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Ids {
+    accounts: TableId,
+    storage: TableId,
+    code: TableId,
+    hashes: TableId,
+}
+
+const ADDRESS_BYTES: usize = 20;
+const SLOT_BYTES: usize = 52;
+
+/// A key, with what stands before it.
+type Key = SmallVec<[u8; SLOT_BYTES]>;
+
 /// Block hashes that BLOCKHASH can see.
 pub const HASHES_KEPT: u64 = 256;
 /// Contracts whose analysed code is kept.
@@ -108,30 +187,33 @@ struct Dirty {
 /// The machine's database over one store transaction; remembers which accounts and slots changed.
 pub struct State<'a> {
     transaction: &'a mut Transaction,
-    accounts: TableId,
-    storage: TableId,
-    code: TableId,
-    hashes: TableId,
+    place: &'a Place,
+    own: Ids,
+    below: Option<Ids>,
     cache: CodeCache,
     dirty: HashMap<Address, Dirty>,
 }
 
-fn storage_key(address: &Address, slot: &U256) -> [u8; 52] {
-    let mut key = [0; 52];
-    key[..20].copy_from_slice(address.as_slice());
-    key[20..].copy_from_slice(&slot.to_be_bytes::<32>());
+fn storage_key(prefix: &[u8], address: &Address, slot: &U256) -> Key {
+    let mut key = Key::from_slice(prefix);
+    key.extend_from_slice(address.as_slice());
+    key.extend_from_slice(&slot.to_be_bytes::<32>());
+    key
+}
+
+fn account_key(prefix: &[u8], address: &Address) -> Key {
+    let mut key = Key::from_slice(prefix);
+    key.extend_from_slice(address.as_slice());
     key
 }
 
 impl<'a> State<'a> {
     /// A view of `transaction`.
-    pub fn new(transaction: &'a mut Transaction, cache: CodeCache) -> Result<Self, StoreError> {
-        let [accounts, storage, code, hashes] = TABLES;
+    pub fn new(transaction: &'a mut Transaction, place: &'a Place, cache: CodeCache) -> Result<Self, StoreError> {
         Ok(Self {
-            accounts: transaction.table(accounts)?,
-            storage: transaction.table(storage)?,
-            code: transaction.table(code)?,
-            hashes: transaction.table(hashes)?,
+            own: place.tables.ids(transaction)?,
+            below: place.below.as_ref().map(|tables| tables.ids(transaction)).transpose()?,
+            place,
             transaction,
             cache,
             dirty: HashMap::new(),
@@ -140,32 +222,45 @@ impl<'a> State<'a> {
 
     /// An account, or `None` when it does not exist.
     pub fn account(&mut self, address: &Address) -> Result<Option<StoredAccount>, StoreError> {
-        self.transaction
-            .get(self.accounts, address.as_slice())?
+        let own = self
+            .transaction
+            .get(self.own.accounts, &account_key(&self.place.prefix, address))?;
+        let found = match (own, self.below) {
+            (None, Some(below)) => self.transaction.get(below.accounts, address.as_slice())?,
+            (own, _) => own,
+        };
+        found
+            .filter(|bytes| !bytes.is_empty())
             .map(|bytes| StoredAccount::decode(&bytes))
             .transpose()
     }
 
     /// Code by its hash; empty when there is none.
     pub fn code(&mut self, hash: &B256) -> Result<Vec<u8>, StoreError> {
-        Ok(self
-            .transaction
-            .get(self.code, hash.as_slice())?
-            .map(|bytes| bytes.to_vec())
-            .unwrap_or_default())
+        let own = self.transaction.get(self.own.code, hash.as_slice())?;
+        let found = match (own, self.below) {
+            (None, Some(below)) => self.transaction.get(below.code, hash.as_slice())?,
+            (own, _) => own,
+        };
+        Ok(found.map(|bytes| bytes.to_vec()).unwrap_or_default())
     }
 
     /// A storage slot.
     pub fn slot(&mut self, address: &Address, slot: &U256) -> Result<U256, StoreError> {
-        let found = self.transaction.get(self.storage, &storage_key(address, slot))?;
+        let key = storage_key(&self.place.prefix, address, slot);
+        let own = self.transaction.get(self.own.storage, &key)?;
+        let found = match (own, self.below) {
+            (None, Some(below)) => self.transaction.get(below.storage, &storage_key(&[], address, slot))?,
+            (own, _) => own,
+        };
         Ok(found.map_or(U256::ZERO, |bytes| U256::from_be_slice(&bytes)))
     }
 
     /// Write an account.
     pub fn set_account(&mut self, address: &Address, account: &StoredAccount) -> Result<(), StoreError> {
         self.dirty.entry(*address).or_default();
-        self.transaction
-            .put(self.accounts, address.as_slice(), account.encode())
+        let key = account_key(&self.place.prefix, address);
+        self.transaction.put(self.own.accounts, &key, account.encode())
     }
 
     /// Write code and return its hash.
@@ -174,8 +269,8 @@ impl<'a> State<'a> {
             return Ok(KECCAK_EMPTY);
         }
         let hash = keccak256(code);
-        if self.transaction.get(self.code, hash.as_slice())?.is_none() {
-            self.transaction.put(self.code, hash.as_slice(), code)?;
+        if self.transaction.get(self.own.code, hash.as_slice())?.is_none() {
+            self.transaction.put(self.own.code, hash.as_slice(), code)?;
         }
         Ok(hash)
     }
@@ -183,32 +278,59 @@ impl<'a> State<'a> {
     /// Write a storage slot.
     pub fn set_slot(&mut self, address: &Address, slot: &U256, value: &U256) -> Result<(), StoreError> {
         self.dirty.entry(*address).or_default().slots.insert(*slot);
-        let key = storage_key(address, slot);
+        let key = storage_key(&self.place.prefix, address, slot);
         if value.is_zero() {
-            self.transaction.remove(self.storage, &key)
+            self.erase(self.own.storage, &key)
         } else {
             self.transaction
-                .put(self.storage, &key, value.to_be_bytes_trimmed_vec())
+                .put(self.own.storage, &key, value.to_be_bytes_trimmed_vec())
+        }
+    }
+
+    /// Remove a row; over another state, hide what is below.
+    fn erase(&mut self, table: TableId, key: &[u8]) -> Result<(), StoreError> {
+        if self.below.is_some() {
+            self.transaction.put(table, key, Vec::new())
+        } else {
+            self.transaction.remove(table, key)
         }
     }
 
     /// Remove an account, its storage included.
     pub fn remove_account(&mut self, address: &Address) -> Result<(), StoreError> {
         self.wipe_storage(address)?;
-        self.transaction.remove(self.accounts, address.as_slice())
+        self.erase(self.own.accounts, &account_key(&self.place.prefix, address))
     }
 
     fn wipe_storage(&mut self, address: &Address) -> Result<(), StoreError> {
         let dirty = self.dirty.entry(*address).or_default();
         dirty.wiped = true;
         dirty.slots.clear();
+        let prefix = account_key(&self.place.prefix, address);
         loop {
-            let page = self.transaction.scan(self.storage, address.as_slice(), None, 1024)?;
+            let page = self.transaction.scan(self.own.storage, &prefix, None, 1024)?;
             if page.is_empty() {
-                return Ok(());
+                break;
             }
             for (key, _) in page {
-                self.transaction.remove(self.storage, &key)?;
+                self.transaction.remove(self.own.storage, &key)?;
+            }
+        }
+        let Some(below) = self.below else {
+            return Ok(());
+        };
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self
+                .transaction
+                .scan(below.storage, address.as_slice(), after.as_deref(), 1024)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(());
+            };
+            after = Some(last.to_vec());
+            for (key, _) in page {
+                let hidden = [&self.place.prefix, &*key].concat();
+                self.transaction.put(self.own.storage, &hidden, Vec::new())?;
             }
         }
     }
@@ -216,9 +338,9 @@ impl<'a> State<'a> {
     /// Remember the hash of block `number` and forget the one that fell out of reach.
     pub fn set_block_hash(&mut self, number: u64, hash: &B256) -> Result<(), StoreError> {
         self.transaction
-            .put(self.hashes, &number.to_be_bytes(), hash.as_slice())?;
+            .put(self.own.hashes, &number.to_be_bytes(), hash.as_slice())?;
         match number.checked_sub(HASHES_KEPT) {
-            Some(old) => self.transaction.remove(self.hashes, &old.to_be_bytes()),
+            Some(old) => self.transaction.remove(self.own.hashes, &old.to_be_bytes()),
             None => Ok(()),
         }
     }
@@ -268,26 +390,27 @@ impl<'a> State<'a> {
 
     /// Count what another node has written, which the transaction sees, among the changes.
     pub fn follow(&mut self, writes: &WriteSet) -> Result<(), StoreError> {
-        let [accounts, storage, ..] = TABLES;
+        let place = self.place;
         let keys = |table: &str| writes.tables.get(table).into_iter().flat_map(|rows| rows.keys());
-        for key in keys(accounts) {
-            let address = Address::try_from(&**key).map_err(|_| StoreError::Malformed("an account row"))?;
-            self.dirty.entry(address).or_default();
-        }
-        for key in keys(storage) {
-            if key.len() != 52 {
-                return Err(StoreError::Malformed("a storage row"));
+        for key in keys(&place.tables.accounts) {
+            if let Some(key) = place.without_prefix(key, ADDRESS_BYTES, "an account row")? {
+                self.dirty.entry(Address::from_slice(key)).or_default();
             }
-            let dirty = self.dirty.entry(Address::from_slice(&key[..20])).or_default();
-            dirty.slots.insert(U256::from_be_slice(&key[20..]));
+        }
+        for key in keys(&place.tables.storage) {
+            if let Some(key) = place.without_prefix(key, SLOT_BYTES, "a storage row")? {
+                let (address, slot) = key.split_at(ADDRESS_BYTES);
+                let dirty = self.dirty.entry(Address::from_slice(address)).or_default();
+                dirty.slots.insert(U256::from_be_slice(slot));
+            }
         }
         Ok(())
     }
 
     /// Bring `trie` up to date with every change so far, and return the state root.
     ///
-    /// The former tries of what changed come back too: `StateTrie::restore` takes them to undo this.
-    pub fn update_trie(&mut self, trie: &mut StateTrie) -> Result<(B256, FormerTries), StoreError> {
+    /// The former tries of what changed come back too: `StateTrie::exchange` takes them to undo this.
+    pub fn update_trie(&mut self, trie: &mut StateTrie) -> Result<(B256, Tries), StoreError> {
         let former_accounts = trie.accounts.clone();
         let mut former_storages = Vec::new();
         for (address, dirty) in std::mem::take(&mut self.dirty) {
@@ -319,7 +442,7 @@ impl<'a> State<'a> {
         }
         Ok((
             trie.accounts.root(),
-            FormerTries {
+            Tries {
                 accounts: former_accounts,
                 storages: former_storages,
             },
@@ -353,33 +476,36 @@ pub struct StateTrie {
     storages: HashMap<Address, Trie>,
 }
 
-/// What one block's update replaced.
-pub struct FormerTries {
+/// The tries of what one block changed: as they were before it, or as they are after it.
+pub struct Tries {
     accounts: Trie,
     storages: Vec<(Address, Option<Trie>)>,
 }
 
 impl StateTrie {
     /// Build the tries from the tables that `transaction` sees.
-    pub fn rebuild(transaction: &mut Transaction) -> Result<Self, StoreError> {
+    pub fn rebuild(transaction: &mut Transaction, place: &Place) -> Result<Self, StoreError> {
         let mut trie = Self::default();
-        let [accounts, storage, ..] = TABLES;
-        let (accounts, storage) = (transaction.table(accounts)?, transaction.table(storage)?);
-        each(transaction, storage, |key, value| {
-            if key.len() != 52 {
-                return Err(StoreError::Malformed("a storage row"));
-            }
-            let address = Address::from_slice(&key[..20]);
-            let slot = U256::from_be_slice(&key[20..]);
+        let own = place.tables.ids(transaction)?;
+        each(transaction, own.storage, &place.prefix, |key, value| {
+            let key = place.without_prefix(key, SLOT_BYTES, "a storage row")?.unwrap_or(key);
+            let (address, slot) = key.split_at(ADDRESS_BYTES);
             set_slot(
-                trie.storages.entry(address).or_default(),
-                &slot,
+                trie.storages.entry(Address::from_slice(address)).or_default(),
+                &U256::from_be_slice(slot),
                 &U256::from_be_slice(value),
             );
             Ok(())
         })?;
-        each(transaction, accounts, |key, value| {
-            let address = Address::try_from(key).map_err(|_| StoreError::Malformed("an account row"))?;
+        trie.storages.retain(|_, storage| !storage.is_empty());
+        each(transaction, own.accounts, &place.prefix, |key, value| {
+            let key = place
+                .without_prefix(key, ADDRESS_BYTES, "an account row")?
+                .unwrap_or(key);
+            if value.is_empty() {
+                return Ok(()); // removed, over another state
+            }
+            let address = Address::from_slice(key);
             let storage_root = trie.storages.get_mut(&address).map_or(EMPTY_ROOT_HASH, Trie::root);
             let account = StoredAccount::decode(value)?;
             set_account(&mut trie.accounts, &keccak256(address), &account, storage_root);
@@ -393,15 +519,23 @@ impl StateTrie {
         self.accounts.root()
     }
 
-    /// Undo the update that gave `former`; updates are undone in reverse order.
-    pub fn restore(&mut self, former: FormerTries) {
-        self.accounts = former.accounts;
-        for (address, trie) in former.storages {
-            match trie {
-                Some(trie) => self.storages.insert(address, trie),
-                None => self.storages.remove(&address),
-            };
-        }
+    /// Put the tries of one block's changes in the place of those that are there, which come back: what undoes an update
+    /// gives what does it again. Updates are undone in reverse order.
+    #[must_use]
+    pub fn exchange(&mut self, others: Tries) -> Tries {
+        let accounts = std::mem::replace(&mut self.accounts, others.accounts);
+        let storages = others
+            .storages
+            .into_iter()
+            .map(|(address, trie)| {
+                let there = match trie {
+                    Some(trie) => self.storages.insert(address, trie),
+                    None => self.storages.remove(&address),
+                };
+                (address, there)
+            })
+            .collect();
+        Tries { accounts, storages }
     }
 
     /// Proof of an account (EIP-1186).
@@ -429,11 +563,12 @@ impl StateTrie {
 fn each(
     transaction: &mut Transaction,
     table: TableId,
+    prefix: &[u8],
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let mut after: Option<Vec<u8>> = None;
     loop {
-        let page = transaction.scan(table, &[], after.as_deref(), 4096)?;
+        let page = transaction.scan(table, prefix, after.as_deref(), 4096)?;
         let Some((last, _)) = page.last() else {
             return Ok(());
         };
@@ -480,7 +615,8 @@ impl Database for State<'_> {
     }
 
     fn block_hash(&mut self, number: u64) -> Result<B256, StoreError> {
-        let found = self.transaction.get(self.hashes, &number.to_be_bytes())?;
+        let hashes = self.below.map_or(self.own.hashes, |below| below.hashes);
+        let found = self.transaction.get(hashes, &number.to_be_bytes())?;
         Ok(found.map_or(B256::ZERO, |bytes| B256::from_slice(&bytes)))
     }
 }

@@ -15,11 +15,15 @@ from coco.enclave.adapters.contract import (
     Caller,
     Cost,
     Envelope,
+    Outcome,
     Reply,
     Request,
     Route,
     RouteKind,
+    Settled,
+    Verdict,
 )
+from coco.enclave.ordering import records
 from coco.enclave.ordering.forwarding import Submissions
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.sequencer import Sequencer
@@ -73,13 +77,10 @@ class Service:
         raw = runtime.adapter.parse_submission(request)
         wait = route.kind is RouteKind.SUBMIT_AND_WAIT
         submitted = await asyncio.gather(*(self._submit(runtime, one, caller, wait) for one in raw))
-        envelopes = [envelope for envelope, _ in submitted]
-        for envelope, outcome in submitted:
-            if outcome is not None:
-                await self._wait(envelope, outcome)
         if not wait:
-            return runtime.adapter.accepted(request, envelopes)
-        return await runtime.adapter.acknowledge(request, envelopes, caller, self._view())
+            return runtime.adapter.accepted(request, [envelope for envelope, _ in submitted])
+        settled = [await self._settled(runtime, envelope, fate) for envelope, fate in submitted if fate is not None]
+        return await runtime.adapter.acknowledge(request, settled, caller, self._view())
 
     def _view(self) -> Any:
         return self._sequencer.store.view(self._sequencer.replica.committed)
@@ -107,9 +108,10 @@ class Service:
         self.submissions.add(runtime, caller, [(raw, answered)])
         return await future
 
-    async def _wait(self, envelope: Envelope, outcome: asyncio.Future[str]) -> None:
+    async def _settled(self, runtime: AdapterRuntime, envelope: Envelope, fate: asyncio.Future[str]) -> Settled:
+        """What became of a transaction, once that is known; what the ledger tells of is committed then."""
         try:
-            reason = await asyncio.wait_for(outcome, limits.COMMIT_SECONDS_MAX)
+            reason = await asyncio.wait_for(fate, limits.COMMIT_SECONDS_MAX)
         except TimeoutError as error:
             raise AdapterError(
                 "the transaction was accepted but is not committed yet",
@@ -118,4 +120,8 @@ class Service:
                 data="0x" + envelope.id.hex(),
             ) from error
         if reason:
-            raise AdapterError(f"the transaction was dropped: {reason}", code="node.dropped")
+            return Settled(envelope, Outcome(Verdict.REFUSED, reason))
+        recorded = None
+        if runtime.manifest.reply is not None:
+            recorded = await records.read(self._view(), runtime.manifest, envelope.id)
+        return Settled(envelope, recorded or Outcome(Verdict.INCLUDED))

@@ -233,7 +233,7 @@ async def install(control: Control, links: Links, sequencer: Sequencer, wanted: 
                 seqno = store.latest + 1
                 parsed = _native.Entry.parse(data)
                 control.append(seqno, data)
-                sequencer.apply(Position(parsed.view, seqno), data)
+                await sequencer.apply(Position(parsed.view, seqno), data)
             await control.room()
         await asyncio.sleep(_FETCH_AGAIN_S)
     return journal.position(store.latest), journal.position(journal.last_signature)

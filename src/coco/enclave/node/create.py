@@ -48,6 +48,6 @@ async def create(ground: Ground) -> Parts:
     writes = transaction.native.write_set()
     seqno = parts.store.write(writes)
     for adapter in parts.registry.by_name.values():
-        adapter.applied(parts.journal.position(seqno), writes)
+        await adapter.applied(parts.journal.position(seqno), writes)
     await parts.sequencer.committed(await parts.sequencer.sign())
     return parts

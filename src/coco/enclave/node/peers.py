@@ -11,7 +11,7 @@ from coco.enclave.network.membership import JOIN
 from coco.enclave.network.snapshots import SNAPSHOT, SNAPSHOT_PART
 from coco.enclave.node.accounts import BIND, Accounts
 from coco.enclave.node.parts import Parts
-from coco.enclave.ordering.forwarding import DROPPED, EXECUTING, PENDING, SUBMIT
+from coco.enclave.ordering.forwarding import DROPPED, EXECUTING, EXECUTING_FORMERLY, PENDING, SUBMIT
 from coco.enclave.ordering.replica import ENGINE
 from coco.enclave.transport.links import decode
 from coco.errors import AccessError
@@ -56,8 +56,8 @@ class Peers:
             parts.replica.receive(sender, body)
         elif kind == DROPPED and sender == parts.replica.primary:
             parts.submissions.dropped(body)
-        elif kind == EXECUTING and sender == parts.replica.primary:
-            parts.submissions.executing(sender, body)
+        elif kind in (EXECUTING, EXECUTING_FORMERLY) and sender == parts.replica.primary:
+            parts.submissions.executing(sender, kind, body)
         elif kind == TIME:
             parts.agreement.heard(sender, decode(int, body), parts.ground.loop.time())
 

@@ -40,7 +40,9 @@ _Checked = tuple[Envelope, bytes, Answer]
 #: the first be answered, and its client go on, while the others are checked; and another actor's wait behind few.
 _PARTS, _PART_MIN, _PART_MAX = 4, 8, 64
 #: Questions and messages between nodes.
-SUBMIT, PENDING, DROPPED, EXECUTING = "submit", "pending", "dropped", "executing"
+SUBMIT, PENDING, DROPPED, EXECUTING = "submit", "pending", "dropped", "executing_of"
+#: What a primary of a former version says, whose message names no adapter.
+EXECUTING_FORMERLY = "executing"
 _AGAIN_S = 0.5
 #: What says that there is no primary now, and how long until it is looked for again.
 _NO_PRIMARY, _NO_PRIMARY_S = ("node.no_primary", "peers.unreachable"), 0.05
@@ -72,8 +74,15 @@ class PendingLane(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     lane: bytes
 
 
+class ExecutingOf(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a primary begins to execute of one adapter."""
+
+    adapter: str
+    ids: list[bytes]
+
+
 class Executing(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a primary begins to execute."""
+    """The same, as a former version says it."""
 
     ids: list[bytes]
 
@@ -87,6 +96,9 @@ class Dropped(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 _encode = msgspec.msgpack.Encoder().encode
+
+#: A transaction: its adapter's name, and its id, which may be any other adapter's, too.
+_Name = tuple[str, bytes]
 
 
 class _Held(msgspec.Struct):
@@ -122,18 +134,18 @@ class Submissions:
         self._counts: dict[str, int] = {}
         #: Transactions that were checked, those of them that the door has checked, and what all checks took.
         self.checked, self.checked_early, self.check_us = 0, 0, 0
-        self._held: dict[bytes, _Held] = {}
-        #: A primary, and what it said last that it would execute.
-        self._executing: tuple[int, list[bytes]] = 0, []
+        self._held: dict[_Name, _Held] = {}
+        #: A primary, and what it said last that it would execute, of each adapter.
+        self._executing: tuple[int, dict[str, list[bytes]]] = 0, {}
         #: What primaries were executing when they died, and how many.
-        self._outlived: dict[bytes, int] = {}
+        self._outlived: dict[_Name, int] = {}
         #: Links from or to a primary that were lost.
         self._losses = 0
         #: Nodes that forwarded what is in the pool.
-        self._origins: dict[bytes, int] = {}
+        self._origins: dict[_Name, int] = {}
         self._again: asyncio.Task[None] | None = None
         #: Why the newest of those that will never be executed will not, and who handed them in here.
-        self._reasons: dict[tuple[str, bytes], tuple[str, str]] = {}
+        self._reasons: dict[_Name, tuple[str, str]] = {}
         sequencer.subscribers.settled.append(self._settled)
         sequencer.subscribers.expired.append(self.expire)
         sequencer.subscribers.executing.append(self.before_executing)
@@ -308,7 +320,7 @@ class Submissions:
                 refusal = _dropped(dropped)
             if refusal is None:
                 if identity not in runtime.included:
-                    self._held[identity] = _Held(runtime, envelope, raw, caller, now, view, unsure)
+                    self._held[runtime.name, identity] = _Held(runtime, envelope, raw, caller, now, view, unsure)
                 answer(envelope)
             else:
                 if refusal.code == _DROPPED:
@@ -327,12 +339,12 @@ class Submissions:
         fresh = [one for one in envelopes if one.id not in refusals and not (again and self._knows(runtime, one.id))]
         refusals |= zip((one.id for one in fresh), self._sequencer.accept(runtime, fresh), strict=True)
         for one in fresh:
-            if one.id in self._outlived:
-                runtime.pool.suspect(one.id, self._outlived[one.id])
+            if outlived := self._outlived.get((runtime.name, one.id)):
+                runtime.pool.suspect(one.id, outlived)
         return [refusals.get(one.id) for one in envelopes]
 
     def _why_not(self, runtime: AdapterRuntime, identity: bytes, again: bool) -> str:
-        if self._outlived.get(identity, 0) >= limits.PRIMARIES_OUTLIVED_MAX:
+        if self._outlived.get((runtime.name, identity), 0) >= limits.PRIMARIES_OUTLIVED_MAX:
             return _OUTLIVED
         return self.why_dropped(runtime, identity) if again else ""
 
@@ -368,14 +380,15 @@ class Submissions:
             admitted = await _admitted(runtime, forwarded.raw, caller)
         envelopes = [one for one in admitted if isinstance(one, Envelope)]
         if forwarded.outlived:
-            self._outlived.update((one.id, max(forwarded.outlived, self._outlived.get(one.id, 0))) for one in envelopes)
+            names = [(runtime.name, one.id) for one in envelopes]
+            self._outlived.update((name, max(forwarded.outlived, self._outlived.get(name, 0))) for name in names)
         refusals = iter(self._accept(runtime, envelopes, again=forwarded.again))
         verdicts: list[tuple[str, str]] = []
         for one in admitted:
             refusal = one if isinstance(one, CocoError) else next(refusals)
             verdicts.append(("", "") if refusal is None else (refusal.code, str(refusal)))
             if isinstance(one, Envelope) and refusal is None and one.id not in runtime.included:
-                self._origins[one.id] = sender
+                self._origins[runtime.name, one.id] = sender
         return _encode(verdicts)
 
     def _knows(self, runtime: AdapterRuntime, identity: bytes) -> bool:
@@ -393,16 +406,17 @@ class Submissions:
         self._sequencer.resolve(self._runtime(message.adapter), message.id, message.reason)
 
     def _settled(self, runtime: AdapterRuntime, identity: bytes, reason: str) -> None:
-        held = self._held.pop(identity, None)
+        name = runtime.name, identity
+        held = self._held.pop(name, None)
         if self._reasons:
-            self._reasons.pop((runtime.name, identity), None)
+            self._reasons.pop(name, None)
         if not reason and self._outlived:
-            self._outlived.pop(identity, None)
+            self._outlived.pop(name, None)
         if reason:
-            self._reasons[runtime.name, identity] = reason, held.caller.actor if held is not None else ""
+            self._reasons[name] = reason, held.caller.actor if held is not None else ""
             if len(self._reasons) > limits.DROPPED_IDS_MAX:
                 del self._reasons[next(iter(self._reasons))]
-        origin = self._origins.pop(identity, None) if self._origins else None
+        origin = self._origins.pop(name, None) if self._origins else None
         if origin is not None and reason:
             self._tell_dropped(origin, _encode(Dropped(runtime.name, identity, reason)))
 
@@ -412,28 +426,37 @@ class Submissions:
 
     # --- held ---
 
-    async def before_executing(self, identities: Sequence[bytes]) -> None:
+    async def before_executing(self, runtime: AdapterRuntime, identities: Sequence[bytes]) -> None:
         """Tell the others what this primary executes next; returns once it has left this process."""
         others = [node for node in self._sequencer.replica.members.all if node != self._sequencer.replica.node]
         if others:
-            message = _encode(Executing(list(identities)))
+            message = _encode(ExecutingOf(runtime.name, list(identities)))
             for node in others:
                 self._links.tell(node, EXECUTING, message)
             await self._links.written()
 
-    def executing(self, sender: int, body: bytes) -> None:
+    def executing(self, sender: int, kind: str, body: bytes) -> None:
         """The primary says what it executes."""
-        self._executing = sender, decode(Executing, body).ids
+        executor, said = self._executing
+        if executor != sender:
+            said = {}
+        if kind == EXECUTING:
+            message = decode(ExecutingOf, body)
+            said[message.adapter] = message.ids
+        else:
+            ids = decode(Executing, body).ids
+            said.update((runtime.name, ids) for runtime in self._sequencer.runtimes)
+        self._executing = sender, said
 
     def view_changed(self) -> None:
         """There may be another primary, who lacks what is held here."""
-        executor, identities = self._executing
+        executor, said = self._executing
         if executor != self._sequencer.replica.primary:
-            for identity in identities:
-                self._outlived[identity] = self._outlived.get(identity, 0) + 1
+            for name in [(adapter, identity) for adapter, ids in said.items() for identity in ids]:
+                self._outlived[name] = self._outlived.get(name, 0) + 1
                 if len(self._outlived) > limits.DROPPED_IDS_MAX:
                     del self._outlived[next(iter(self._outlived))]
-            self._executing = self._sequencer.replica.primary, []
+            self._executing = self._sequencer.replica.primary, {}
         self._begin_again()
 
     def _begin_again(self) -> None:
@@ -484,7 +507,7 @@ class Submissions:
             self._sent(part, self._accept(part[0].runtime, [one.envelope for one in part], again=True), view)
 
     def _died_with(self, one: _Held) -> int:
-        return self._outlived.get(one.envelope.id, 0)
+        return self._outlived.get((one.runtime.name, one.envelope.id), 0)
 
     def _parts(self, held: list[_Held]) -> Iterator[list[_Held]]:
         """In order, as much at once as has one adapter, one caller, and outlived as many primaries."""
@@ -522,9 +545,8 @@ class Submissions:
     def pooled(self, runtime: AdapterRuntime, identity: bytes) -> Envelope | None:
         """A transaction that waits, as far as this node knows."""
         found = runtime.pool.get(identity)
-        if found is None and identity in self._held:
-            found = self._held[identity].envelope
-        return found
+        held = self._held.get((runtime.name, identity)) if found is None else None
+        return found if held is None else held.envelope
 
     async def pending_position(self, runtime: AdapterRuntime, lane: Hashable) -> int | None:
         """The first free position of a lane in the primary's pool; None when it is empty or cannot be asked."""

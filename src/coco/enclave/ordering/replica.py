@@ -93,7 +93,7 @@ class Replica:
         self._offered: Start | None = None
         self._ticking: asyncio.TimerHandle | None = None
         # What the sequencer and the node do with it.
-        self.on_apply: Callable[[Position, bytes], None] = lambda position, data: None
+        self.on_apply: Callable[[Position, bytes], Awaitable[None]]
         self.on_roll_back: Callable[[int], None] = lambda seqno: None
         self.on_promoted: Callable[[int], None] = lambda view: None
         self.on_opening: Callable[[], Awaitable[object]] | None = None
@@ -364,12 +364,12 @@ class Replica:
         match action:
             case Apply(entries):
                 for entry in entries:
-                    self.on_apply(entry.position, entry.data)
+                    await self.on_apply(entry.position, entry.data)
             case RollBack(seqno):
                 self.on_roll_back(seqno)
             case Promoted(view, entries):
                 for entry in entries:
-                    self.on_apply(entry.position, entry.data)
+                    await self.on_apply(entry.position, entry.data)
                 self.on_promoted(view)
                 return True
             case Committed(position):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from coco.enclave.adapters.contract import LedgerAdapter
+from coco.enclave.adapters.contract import Envelope, LedgerAdapter, Manifest
 from coco.enclave.ordering.pool import Pool
 
 
@@ -19,8 +20,17 @@ class AdapterRuntime:
     waiting: dict[bytes, list[asyncio.Future[str]]] = field(default_factory=dict)
     #: Seqno of the entry that each of the newest transactions is in, committed or not.
     included: dict[bytes, int] = field(default_factory=dict)
+    #: Of a composite transaction's envelope: what it is made of. None: the adapter has none such.
+    parts_of: Callable[[Envelope], Sequence[tuple[AdapterRuntime, Envelope]]] | None = None
+    #: A batch of it waits for somebody outside the enclave; the next one waits for that.
+    is_outside: bool = False
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the adapter declares."""
+        return self.adapter.manifest()
 
     @cached_property
     def name(self) -> str:
         """The adapter's name."""
-        return self.adapter.manifest().name
+        return self.manifest.name

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets as randomness
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,26 +18,21 @@ from typing import Any
 from coco import limits
 from coco._native import LedgerSecret, WriteSet
 from coco.crypto.certificates import pem
-from coco.enclave.adapters.contract import BlockContext, Envelope, Outcome, Verdict
+from coco.enclave.adapters.contract import BlockContext, Envelope
 from coco.enclave.keys.identity import NodeIdentity, ServiceIdentity
+from coco.enclave.ordering import records
+from coco.enclave.ordering.batches import Batches
 from coco.enclave.ordering.replica import Replica
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.subscribers import Subscribers
 from coco.enclave.platform.clock import Clock
-from coco.enclave.store import SealedEntry, Store, StoreTransaction
+from coco.enclave.store import Store
 from coco.errors import BusyError, CocoError, ConsensusError
 from coco.ledger import tables
 from coco.ledger.position import Position
 from coco.ledger.signature import sign_root
 
 _EXPIRY_INTERVAL_S = 60.0
-#: What an executed envelope takes of the writer after it: roots, its record, its seal.
-_SEALING_US = 40
-#: What is wrong with a batch that executed and cannot become an entry; nothing of it was sealed.
-_OF_THE_BATCH = frozenset(
-    ("ledger.entry_too_large", "store.too_large", "store.log_is_append_only", "native.out_of_memory")
-)
-
 
 #: The secret of an epoch whose first entry is given, and the rows that keep it.
 NewEpoch = Callable[[int], tuple[LedgerSecret | None, Sequence[tuple[str, bytes, bytes | None]]]]
@@ -82,14 +76,13 @@ class Sequencer:
         self.subscribers = Subscribers()
         self._node, self._service = node, service
         self._block_interval_s = block_interval_ms / 1000
-        self._target_ms = max(block_interval_ms, limits.BATCH_TARGET_MS_MIN)
         self._signature_interval_s = signature_interval_ms / 1000
-        self._run, self._room, self._fatal, self._log = run, room, fatal, log
+        self._run, self._room, self._fatal = run, room, fatal
         self._work = asyncio.Event()
         #: Wakes when whoever rests has rested.
         self._rested: asyncio.TimerHandle | None = None
-        #: When the batch under way was taken from its pool.
-        self._taken_at_s = 0.0
+        #: Batches that wait for somebody outside.
+        self._outside: set[asyncio.Task[None]] = set()
         self._unsigned = 0
         self._sign_due = asyncio.Event()
         self._writer, self._order = replica.writer, replica.order
@@ -100,9 +93,22 @@ class Sequencer:
         self._draining = False
         #: When this node began to execute as primary.
         self._opened_at_s = 0.0
-        self.counters = {"transactions": 0, "batches": 0, "signatures": 0, "refused": 0, "crashed": 0, "commits": 0}
+        counted = ("transactions", "batches", "signatures", "refused", "crashed", "conflicts", "commits")
+        self.counters = dict.fromkeys(counted, 0)
         #: Microseconds that batches (signatures, commits) have spent in each stage, all together.
         self.stages = {"execute_us": 0, "seal_us": 0, "sign_us": 0, "commit_us": 0}
+        self._batches = Batches(
+            store=lambda: self.store,
+            clock=clock,
+            replica=replica,
+            target_ms=max(block_interval_ms, limits.BATCH_TARGET_MS_MIN),
+            run=run,
+            applied=self._executed_here,
+            resolve=self.resolve,
+            log=log,
+            counters=self.counters,
+            stages=self.stages,
+        )
 
     def _spent(self, stage: str, began_s: float) -> None:
         self.stages[stage] += int(1e6 * (asyncio.get_running_loop().time() - began_s))
@@ -184,25 +190,51 @@ class Sequencer:
             rests_s: list[float] = []
             for runtime in self.runtimes:
                 if runtime.pool.ready and not self._draining:
-                    batch = runtime.pool.take(
-                        limits.BATCH_TRANSACTIONS_MAX,
-                        limits.BATCH_BYTES_SOFT,
-                        outlived=self._may_have_outlived(),
-                        now_s=loop.time(),
-                    )
-                    if batch:
-                        async with self._writer:
-                            self._taken_at_s = loop.time()
-                            try:
-                                for executing in self.subscribers.executing:
-                                    await executing([envelope.id for envelope in batch])
-                                await self._execute(runtime, batch)
-                            except ConsensusError:
-                                runtime.pool.forget(batch)  # deposed; whoever received them sends them again
-                if runtime.pool.ready:
+                    await self._run_a_batch(runtime)
+                if runtime.pool.ready and not runtime.is_outside:
                     rests_s.append(runtime.pool.rest_s(loop.time()))
             if rests_s:
                 self._wake_in(min(rests_s))
+
+    async def _run_a_batch(self, runtime: AdapterRuntime) -> None:
+        """Take a batch and execute it; one that waits for somebody outside goes on by itself."""
+        if runtime.is_outside:
+            return
+        batch = runtime.pool.take(
+            min(limits.BATCH_TRANSACTIONS_MAX, runtime.pool.policy.batch_max),
+            limits.BATCH_BYTES_SOFT,
+            outlived=self._may_have_outlived(),
+            now_s=asyncio.get_running_loop().time(),
+        )
+        if not batch:
+            return
+        if runtime.manifest.waits_outside:
+            runtime.is_outside = True
+            task = asyncio.get_running_loop().create_task(self._execute_outside(runtime, batch))
+            self._outside.add(task)
+            task.add_done_callback(self._outside_ended)
+        else:
+            async with self._writer:
+                await self._execute(runtime, batch)
+
+    async def _execute_outside(self, runtime: AdapterRuntime, batch: list[Envelope]) -> None:
+        try:
+            await self._execute(runtime, batch)
+        finally:
+            runtime.is_outside = False
+            self.wake()
+
+    def _outside_ended(self, task: asyncio.Task[None]) -> None:
+        self._outside.discard(task)
+        self._task_ended(task)
+
+    async def _execute(self, runtime: AdapterRuntime, batch: list[Envelope]) -> None:
+        try:
+            for executing in self.subscribers.executing:
+                await executing(runtime, [envelope.id for envelope in batch])
+            await self._batches.execute(runtime, batch)
+        except ConsensusError:
+            runtime.pool.forget(batch)  # deposed; whoever received them sends them again
 
     def _wake_in(self, rest_s: float) -> None:
         """Go on at once, or when somebody has rested."""
@@ -228,81 +260,27 @@ class Sequencer:
     def _full(self) -> bool:
         return any(len(runtime.pool) >= limits.BATCH_TRANSACTIONS_MAX for runtime in self.runtimes)
 
-    async def _execute(self, runtime: AdapterRuntime, batch: list[Envelope]) -> None:
-        if not self.replica.may_execute:
-            raise ConsensusError("this node is not primary", code="consensus.not_primary")
-        transaction = self.store.begin()
-        context = BlockContext(
-            time_ms=self.clock.now_ms,
-            randomness=randomness.token_bytes(32),
-            secret=randomness.token_bytes(32),
-            expected_seqno=self.store.journal.last_seqno + 1,
-            target_ms=self._target_ms,
-        )
-        began = begun_s = asyncio.get_running_loop().time()
-        try:
-            outcomes, claim = await runtime.adapter.execute(batch, transaction, context)
-            assert len(outcomes) == len(batch), "one outcome for each envelope; else the adapter has failed, as below"
-            self._spent("execute_us", began)
-        except Exception as error:  # noqa: BLE001 - whatever an adapter raises, the node goes on (G3)
-            await self._bisect(runtime, batch, error)
-            return
-        try:
-            async with self._order:
-                if not self.replica.may_execute:
-                    runtime.adapter.rolled_back(self.store.journal.position(self.store.latest))
-                    raise ConsensusError("this node is not primary any more", code="consensus.not_primary")
-                if claim is not None:
-                    seqno = self.store.journal.last_seqno + 1
-                    transaction.put(tables.CLAIMS, seqno.to_bytes(8, "big"), claim)
-                included = [e for e, o in zip(batch, outcomes, strict=True) if o.verdict is Verdict.INCLUDED]
-                if included:
-                    began = asyncio.get_running_loop().time()
-                    writes, sealed = await self._run(self._prepare, transaction, claim)
-                    self._spent("seal_us", began)
-                    self._applied(runtime, self.store.journal.append(sealed), writes, included)
-        except ConsensusError:
-            raise
-        except CocoError as error:
-            if error.code not in _OF_THE_BATCH:
-                raise
-            runtime.adapter.rolled_back(self.store.journal.position(self.store.latest))
-            await self._bisect(runtime, batch, error)
-            return
-        self._charge(runtime, batch, outcomes, asyncio.get_running_loop().time() - begun_s)
-        self._settle(runtime, batch, outcomes)
-
-    def _charge(
-        self, runtime: AdapterRuntime, batch: Sequence[Envelope], outcomes: Sequence[Outcome], took_s: float
-    ) -> None:
-        """Say whose envelopes held the writer, and for how long: as the adapter measured, or all alike of ``took_s``.
-
-        What a batch takes whoever is in it is nobody's, so a few small ones never count for much.
-        """
-        measured_us: dict[str, int] = {}
-        ran: dict[str, int] = {}
-        for envelope, outcome in zip(batch, outcomes, strict=True):
-            if outcome.verdict is not Verdict.DEFERRED:
-                actor = envelope.actor
-                measured_us[actor] = measured_us.get(actor, 0) + outcome.took_us
-                ran[actor] = ran.get(actor, 0) + 1
-        if any(measured_us.values()):
-            spent = {actor: (us + ran[actor] * _SEALING_US) / 1e6 for actor, us in measured_us.items()}
-        else:
-            each_s = took_s / max(sum(ran.values()), 1)
-            spent = {actor: each_s * count for actor, count in ran.items()}
-        runtime.pool.spent(spent, asyncio.get_running_loop().time())
-
-    def _prepare(self, transaction: StoreTransaction, claim: bytes | None) -> tuple[WriteSet, SealedEntry]:
-        writes = transaction.native.write_set()
-        return writes, self.store.prepare(writes, claim=claim)
-
-    def _applied(self, runtime: AdapterRuntime, seqno: int, writes: WriteSet, included: list[Envelope]) -> None:
-        runtime.adapter.applied(self.store.journal.position(seqno), writes)
-        self._remember(seqno, runtime, [envelope.id for envelope in included])
-        self.counters["transactions"] += len(included)
-        self.counters["batches"] += 1
+    async def _executed_here(self, runtime: AdapterRuntime, seqno: int, writes: WriteSet, told: list[Envelope]) -> None:
+        """An entry of this primary's is in the store; ``writer`` and ``order`` are held."""
+        position = self.store.journal.position(seqno)
+        await runtime.adapter.applied(position, writes)
+        self._remember(seqno, runtime, [envelope.id for envelope in told])
+        if runtime.parts_of is not None:
+            await self._executed_with_others(runtime, position, writes, told)
         self._entry_written()
+
+    async def _executed_with_others(
+        self, runtime: AdapterRuntime, position: Position, writes: WriteSet, told: list[Envelope]
+    ) -> None:
+        """The same, of composite transactions: every adapter hears of it, and every pool."""
+        view = self.store.view()
+        for other in self.runtimes:
+            if other is not runtime and (included := await other.adapter.applied(position, writes)):
+                self._remember(position.seqno, other, included)
+        assert runtime.parts_of is not None, "asked only of what has parts"
+        for envelope in told:
+            for other, part in runtime.parts_of(envelope):
+                other.pool.refresh([part.lane], view)
 
     def _remember(self, seqno: int, runtime: AdapterRuntime, included: Sequence[bytes]) -> None:
         self._executed.append(_Executed(seqno, runtime, included, asyncio.get_running_loop().time()))
@@ -314,14 +292,16 @@ class Sequencer:
 
     # --- what consensus says; ``writer`` and ``order`` are held ---
 
-    def apply(self, position: Position, data: bytes) -> None:
+    async def apply(self, position: Position, data: bytes) -> None:
         """Apply an entry that another node wrote, or a former life of this one's leadership."""
         writes = self.store.accept(data)
         self.clock.at_least(self.store.journal.issued_s * 1000)
         for runtime in self.runtimes:
-            included = runtime.adapter.applied(position, writes)
-            if included:
-                self._remember(position.seqno, runtime, included)
+            told = await runtime.adapter.applied(position, writes)
+            if runtime.manifest.reply is not None:
+                told = list(dict.fromkeys([*told, *records.told(writes, runtime.name)]))
+            if told:
+                self._remember(position.seqno, runtime, told)
         self._tell_applied(writes)
 
     def _view_changed(self) -> None:
@@ -365,45 +345,6 @@ class Sequencer:
         except ConsensusError:
             return  # deposed already
         self.wake()
-
-    def _settle(self, runtime: AdapterRuntime, batch: list[Envelope], outcomes: Sequence[Outcome]) -> None:
-        finished: list[Envelope] = []
-        deferred: list[Envelope] = []
-        refused: list[tuple[Envelope, Outcome]] = []
-        for envelope, outcome in zip(batch, outcomes, strict=True):
-            if outcome.verdict is Verdict.DEFERRED:
-                deferred.append(envelope)
-                continue
-            finished.append(envelope)
-            if outcome.verdict is Verdict.REFUSED:
-                refused.append((envelope, outcome))
-        runtime.pool.done(finished)
-        for envelope, outcome in refused:
-            self.counters["refused"] += 1
-            self.resolve(runtime, envelope.id, outcome.reason or "refused")
-        view = self.store.view()
-        if deferred:
-            served = {envelope.actor for envelope in finished}
-            runtime.pool.give_back(deferred, view, self.clock.now_ms, served=served)
-        if refused:
-            runtime.pool.refresh([envelope.lane for envelope, _ in refused], view)
-
-    async def _bisect(self, runtime: AdapterRuntime, batch: list[Envelope], error: Exception) -> None:
-        """Run halves of a batch whose execution failed, down to the one envelope that it fails on."""
-        self.counters["crashed"] += 1
-        await runtime.adapter.rebuild(self.store.view())
-        if len(batch) == 1:
-            # All the halves that ran for nothing are this one's.
-            now_s = asyncio.get_running_loop().time()
-            runtime.pool.spent({batch[0].actor: now_s - self._taken_at_s}, now_s)
-            self._taken_at_s = now_s
-            code = error.code if isinstance(error, CocoError) else "adapter.failed"
-            self._log("sequencer.envelope_dropped", {"size": batch[0].size})
-            self._settle(runtime, batch, [Outcome(Verdict.REFUSED, f"it cannot be executed: {code}")])
-            return
-        middle = len(batch) // 2
-        await self._execute(runtime, batch[:middle])
-        await self._execute(runtime, batch[middle:])
 
     async def write_rows(
         self, rows: Sequence[tuple[str, bytes, bytes | None]], *, epoch: NewEpoch | None = None
@@ -452,7 +393,7 @@ class Sequencer:
             transaction.put(*row)
             writes = transaction.native.write_set()
             seqno = self.store.write(writes)
-            runtime.adapter.applied(self.store.journal.position(seqno), writes)
+            await runtime.adapter.applied(self.store.journal.position(seqno), writes)
             self._tell_applied(writes)
             self._entry_written()
             return seqno

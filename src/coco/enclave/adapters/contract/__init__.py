@@ -10,14 +10,23 @@ Who does what:
   ``applied``, ``rolled_back`` and ``rebuild``, on every node alike.
 
 The way of one submission: ``parse_submission`` -> ``admit`` -> pool (``PoolPolicy``) -> ``accepted`` ->
-``execute`` -> ledger -> ``applied`` -> commit -> ``committed`` -> ``acknowledge``.
+``open`` -> ``run`` -> ``close`` -> ledger -> ``applied`` -> commit -> ``committed`` -> ``acknowledge``.
 """
 
 from __future__ import annotations
 
 from coco.configuration.callers import Caller, CallerKind
 from coco.enclave.adapters.contract.adapter import LedgerAdapter
-from coco.enclave.adapters.contract.execution import BlockContext, Envelope, Outcome, PoolPolicy, Verdict
+from coco.enclave.adapters.contract.execution import (
+    BatchSession,
+    BlockContext,
+    Envelope,
+    Outcome,
+    PoolPolicy,
+    Settled,
+    Verdict,
+    WholeBatchSession,
+)
 from coco.enclave.adapters.contract.routes import (
     AdapterError,
     Cost,
@@ -32,6 +41,7 @@ from coco.enclave.adapters.contract.services import Services
 
 __all__ = [
     "AdapterError",
+    "BatchSession",
     "BlockContext",
     "Caller",
     "CallerKind",
@@ -46,6 +56,8 @@ __all__ = [
     "Route",
     "RouteKind",
     "Services",
+    "Settled",
     "Table",
     "Verdict",
+    "WholeBatchSession",
 ]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from coco._native import Chain, WriteSet
 from coco.configuration.callers import Caller, CallerKind
-from coco.enclave.adapters.contract.execution import BlockContext, Envelope, Outcome, PoolPolicy
+from coco.enclave.adapters.contract.execution import BatchSession, BlockContext, Envelope, PoolPolicy, Settled
 from coco.enclave.adapters.contract.routes import AdapterError, Cost, Manifest, Reply, Request
 from coco.enclave.adapters.contract.services import Services
 from coco.enclave.store import StoreTransaction, StoreView
-from coco.errors import CocoError
+from coco.errors import CocoError, ConfigurationError
 from coco.ledger.position import Position
 
 if TYPE_CHECKING:
@@ -68,16 +68,22 @@ class LedgerAdapter(ABC):
         raise NotImplementedError("an adapter with early checks has an answer to them")
 
     @abstractmethod
-    async def execute(
-        self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
-    ) -> tuple[Sequence[Outcome], bytes | None]:
-        """Run ``batch`` on ``tx``; one outcome for each, and the claim that receipts of the entry prove (or None).
+    async def open(self, tx: StoreTransaction, block: BlockContext) -> BatchSession:
+        """Begin a batch on ``tx``, after everything that is applied."""
 
-        A claim is a :class:`coco.ledger.claims.Claim`, encoded; whoever asks for the receipt of an entry is shown it.
+    async def migrate(self, stored: str, tx: StoreTransaction, block: BlockContext) -> None:
+        """Bring the tables from those of the manifest's version ``stored`` to this one's, on ``tx``.
 
-        If nothing is INCLUDED, nothing may be written. An exception discards the whole transaction; the framework then
-        runs halves of the batch to find the offender (G3).
+        Called at the primary before it executes anything, and written as an entry of its own.
+
+        Raises:
+            ConfigurationError: it cannot be; the adapter's transactions are refused while this code leads.
         """
+        manifest = self.manifest()
+        raise ConfigurationError(
+            f"{manifest.name} has tables of version {stored}, and no way from there to {manifest.version}",
+            code="configuration.adapter_version",
+        )
 
     @abstractmethod
     async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
@@ -119,11 +125,15 @@ class LedgerAdapter(ABC):
         """
         return None
 
-    async def acknowledge(
-        self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView
-    ) -> Reply:
-        """Answer a submission of kind SUBMIT_AND_WAIT, which is committed in ``view``."""
-        return self.accepted(request, envelopes)
+    async def acknowledge(self, request: Request, settled: Sequence[Settled], caller: Caller, view: StoreView) -> Reply:
+        """Answer a submission of kind SUBMIT_AND_WAIT, once what became of it is known; ``view`` is committed.
+
+        It hears refusals, too. Whatever node is asked answers alike: from ``settled``, from ``view``, and with
+        signatures of keys that the service has (:attr:`Services.sign`).
+        """
+        for one in settled:
+            one.require_included()
+        return self.accepted(request, [one.envelope for one in settled])
 
     def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
         """Events from now on, as JSON values; only committed ones.
@@ -137,10 +147,11 @@ class LedgerAdapter(ABC):
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         """The part of ``items`` that the caller may see; the one place that decides it. Every reply passes it."""
 
-    def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+    async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
         """An entry with these writes is in the store; derived state follows. Returns the ids of its transactions.
 
-        Called at every node: after ``execute`` where it was executed, and where it came from another node.
+        Called at every node in the order of entries, and nothing else is written meanwhile: after a session was closed,
+        where the entry was executed, and where it came from another node. What takes long is awaited.
 
         Raises:
             LedgerError: derived state shows that the entry is not what it claims to be; the node stops.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,6 +13,7 @@ import msgspec
 from coco.enclave.adapters.contract.routes import AdapterError
 from coco.enclave.store import StoreView
 from coco.errors import CocoError
+from coco.ledger.claims import Claim
 
 
 class Envelope(msgspec.Struct):
@@ -48,12 +50,75 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Verdict of one envelope."""
+    """Verdict of one envelope, and what whoever handed it in is told of it."""
 
     verdict: Verdict
     reason: str = ""
     #: How long it ran, if the adapter can tell: whoever handed in what took long has the next turn later.
     took_us: int = 0
+    #: Whether an included one did what it is for. One that did not undoes the composite transaction that it is part of.
+    succeeded: bool = True
+    #: What :meth:`LedgerAdapter.acknowledge` answers from: a value of the type :attr:`Manifest.reply`.
+    reply: Any = None
+    #: Keep verdict, reason and reply in the ledger, so that every node can answer, now and after a restart; of a
+    #: refused one too, which without it is forgotten. The first refusal counts, and an inclusion before any refusal.
+    recorded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a transaction, at whichever node it was handed in; if it is in the ledger, it is committed."""
+
+    envelope: Envelope
+    outcome: Outcome
+
+    def require_included(self) -> None:
+        """Raise what a client hears of a refusal that needs no words of the protocol.
+
+        Raises:
+            AdapterError: it was refused (``node.dropped``).
+        """
+        if self.outcome.verdict is not Verdict.INCLUDED:
+            raise AdapterError(f"the transaction was dropped: {self.outcome.reason}", code="node.dropped")
+
+
+class BatchSession(ABC):
+    """One batch of an adapter under way on one store transaction: opened, run, and closed or left.
+
+    It may be left at any moment, with everything that it wrote; so it changes nothing but the store transaction and
+    itself. What an adapter derives from the store follows in :meth:`LedgerAdapter.applied`, and only there.
+    """
+
+    @abstractmethod
+    async def run(self, envelope: Envelope) -> Outcome:
+        """Run one envelope after those before it.
+
+        What it writes is undone by the framework's savepoint unless it is INCLUDED. An exception refuses this envelope
+        and no other one (G3); nothing that the session remembers of it may be in its way afterwards.
+        """
+
+    async def close(self) -> Claim | None:
+        """Write what concerns the batch as a whole; what receipts of the entry prove, or None. At least one envelope
+        was INCLUDED; called once, and last.
+        """
+        return None
+
+
+class WholeBatchSession(BatchSession):
+    """For engines that take many at once: ``run_all`` has the meaning of ``run`` for each."""
+
+    async def run(self, envelope: Envelope) -> Outcome:
+        """One batch of one."""
+        (outcome,) = await self.run_all([envelope])
+        return outcome
+
+    @abstractmethod
+    async def run_all(self, envelopes: Sequence[Envelope]) -> Sequence[Outcome]:
+        """Run them in order; one outcome for each. Called once.
+
+        If none is INCLUDED, nothing may be written. An exception leaves the session; the framework then runs halves of
+        the batch, each in a session of its own, to find whose fault it is (G3).
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +147,8 @@ class PoolPolicy:
 
     #: What one actor may take, in the unit of :attr:`Envelope.cost`, before it is another one's turn.
     turn = 16
+    #: Envelopes of one batch, at most; the framework has a limit of its own.
+    batch_max = 1 << 30
 
     def next_positions(self, lanes: Sequence[Hashable], view: StoreView) -> Sequence[int]:
         """The position that each lane would run next on this state."""

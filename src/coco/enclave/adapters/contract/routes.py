@@ -55,6 +55,11 @@ class Manifest:
     tables: Sequence[Table]
     #: Log table whose keys are the ids of the transactions that were included; empty if there is none.
     transactions: str = ""
+    #: Type of the replies that outcomes record, which msgspec can encode; None: none is recorded.
+    reply: Any = None
+    #: Its sessions wait for somebody outside the enclave, or for a child: batches run on a snapshot while others write,
+    #: and again if what they have read has changed.
+    waits_outside: bool = False
     #: Names of keys that the key service makes for it and keeps (used by later protocols).
     keys: Sequence[str] = ()
     #: Names of external processors that it may call through the host: those see what they are given (H4).

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,19 +27,19 @@ from coco.enclave.adapters.contract import (
     Envelope,
     LedgerAdapter,
     Manifest,
-    Outcome,
     PoolPolicy,
     Reply,
     Request,
     Services,
+    Settled,
     Table,
-    Verdict,
 )
 from coco.enclave.adapters.ethereum import costs, rpc, visibility
 from coco.enclave.adapters.ethereum.events import EventHub
 from coco.enclave.adapters.ethereum.genesis import EthereumSettings
 from coco.enclave.adapters.ethereum.parameters import raw_transaction
 from coco.enclave.adapters.ethereum.policy import NonceOrder
+from coco.enclave.adapters.ethereum.session import BlockSession
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import AccessError, CocoError, ConfigurationError, LedgerError
 from coco.ledger import outcomes
@@ -64,19 +63,10 @@ TABLES = (
     Table("ethereum.numbers", log=True),
     Table("ethereum.transactions", log=True),
 )
-_DEFERRED = Outcome(Verdict.DEFERRED)
 
 
 def _number_key(number: int) -> bytes:
     return number.to_bytes(8, "big")
-
-
-@lru_cache(maxsize=1024)
-def _outcome(verdict: int | str) -> Outcome:
-    """Of what the extension says: microseconds, a reason, or "" for the next block."""
-    if isinstance(verdict, int):
-        return Outcome(Verdict.INCLUDED, took_us=verdict)
-    return Outcome(Verdict.REFUSED, verdict) if verdict else _DEFERRED
 
 
 class EthereumAdapter(LedgerAdapter):
@@ -128,8 +118,7 @@ class EthereumAdapter(LedgerAdapter):
         timestamp = self.settings.timestamp or block.time_ms // 1000
         genesis = self.chain.genesis(tx.native, self.settings.rows(), timestamp, b"coco")
         tx.put("ethereum.settings", _SINGLETON, msgspec.json.encode(self.settings, order="deterministic"))
-        self._record(tx, genesis)
-        self._unapplied = genesis
+        self.executed(tx, genesis)
 
     def _record(self, tx: StoreTransaction, block: Block) -> None:
         number = _number_key(block.number)
@@ -162,42 +151,34 @@ class EthereumAdapter(LedgerAdapter):
         transaction, identity, sender, nonce, raw = found
         return Envelope(identity, transaction, len(raw), sender, nonce, cost=transaction.gas_limit), raw
 
-    async def execute(
-        self, batch: Sequence[Envelope], tx: StoreTransaction, block: BlockContext
-    ) -> tuple[Sequence[Outcome], bytes | None]:
-        """One block of the batch."""
+    async def open(self, tx: StoreTransaction, block: BlockContext) -> BlockSession:
+        """One block."""
+        if not self.chain.is_whole:
+            await self.rebuild(self.services.newest())
         if self._head is None:
             raise LedgerError("this chain has no block to go on from", code="ethereum.no_head")
-        made, verdicts = await self.services.run(
-            self.chain.execute,
-            tx.native,
-            self._head,
-            block.time_ms // 1000,
-            block.randomness,
-            block.secret,
-            [envelope.payload for envelope in batch],
-            block.target_ms,
-        )
-        ran = [_outcome(verdict) for verdict in verdicts]
-        if made is None:
-            return ran, None
-        self._record(tx, made)
-        self._unapplied = made
-        assert made.claims_root is not None, "it was executed here, and 8 MiB hold fewer transactions than claims may"
-        return ran, outcomes.claim(made.hash, made.number, made.timestamp, made.claims_root).encode()
+        return BlockSession(self.chain, self.services.run, self._head, tx, block, self.executed)
+
+    def executed(self, tx: StoreTransaction, block: Block) -> None:
+        """Write the record of a block that was executed on ``tx``."""
+        self._record(tx, block)
+        self._unapplied = block
 
     # --- derived state ---
 
-    def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+    async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
         """The head moves; where another node executed the block, the trie follows and must come to the same root."""
         record = writes.rows("ethereum.blocks")
         if not record:
             return ()
         ((_, encoded),) = record
         block, self._unapplied = self._unapplied, None
-        if block is None:
+        if block is not None and writes.rows("ethereum.numbers")[0][0] == block.hash:
+            self.chain.apply(block)
+        else:
             block = Block.decode(encoded or b"")
-            if self.chain.follow(self.services.newest().native, writes, block.number) != block.state_root:
+            newest = self.services.newest().native
+            if await self.services.run(self.chain.follow, newest, writes, block.number) != block.state_root:
                 raise LedgerError("a block has another state than its root", code="ethereum.state_root")
         self._head = block
         self._speculative.append((position.seqno, block))
@@ -391,11 +372,10 @@ class EthereumAdapter(LedgerAdapter):
             proof |= await self.services.run_query(outcomes.prove_in_block, block.record(), index)
         return await self.version_of(block.number, view), proof
 
-    async def acknowledge(
-        self, request: Request, envelopes: Sequence[Envelope], caller: Caller, view: StoreView
-    ) -> Reply:
+    async def acknowledge(self, request: Request, settled: Sequence[Settled], caller: Caller, view: StoreView) -> Reply:
         """The receipt, for ``eth_sendRawTransactionSync``."""
-        found = await self.locate(envelopes[0].id, view)
+        settled[0].require_included()
+        found = await self.locate(settled[0].envelope.id, view)
         if found is None:
             raise AdapterError("the transaction is in no block", code="ethereum.transaction_not_found")
         return Reply(found[0].receipt(found[1]))
