@@ -14,7 +14,7 @@ build: $(VENV)/.built ## Environment, extension, independent ledger reader
 $(VENV)/.packages: requirements.lock
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	sh scripts/install.sh $(BIN)/python requirements.lock
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(RUST_SOURCES) pyproject.toml
@@ -23,9 +23,9 @@ $(VENV)/.built: $(VENV)/.packages $(RUST_SOURCES) pyproject.toml
 	touch $@
 
 # The independent ledger reader needs an older cbor2 than Coco: an environment of its own.
-.venv-ccf/.built: tests/requirements-ccf.lock
-	test -x .venv-ccf/bin/python || $(PYTHON) -m venv .venv-ccf
-	.venv-ccf/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements-ccf.lock
+.venv-ccf/.built: tests/requirements-ccf.lock $(VENV)/.packages
+	test -x .venv-ccf/bin/python || $(PYTHON) -m venv --without-pip .venv-ccf
+	sh scripts/install.sh .venv-ccf/bin/python tests/requirements-ccf.lock
 	touch $@
 
 tests/clients/node_modules/.built: tests/clients/package-lock.json
