@@ -21,6 +21,7 @@ from coco.enclave.adapters.contract import (
     BlockContext,
     Caller,
     Envelope,
+    Items,
     LedgerAdapter,
     Manifest,
     Outcome,
@@ -45,6 +46,7 @@ class Changes(BatchSession):
 
     def __init__(self, tx: StoreTransaction, block: BlockContext) -> None:
         self._tx, self._block = tx, block
+        self._documents: list[bytes] = []
 
     async def run(self, envelope: Envelope) -> Outcome:
         """Write what its owner may write."""
@@ -55,7 +57,12 @@ class Changes(BatchSession):
         document = json.dumps({**change, "time_ms": self._block.time_ms}, sort_keys=True).encode()
         self._tx.put("kv.rows", key, document)
         self._tx.put("kv.history", envelope.id, document)
+        self._documents.append(document)
         return Outcome(Verdict.INCLUDED)
+
+    async def close(self) -> Items:
+        """A receipt proves each change by itself."""
+        return Items(self._documents)
 
 
 class KeyValueLedger(LedgerAdapter):
@@ -72,7 +79,7 @@ class KeyValueLedger(LedgerAdapter):
             Route("kv.get", RouteKind.QUERY, "GET", "/kv/{key}"),
             Route("kv.stream", RouteKind.SUBSCRIBE, "GET", "/kv-stream"),
         )
-        return Manifest("kv", "1", routes, (Table("kv.rows"), Table("kv.history", log=True)))
+        return Manifest("kv", "1", routes, (Table("kv.rows"), Table("kv.history", log=True)), "kv.history")
 
     def parse_submission(self, request: Request) -> Sequence[bytes]:
         """Key and value as one transaction."""
@@ -108,6 +115,17 @@ class KeyValueLedger(LedgerAdapter):
         settled[0].require_included()
         record = await view.fetch("kv.history", settled[0].envelope.id)
         return Reply(json.loads(record or b"{}"), status=201)
+
+    async def may_learn_fate(self, identity: bytes, caller: Caller, view: StoreView) -> bool:
+        """Its owner, and an auditor."""
+        pooled, record = self.services.pooled(identity), await view.fetch("kv.history", identity)
+        known = [pooled.payload] if pooled is not None else [json.loads(record)] if record is not None else []
+        return bool(self.redact(known, caller, view))
+
+    async def prove(self, identity: bytes, caller: Caller, view: StoreView) -> tuple[int, dict[str, Any]] | None:
+        """The document of a change, for whoever may see it."""
+        seen = await self.may_learn_fate(identity, caller, view)
+        return await self.services.prove_item(identity, view) if seen else None
 
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         """Owners see their own; an auditor sees all."""

@@ -33,6 +33,8 @@ BATCH_BYTES_SOFT: Final = 128 * KIB
 BATCH_TRANSACTIONS_MAX: Final = 2000
 #: How often a batch that ran on a snapshot runs again because what it has read has changed; then it is put back.
 BATCH_CONFLICTS_MAX: Final = 8
+#: Parts of a composite transaction.
+COMPOSITE_PARTS_MAX: Final = 16
 #: Memory that one call of the extension may take, whose work clients choose: a block, a query, a check, a request.
 CALL_MEMORY_BYTES_MAX: Final = 256 * MIB
 #: Kept for what must not fail when there is no memory left: several of the largest entries.

@@ -76,6 +76,7 @@ class Chained:
                 pooled=lambda identity: None,
                 pending_position=nothing,
                 newest=self.store.view,
+                prove_item=nothing,
                 call_external=nothing,
                 run=run,
                 run_background=admitted,

@@ -80,6 +80,7 @@ class _Sequencer:
             pooled=self.runtimes[0].pool.get,
             pending_position=pending_position,
             newest=lambda: self.store.view(),
+            prove_item=nothing,
             call_external=nothing,
             run=asyncio.to_thread,
             run_background=background.run,

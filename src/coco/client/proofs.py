@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from coco.client.http import HttpsClient
 from coco.client.pin import Pin, service_key
 from coco.errors import AttestationError, ConfigurationError, LedgerError
-from coco.ledger import outcomes, receipts
+from coco.ledger import outcomes, proofs, receipts
 from coco.ledger.claims import HASH_BYTES
 from coco.ledger.position import Position
 from coco.ledger.statements import parse_json
@@ -104,7 +104,7 @@ def verify(document: Mapping[str, Any], known: Pin) -> dict[str, Any]:
         raise LedgerError("the ledger's entry claims no block", code="receipt.invalid")
     if document.get("format") != FORMAT and len(claim) != HASH_BYTES:
         raise LedgerError("a receipt of a former version has no such claim", code="receipt.malformed")
-    return {**found, "transaction": outcomes.verify(transaction, claim)}
+    return {**found, "transaction": proofs.verify(transaction, claim)}
 
 
 def _follow(known: Pin, service: str, statements: list[Any]) -> bool:

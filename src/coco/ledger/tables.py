@@ -66,6 +66,10 @@ SUCCESSION: Final = "public:coco.gov.service.succession"
 ACCOUNTS: Final = "coco.accounts"
 CLAIMS: Final = "coco.claims"
 OUTCOMES: Final = "coco.outcomes"
+#: Composite transactions, by their ids.
+COMPOSITES: Final = "coco.composites"
+#: What claims are made of, where the framework keeps it for the adapter.
+CLAIM_ITEMS: Final = "coco.claim_items"
 
 STATE_TABLES: Final = (
     SERVICE_INFO,
@@ -108,7 +112,7 @@ STATE_TABLES: Final = (
     SUCCESSION,
     ACCOUNTS,
 )
-LOG_TABLES: Final = (CLAIMS, OUTCOMES)
+LOG_TABLES: Final = (CLAIMS, OUTCOMES, COMPOSITES, CLAIM_ITEMS)
 
 #: Tables that say who is who: a change of them makes what is remembered of callers and nodes old.
 ACTOR_TABLES: Final = frozenset(

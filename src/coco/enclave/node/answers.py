@@ -12,6 +12,7 @@ from coco.enclave.network.membership import RETIRE
 from coco.enclave.node.parts import Parts, public_key
 from coco.enclave.node.states import Life
 from coco.enclave.node.watch import stages
+from coco.enclave.ordering import claimed
 from coco.errors import BusyError, LedgerError, NotFoundError
 from coco.ledger import tables
 from coco.ledger.position import Position
@@ -111,6 +112,9 @@ class Answers:
         if proof is None:
             raise NotFoundError("there is no such transaction", code="ledger.no_receipt")
         seqno, proven = proof
+        assert runtime is not None and view is not None, "who else has given it"
+        if runtime.parts_of is None:
+            proven = {**await claimed.within(view, seqno, runtime.name), **proven}
         return {**await self.whole_receipt(parts.journal.position(seqno)), "transaction": proven}
 
     async def whole_receipt(self, position: Position) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -28,6 +29,7 @@ from coco.enclave.network.snapshots import Snapshots
 from coco.enclave.network.state_transfer import install
 from coco.enclave.node.callers import Callers
 from coco.enclave.node.ground import Ground
+from coco.enclave.ordering import claimed
 from coco.enclave.ordering.forwarding import Submissions
 from coco.enclave.ordering.queries import Queries
 from coco.enclave.ordering.registry import Protocols
@@ -107,6 +109,7 @@ class Parts:
         self.governing = Governing(sequencer, proposals, epochs, certificates, changing, self.registry.check, log)
         self.primary_tasks = Duties(sequencer, certificates, epochs, self.registry, rotation, changing, log)
         self.submissions = Submissions(sequencer, ground.links, self.callers.caller)
+        self.registry.begin_composites()
         self.snapshots = Snapshots(
             control=ground.control,
             sequencer=sequencer,
@@ -164,12 +167,19 @@ class Parts:
             pooled=partial(self.submissions.pooled, runtime),
             pending_position=partial(self.submissions.pending_position, runtime),
             newest=lambda: self.store.view(),
+            prove_item=partial(self._prove_item, runtime),
             call_external=partial(self._call_external, runtime.adapter.manifest().externals),
             run=self.ground.run_off_loop,
             run_background=self.ground.background.run,
             run_query=self._queries.read,
             run_list=self._queries.list,
         )
+
+    @staticmethod
+    async def _prove_item(runtime: AdapterRuntime, identity: bytes, view: StoreView) -> tuple[int, Any] | None:
+        seqno = await view.locate(runtime.manifest.transactions, identity)
+        proof = await claimed.prove_item(view, runtime.name, seqno, identity) if seqno is not None else None
+        return (seqno, proof) if seqno is not None and proof is not None else None
 
     async def _call_external(self, allowed: Collection[str], name: str, body: bytes) -> bytes:
         if name not in allowed:

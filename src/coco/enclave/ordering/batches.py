@@ -29,12 +29,13 @@ from coco.enclave.adapters.contract import (
     WholeBatchSession,
 )
 from coco.enclave.ordering import records
+from coco.enclave.ordering.claimed import Claimed
+from coco.enclave.ordering.composite import CompositeSession
 from coco.enclave.ordering.replica import Replica
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.platform.clock import Clock
 from coco.enclave.store import SealedEntry, Store, StoreTransaction
 from coco.errors import CocoError, ConsensusError
-from coco.ledger import tables
 
 #: What an executed envelope takes of the writer after it: roots, its record, its seal.
 _SEALING_US = 40
@@ -50,7 +51,7 @@ class _Done:
     """A batch that ran: what becomes of each envelope, and what is to be written."""
 
     outcomes: Sequence[Outcome]
-    claim: bytes | None
+    claimed: Claimed
     #: Envelopes of which the ledger tells, as included or as refused.
     told: list[Envelope]
 
@@ -153,15 +154,19 @@ class Batches:
         self, runtime: AdapterRuntime, batch: Sequence[Envelope], transaction: StoreTransaction
     ) -> _Done:
         began_s = self._loop.time()
-        session = await runtime.adapter.open(transaction, self.context(target_ms=self._target_ms))
+        context = self.context(target_ms=self._target_ms)
+        session = await runtime.adapter.open(transaction, context)
         if isinstance(session, WholeBatchSession):
             outcomes = await session.run_all(batch)
             assert len(outcomes) == len(batch), "one outcome for each envelope; else the adapter has failed"
         else:
             outcomes = await self._one_by_one(runtime, session, batch, transaction)
-        claim = None
-        if any(outcome.verdict is Verdict.INCLUDED for outcome in outcomes):
-            claim = await session.close()
+        claimed = Claimed()
+        included = [e.id for e, outcome in zip(batch, outcomes, strict=True) if outcome.verdict is Verdict.INCLUDED]
+        if included and isinstance(session, CompositeSession):
+            claimed = session.claimed
+        elif included:
+            claimed.add(runtime.name, await session.close(), included, context.secret)
         told = [
             envelope
             for envelope, outcome in zip(batch, outcomes, strict=True)
@@ -170,7 +175,7 @@ class Batches:
         if runtime.manifest.reply is not None:
             await records.write(transaction, self._store(), runtime.name, zip(batch, outcomes, strict=True))
         self._spent("execute_us", began_s)
-        return _Done(outcomes, claim.encode() if claim is not None else None, told)
+        return _Done(outcomes, claimed, told)
 
     async def _one_by_one(
         self,
@@ -217,11 +222,11 @@ class Batches:
             if not done.told:
                 return
             store = self._store()
-            if done.claim is not None:
-                seqno = store.journal.last_seqno + 1
-                transaction.put(tables.CLAIMS, seqno.to_bytes(8, "big"), done.claim)
+            for row in done.claimed.rows(store.journal.last_seqno + 1):
+                transaction.put(*row)
             began_s = self._loop.time()
-            writes, sealed = await self._run(self._prepare, transaction, done.claim)
+            claim = done.claimed.claim
+            writes, sealed = await self._run(self._prepare, transaction, claim.encode() if claim is not None else None)
             self._spent("seal_us", began_s)
             included = sum(outcome.verdict is Verdict.INCLUDED for outcome in done.outcomes)
             self._counters["transactions"] += included

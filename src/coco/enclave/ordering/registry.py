@@ -15,6 +15,7 @@ from typing import Any
 from coco.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
 from coco.configuration.reads import Reads
 from coco.enclave.adapters.contract import LedgerAdapter, Services
+from coco.enclave.ordering.composite import composite_runtime
 from coco.enclave.ordering.pool import Pool
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.sequencer import Sequencer
@@ -54,6 +55,14 @@ class Protocols:
         self.by_name: dict[str, LedgerAdapter] = {}
         self._voted: dict[str, _Voted] = {}
 
+    def begin_composites(self) -> None:
+        """Have transactions of several adapters run as one; once, before any adapter is declared."""
+        composite_runtime(self.find, self._run)
+
+    def find(self, name: str) -> AdapterRuntime | None:
+        """The adapter of a name, as it runs."""
+        return next((runtime for runtime in self._sequencer.runtimes if runtime.name == name), None)
+
     def declare(self, name: str, settings: Mapping[str, Any]) -> AdapterRuntime:
         """Make an adapter and its tables.
 
@@ -61,9 +70,12 @@ class Protocols:
             ConfigurationError: this enclave has none of that name, or it names a table of others.
         """
         adapter = self._make(name, settings)
+        self.by_name[name] = adapter
+        return self._run(adapter)
+
+    def _run(self, adapter: LedgerAdapter) -> AdapterRuntime:
         for table in adapter.manifest().tables:
             self._sequencer.store.declare(table.name, log=table.log)
-        self.by_name[name] = adapter
         runtime = AdapterRuntime(adapter, Pool(adapter.pool_policy()))
         self._sequencer.runtimes.append(runtime)
         adapter.start(self._services(runtime))

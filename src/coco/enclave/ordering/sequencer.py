@@ -200,22 +200,28 @@ class Sequencer:
         """Take a batch and execute it; one that waits for somebody outside goes on by itself."""
         if runtime.is_outside:
             return
-        batch = runtime.pool.take(
+        if runtime.manifest.waits_outside:
+            if batch := self._take(runtime):
+                runtime.is_outside = True
+                task = asyncio.get_running_loop().create_task(self._execute_outside(runtime, batch))
+                self._outside.add(task)
+                task.add_done_callback(self._outside_ended)
+            return
+        ends_s = asyncio.get_running_loop().time() + self._block_interval_s
+        async with self._writer:
+            # Small batches, by what the adapter wants, do not each wait for a turn of their own.
+            while self.replica.may_execute and (batch := self._take(runtime)):
+                await self._execute(runtime, batch)
+                if len(batch) < runtime.pool.policy.batch_max or asyncio.get_running_loop().time() >= ends_s:
+                    break
+
+    def _take(self, runtime: AdapterRuntime) -> list[Envelope]:
+        return runtime.pool.take(
             min(limits.BATCH_TRANSACTIONS_MAX, runtime.pool.policy.batch_max),
             limits.BATCH_BYTES_SOFT,
             outlived=self._may_have_outlived(),
             now_s=asyncio.get_running_loop().time(),
         )
-        if not batch:
-            return
-        if runtime.manifest.waits_outside:
-            runtime.is_outside = True
-            task = asyncio.get_running_loop().create_task(self._execute_outside(runtime, batch))
-            self._outside.add(task)
-            task.add_done_callback(self._outside_ended)
-        else:
-            async with self._writer:
-                await self._execute(runtime, batch)
 
     async def _execute_outside(self, runtime: AdapterRuntime, batch: list[Envelope]) -> None:
         try:

@@ -82,6 +82,17 @@ class Settled:
             raise AdapterError(f"the transaction was dropped: {self.outcome.reason}", code="node.dropped")
 
 
+@dataclass(frozen=True, slots=True)
+class Items:
+    """What an entry claims, one item for each INCLUDED envelope in their order; the framework salts them, keeps them
+    and proves them (:attr:`Services.prove_item`). Whoever is shown the proof of one learns nothing of the others.
+    """
+
+    items: Sequence[bytes]
+    #: Of the batch as a whole, for everybody who is shown any of them.
+    head: bytes = b""
+
+
 class BatchSession(ABC):
     """One batch of an adapter under way on one store transaction: opened, run, and closed or left.
 
@@ -97,9 +108,9 @@ class BatchSession(ABC):
         and no other one (G3); nothing that the session remembers of it may be in its way afterwards.
         """
 
-    async def close(self) -> Claim | None:
+    async def close(self) -> Claim | Items | None:
         """Write what concerns the batch as a whole; what receipts of the entry prove, or None. At least one envelope
-        was INCLUDED; called once, and last.
+        was INCLUDED; called once, and last. An adapter with proofs of its own gives a claim of its own.
         """
         return None
 
@@ -119,6 +130,12 @@ class WholeBatchSession(BatchSession):
         If none is INCLUDED, nothing may be written. An exception leaves the session; the framework then runs halves of
         the batch, each in a session of its own, to find whose fault it is (G3).
         """
+
+    def succeeded(self, index: int) -> bool:
+        """Whether the envelope ``index``, which was INCLUDED, did what it is for (:attr:`Outcome.succeeded`); asked of
+        parts of composite transactions.
+        """
+        return True
 
 
 @dataclass(frozen=True, slots=True)

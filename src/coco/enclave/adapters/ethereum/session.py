@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -49,13 +48,6 @@ class BlockSession(WholeBatchSession):
         self._tx, self._context, self._executed = tx, context, executed
         self._block: Block | None = None
 
-    async def run(self, envelope: Envelope) -> Outcome:
-        """A block of one; whether it did what it is for is its status."""
-        outcome = await super().run(envelope)
-        if self._block is not None and self._block.receipt(0)["status"] != "0x1":
-            return replace(outcome, succeeded=False, reason="the transaction failed")
-        return outcome
-
     async def run_all(self, envelopes: Sequence[Envelope]) -> Sequence[Outcome]:
         """One block of them."""
         context = self._context
@@ -70,6 +62,10 @@ class BlockSession(WholeBatchSession):
             context.target_ms,
         )
         return [_outcome(verdict) for verdict in verdicts]
+
+    def succeeded(self, index: int) -> bool:
+        """Its status."""
+        return self._block is not None and self._block.receipt(index)["status"] == "0x1"
 
     async def close(self) -> Claim:
         """Write the block's record."""

@@ -1,0 +1,104 @@
+"""What an entry claims, adapter by adapter: kept so that it can be proven again, and combined if there are several.
+
+A row of ``coco.claim_items`` is under the seqno of its entry and the adapter's name: the secret of the salts, the ids
+of the transactions, and the items. A composite entry has one for each adapter that gave items, and its own, whose items
+are the record of the composite transaction and the claim of each adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from coco._native import ClaimTree
+from coco.enclave.adapters.contract import Items
+from coco.enclave.store import StoreView
+from coco.ledger import proofs, tables
+from coco.ledger.claims import Claim
+from coco.ledger.proofs import COMPOSITE, CompositeRecord
+
+
+class _Kept(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    secret: bytes
+    ids: list[bytes]
+    items: list[bytes]
+
+    def tree(self) -> ClaimTree:
+        tree = ClaimTree(self.secret)
+        tree.extend(self.items)
+        return tree
+
+
+class Claimed:
+    """The claim of one entry under way, and what is kept of it."""
+
+    def __init__(self) -> None:
+        self.claim: Claim | None = None
+        #: By adapter.
+        self._kept: dict[str, _Kept] = {}
+
+    def add(self, adapter: str, claimed: Claim | Items | None, ids: Sequence[bytes], secret: bytes) -> Claim | None:
+        """What a session claims of the transactions ``ids``, salted from a secret of the batch."""
+        if isinstance(claimed, Items):
+            assert len(claimed.items) == len(ids), "one item for each transaction that is included; else it has failed"
+            kept = _Kept(derived(secret, b"items", adapter), list(ids), list(claimed.items))
+            self._kept[adapter] = kept
+            claimed = Claim(adapter, claimed.head, kept.tree().root())
+        self.claim = claimed
+        return claimed
+
+    def combine(self, record: CompositeRecord, parts: Mapping[str, Claim | None], secret: bytes) -> None:
+        """One claim over those of several adapters."""
+        items = [record.encode(), *(claim.encode() for claim in parts.values() if claim is not None)]
+        kept = _Kept(derived(secret, b"items", COMPOSITE), [record.id], items)
+        self._kept[COMPOSITE] = kept
+        self.claim = Claim(COMPOSITE, b"", kept.tree().root())
+
+    def rows(self, seqno: int) -> list[tuple[str, bytes, bytes]]:
+        """What the entry ``seqno`` keeps of it."""
+        at = seqno.to_bytes(8, "big")
+        rows = [(tables.CLAIM_ITEMS, at + name.encode(), msgspec.msgpack.encode(k)) for name, k in self._kept.items()]
+        return [*rows, *([(tables.CLAIMS, at, self.claim.encode())] if self.claim is not None else [])]
+
+
+def derived(secret: bytes, purpose: bytes, adapter: str) -> bytes:
+    """A secret of its own for one purpose and one adapter of a batch."""
+    return sha256(b"coco claim secret" + secret + purpose + b"\0" + adapter.encode()).digest()
+
+
+async def _kept_at(view: StoreView, seqno: int, adapter: str) -> _Kept | None:
+    row = await view.fetch(tables.CLAIM_ITEMS, seqno.to_bytes(8, "big") + adapter.encode())
+    return None if row is None else msgspec.msgpack.decode(row, type=_Kept)
+
+
+async def prove_item(view: StoreView, adapter: str, seqno: int, identity: bytes) -> dict[str, Any] | None:
+    """The proof of the item of one transaction; None: its adapter gave none."""
+    kept = await _kept_at(view, seqno, adapter)
+    if kept is None or identity not in kept.ids:
+        return None
+    index = kept.ids.index(identity)
+    return proofs.item(adapter, identity, kept.items[index], index, *kept.tree().proof(index))
+
+
+async def within(view: StoreView, seqno: int, adapter: str) -> dict[str, Any]:
+    """What a proof of the adapter's needs besides in a composite entry, to reach what that claims; else nothing."""
+    kept = await _kept_at(view, seqno, COMPOSITE)
+    if kept is None:
+        return {}
+    for index, claim in enumerate(kept.items[1:], 1):
+        parsed = Claim.parse(claim)
+        if parsed is not None and parsed.adapter == adapter:
+            return {"within": proofs.step(claim, index, *kept.tree().proof(index))}
+    return {}
+
+
+async def prove_record(view: StoreView, seqno: int) -> tuple[CompositeRecord, dict[str, Any]] | None:
+    """The record of a composite entry, and the way from it to the claim."""
+    kept = await _kept_at(view, seqno, COMPOSITE)
+    if kept is None:
+        return None
+    record = msgspec.msgpack.decode(kept.items[0], type=CompositeRecord)
+    return record, proofs.step(kept.items[0], 0, *kept.tree().proof(0))
