@@ -46,6 +46,13 @@ class RequestError(CocoError):
     http_status = 400
 
 
+class BodyTooLargeError(RequestError):
+    """The caller sent more than is taken there."""
+
+    code = "http.body_too_large"
+    http_status = 413
+
+
 class AccessError(CocoError):
     """The caller may not do or see this."""
 

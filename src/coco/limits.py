@@ -62,6 +62,8 @@ LOG_ALONE_BYTES_MAX: Final = 4 * MIB
 BODY_BYTES_MAX: Final = 5 * MIB
 #: Request line and headers of one request.
 HEAD_BYTES_MAX: Final = 32 * KIB
+#: Names and values of the headers that an adapter adds to a reply.
+REPLY_HEADERS_BYTES_MAX: Final = 8 * KIB
 #: Bodies that all connections may hold at once.
 BODIES_BYTES_MAX: Final = 256 * MIB
 #: The same for connections of strangers.

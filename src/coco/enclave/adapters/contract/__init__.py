@@ -16,6 +16,7 @@ The way of one submission: ``parse_submission`` -> ``admit`` -> pool (``PoolPoli
 from __future__ import annotations
 
 from coco.configuration.callers import Caller, CallerKind
+from coco.enclave.adapters.contract import headers
 from coco.enclave.adapters.contract.adapter import LedgerAdapter
 from coco.enclave.adapters.contract.execution import (
     BatchSession,
@@ -30,6 +31,7 @@ from coco.enclave.adapters.contract.execution import (
 )
 from coco.enclave.adapters.contract.routes import (
     AdapterError,
+    AdapterFault,
     Cost,
     Manifest,
     Reply,
@@ -42,6 +44,7 @@ from coco.enclave.adapters.contract.services import Services
 
 __all__ = [
     "AdapterError",
+    "AdapterFault",
     "BatchSession",
     "BlockContext",
     "Caller",
@@ -62,4 +65,5 @@ __all__ = [
     "Table",
     "Verdict",
     "WholeBatchSession",
+    "headers",
 ]

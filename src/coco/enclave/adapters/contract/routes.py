@@ -33,8 +33,13 @@ class Route:
     kind: RouteKind
     #: "GET", "POST", ...; empty for JSON-RPC.
     method: str = ""
-    #: Path with ``{names}`` as Starlette writes them, such as ``/kv/{key}``; empty for JSON-RPC.
+    #: Path below the adapter's mount, with ``{names}`` as Starlette writes them, such as ``/kv/{key}``; empty for
+    #: JSON-RPC.
     path: str = ""
+    #: Lower-case names of the request headers that it is given; nothing else of them is copied.
+    headers: Sequence[str] = ()
+    #: What a body may have at most, of an HTTP route; 0: what the listener takes (``limits.BODY_BYTES_MAX``).
+    body_bytes_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,9 @@ class Request(msgspec.Struct, frozen=True):
     query: Mapping[str, str] = msgspec.field(default_factory=dict)
     #: Random bytes that no other request has; for routes of HTTP.
     nonce: bytes = b""
+    #: Those that the route asks for (:attr:`Route.headers`) and that the client sent, by lower-case name; what came
+    #: several times is joined by commas. Of JSON-RPC only where the adapter's mount is not ``/``.
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -97,6 +105,15 @@ class Reply(msgspec.Struct, frozen=True):
     value: Any
     status: int = 200
     content_type: str = "application/json"
+    #: Of an HTTP route's answer: names without those that the framework writes itself, values of printable ASCII.
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+class AdapterFault(CocoError):
+    """The adapter has broken its contract with the framework; nothing of what it gave is told."""
+
+    code = "adapter.fault"
+    http_status = 500
 
 
 class AdapterError(CocoError):

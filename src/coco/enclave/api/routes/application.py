@@ -9,8 +9,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from coco import limits
 from coco.configuration.callers import Caller, CallerKind
-from coco.enclave.adapters.contract import Request, Route, RouteKind
+from coco.enclave.adapters.contract import Request, Route, RouteKind, headers
 from coco.enclave.api.admission import Admission
 from coco.enclave.api.routes.common import (
     Handler,
@@ -24,7 +25,7 @@ from coco.enclave.api.routes.common import (
 )
 from coco.enclave.api.service import Service
 from coco.enclave.ordering.runtime import AdapterRuntime
-from coco.errors import AccessError, RequestError
+from coco.errors import AccessError, BodyTooLargeError, RequestError
 from coco.ledger.position import Position
 
 _HASH_BYTES_MAX = 64
@@ -59,19 +60,27 @@ def _identity(text: str) -> bytes:
 
 
 def _of_adapter(service: Service, runtime: AdapterRuntime, served: Route, life: Serves) -> Handler:
+    body_bytes_max = served.body_bytes_max or limits.BODY_BYTES_MAX
+
     async def handler(request: HttpRequest) -> Response:
         require_open(life)
+        body = await body_of(request)
+        if len(body) > body_bytes_max:
+            message = f"a body of this route has at most {body_bytes_max} bytes"
+            raise BodyTooLargeError(message)
         asked = Request(
             served.name,
             request.path_params,
-            await body_of(request),
+            body,
             dict(request.query_params),
             secrets.token_bytes(16),
+            headers.wanted(served.headers, request.scope["headers"]),
         )
         reply = await service.serve(runtime, served, asked, caller_of(request))
+        added = headers.checked(reply.headers) if reply.headers else None
         if isinstance(reply.value, bytes):
-            return Response(reply.value, reply.status, media_type=reply.content_type)
-        return json_response(reply.value, reply.status)
+            return Response(reply.value, reply.status, added, reply.content_type)
+        return json_response(reply.value, reply.status, added)
 
     return handler
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -57,9 +57,9 @@ def require_governed(life: Serves) -> None:
         raise BusyError("the service is not open", code="node.not_open")
 
 
-def json_response(value: Any, status: int = 200) -> Response:
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer."""
-    return Response(_encode(value), status, media_type="application/json")
+    return Response(_encode(value), status, headers, media_type="application/json")
 
 
 def error_response(error: CocoError) -> Response:
