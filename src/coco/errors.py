@@ -92,6 +92,13 @@ class OverBudgetError(BusyError):
         self.budget, self.retry_after_s = budget, retry_after_s
 
 
+class ChildError(CocoError):
+    """A child process of an adapter gave no answer; it is replaced, and the caller may try again."""
+
+    code = "child.gone"
+    http_status = 503
+
+
 class StoreError(CocoError):
     """The store refused an operation."""
 

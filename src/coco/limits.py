@@ -239,6 +239,12 @@ COMMIT_SECONDS_MAX: Final = 30
 #: Bytes to or from an external processor in one call.
 EXTERNAL_BYTES_MAX: Final = MIB
 
+#: One message to or from a child process of an adapter; and questions that may wait for one child.
+CHILD_BYTES_MAX: Final = 16 * MIB
+CHILD_QUESTIONS_MAX: Final = 64
+#: Children that the factories of one enclave declare.
+CHILDREN_MAX: Final = 16
+
 #: Latest time that a host can say, in milliseconds since the Unix epoch: the year 2200. No certificate's end overflows.
 TIME_MS_MAX: Final = 7_258_118_400_000
 #: How far apart two times in a ledger may lie, though they came in the other order: one was read before it was written.

@@ -16,6 +16,7 @@ from coco.enclave.network.evidence import Attesting
 from coco.enclave.ordering.registry import AdapterFactory
 from coco.enclave.ordering.replica import Replica
 from coco.enclave.platform.background import Background
+from coco.enclave.platform.children import Children
 from coco.enclave.platform.clock import Clock
 from coco.enclave.platform.control import Control
 from coco.enclave.platform.evidence.attester import Attester
@@ -36,6 +37,7 @@ class Handed:
     doors: dict[str, Front]
     background: _native.Background
     rules: Rules
+    children: Children
     #: How the lock-down went, part by part.
     report: dict[str, str]
     attester: Attester
@@ -59,6 +61,7 @@ class Ground:
     def __init__(self, handed: Handed, start: messages.Start, faults: Faults) -> None:
         self.loop = asyncio.get_running_loop()
         self.control, self.doors, self.report = handed.control, handed.doors, handed.report
+        self.children = handed.children
         self.rules, self.factories, self.ended = handed.rules, handed.factories, handed.ended
         self.background = Background(handed.background)
         self.log, self.faults = handed.control.log, faults

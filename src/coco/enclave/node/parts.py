@@ -169,6 +169,7 @@ class Parts:
             newest=lambda: self.store.view(),
             prove_item=partial(self._prove_item, runtime),
             call_external=partial(self._call_external, runtime.adapter.manifest().externals),
+            child=partial(self.ground.children.of, runtime.name),
             run=self.ground.run_off_loop,
             run_background=self.ground.background.run,
             run_query=self._queries.read,

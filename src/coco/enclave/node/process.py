@@ -25,7 +25,7 @@ from coco.enclave.keys.identity import NodeIdentity, ServiceIdentity
 from coco.enclave.node.ground import Handed
 from coco.enclave.node.life import EnclaveNode
 from coco.enclave.ordering.registry import AdapterFactory
-from coco.enclave.platform import bundle, imports, lockdown, rules_worker
+from coco.enclave.platform import bundle, children, imports, lockdown, rules_worker
 from coco.enclave.platform.control import Control
 from coco.enclave.platform.evidence import READERS, Virtual, attester
 from coco.enclave.platform.faults import place_of
@@ -95,20 +95,25 @@ def run(sockets: dict[str, int], paths: list[str], *, adapters: str, platform: s
     diagnosis = os.dup(2)
     try:
         factories = _factories(adapters)
+        declared = children.declared(factories)
         limit_memory(limits.CALL_MEMORY_BYTES_MAX, limits.SPARE_MEMORY_BYTES)
         if platform not in (VIRTUAL, SGX):
             attester.mix(platform)
         _preload()
         home = Path(root) if root else None
         bundle.check(paths, home)
-        measurement = bundle.measurement(home)
+        measurement = bundle.measurement(home, children.files_of(declared.values()))
         late = imports.Late()
         late.seal()
         attesting = _attester(platform, measurement)
+        keepers = children.fork_programs(declared, enclosed=platform != SGX)
         null = os.open(os.devnull, os.O_RDWR)
         base = rules_worker.size()
         report = {"boundary": _ENCLOSED} if platform == SGX else lockdown.isolate()
-        worker = rules_worker.fork(base, lockdown.seal if platform != SGX else None)
+        seal = lockdown.seal if platform != SGX else None
+        worker = rules_worker.fork(base, seal)
+        keepers |= children.fork_functions(declared, base, seal)
+        asked = children.Children(declared, keepers)
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)
         loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="coco"))
@@ -136,7 +141,7 @@ def run(sockets: dict[str, int], paths: list[str], *, adapters: str, platform: s
             os.write(diagnosis, f"coco enclave: refused to start: {error.diagnostics()}\n".encode())
             return 78
         os.close(diagnosis)
-        return await _serve(control, doors, background, worker, report, attesting, factories, late)
+        return await _serve(control, doors, background, worker, asked, report, attesting, factories, late)
 
     # What was imported stays for ever: the collector need not look at it, nor after every few hundred requests.
     gc.collect()
@@ -155,6 +160,7 @@ async def _serve(
     doors: dict[str, Front],
     background: Background,
     worker: socket.socket,
+    asked: children.Children,
     report: dict[str, str],
     attesting: attester.Attester,
     factories: dict[str, AdapterFactory],
@@ -170,7 +176,8 @@ async def _serve(
     control = Control(end)
     await loop.create_connection(lambda: control, sock=channel)
     rules = rules_worker.Rules(worker)
-    node = EnclaveNode(Handed(control, doors, background, rules, report, attesting, factories, end))
+    asked.log = control.log
+    node = EnclaveNode(Handed(control, doors, background, rules, asked, report, attesting, factories, end))
     late.hear(node.faults.late_import)
     loop.set_exception_handler(lambda _, context: node.faults.unexpected(context.get("exception")))
     task = loop.create_task(node.run())

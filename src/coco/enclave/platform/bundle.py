@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import sys
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -53,14 +54,19 @@ def _mappings() -> list[str]:
     return sorted({fields[5] for fields in lines if "x" in fields[1] and len(fields) == 6})
 
 
-def measurement(bundle: Path | None) -> str:
+def measurement(bundle: Path | None, files: Sequence[Path] = ()) -> str:
     """Hex SHA-256 over the code: what platform ``virtual`` claims, and nobody vouches for.
 
     Over the identity of the bundle, or in a development installation every loaded module; and over the interpreter,
     every shared library that is loaded, and the configuration that the system's OpenSSL reads.
 
+    Args:
+        bundle: its root.
+        files: what programs may read and run that are started later (``children.py``).
+
     Raises:
-        LockdownError: the bundle is not what its list says (``lockdown.bundle``).
+        LockdownError: the bundle is not what its list says (``lockdown.bundle``), or a program's file is neither in it
+            nor the system's (``lockdown.foreign_program``).
     """
     whole = sha256(b"coco virtual measurement v2")
     parts = [Path(sys.executable).resolve(), *(Path(name) for name in _mappings() if name.startswith("/"))]
@@ -73,6 +79,10 @@ def measurement(bundle: Path | None) -> str:
             file = getattr(module, "__file__", None)
             if name != "__main__" and file is not None and Path(file).is_file():
                 whole.update(name.encode() + b"\0" + sha256(Path(file).read_bytes()).digest())
+    for file in files:
+        if bundle is not None and not str(file).startswith((str(bundle.resolve()) + "/", *_SYSTEM)):
+            raise LockdownError(f"{file} comes from elsewhere", code="lockdown.foreign_program")
+        whole.update(b"program\0" + str(file).encode() + b"\0" + _hash(file))
     for part in sorted(set(parts), key=lambda part: (part.name, str(part))):
         whole.update(part.name.encode() + b"\0" + _hash(part))
     return whole.hexdigest()

@@ -18,6 +18,7 @@ from __future__ import annotations
 from coco.configuration.callers import Caller, CallerKind
 from coco.enclave.adapters.contract import headers
 from coco.enclave.adapters.contract.adapter import LedgerAdapter
+from coco.enclave.adapters.contract.declared import AskBack, Asked, Back, Child
 from coco.enclave.adapters.contract.execution import (
     BatchSession,
     BlockContext,
@@ -45,10 +46,14 @@ from coco.enclave.adapters.contract.services import Services
 __all__ = [
     "AdapterError",
     "AdapterFault",
+    "AskBack",
+    "Asked",
+    "Back",
     "BatchSession",
     "BlockContext",
     "Caller",
     "CallerKind",
+    "Child",
     "Cost",
     "Envelope",
     "Items",

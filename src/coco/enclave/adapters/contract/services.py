@@ -6,8 +6,14 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from coco.enclave.adapters.contract.declared import Asked
 from coco.enclave.adapters.contract.execution import Envelope
 from coco.enclave.store import StoreView
+from coco.errors import ChildError
+
+
+def _no_child(name: str) -> Asked:
+    raise ChildError(f"no child {name[:32]} was declared", code="child.not_declared")
 
 
 @dataclass(slots=True)
@@ -35,3 +41,6 @@ class Services:
     run_query: Callable[..., Awaitable[Any]]
     #: The same for what gives many items, which everything else goes before.
     run_list: Callable[..., Awaitable[Any]]
+    #: A child process that the adapter's factory declared, to be asked; one that it did not declare is an error
+    #: (``child.not_declared``).
+    child: Callable[[str], Asked] = _no_child
