@@ -23,6 +23,7 @@ ADAPTERS = {
     "ethereum": "coco.enclave.adapters.ethereum.adapter:adapter",
     "kv": "kv_ledger:adapter",
     "sawtooth": "sawtooth_shape:adapter",
+    "twin": "twin:adapter",
 }
 
 

@@ -165,11 +165,11 @@ def test_C2_a_batch_is_paid_for_before_it_runs_whoever_sends_it():
         ran, replies = [], list[Any]()
         service._rpc["eth_feeHistory"] = runtime, Route("eth_feeHistory", RouteKind.QUERY)
 
-        async def answered(name, request, caller):
-            ran.append(name)
+        async def answered(runtime, route, request, caller):
+            ran.append(request.name)
             return SimpleNamespace(value=None)
 
-        service.call = answered
+        service.serve = answered
         fail: Any = pytest.fail
         rpc = JsonRpc(service, fail)
         for _ in range(8):

@@ -152,7 +152,7 @@ class Fake:
         self.settings = settings
 
     def manifest(self) -> Any:
-        return SimpleNamespace(name="fake", tables=(), routes=())
+        return SimpleNamespace(name="fake", tables=(), routes=(), mount="/")
 
     def pool_policy(self) -> Any:
         return PoolPolicy()

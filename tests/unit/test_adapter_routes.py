@@ -25,6 +25,7 @@ class Service:
     def __init__(self, reply: Reply, *routes: Route) -> None:
         self.routes = [(SimpleNamespace(mount="/"), one) for one in routes]
         self.asked: list[Request] = []
+        self.rpc_mounts: list[str] = []
         self.reply = reply
 
     async def serve(self, runtime: Any, route: Route, request: Request, caller: Caller) -> Reply:
@@ -58,7 +59,8 @@ def put(service: Any, path: str, body: bytes = b"", given: Any = (), method: str
 
         scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "query_string": query}
         scope |= {"headers": list(given), "root_path": "", "coco.caller": CALLER}
-        await application_app(nothing, nothing, service, OPEN, Admission())(scope, receive, send)
+        rpc: Any = getattr(service, "rpc", None)
+        await application_app(nothing, nothing, service, OPEN, Admission(), rpc, lambda: b"2.7")(scope, receive, send)
         return Answer(messages)
 
     return asyncio.run(story())

@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from coco.enclave.adapters.contract import Caller, CallerKind, Cost, Reply
+from coco.enclave.adapters.contract import Caller, CallerKind, Cost, Reply, Route, RouteKind
 from coco.enclave.api.http import Listener
 from coco.enclave.api.jsonrpc import JsonRpc
 from coco.enclave.transport import listener as doors
@@ -23,12 +23,12 @@ class Service:
         self.error = error
 
     def rpc_route(self, name):
-        return None
+        return None, Route(name, RouteKind.QUERY)
 
     def cost(self, name, params):
         return Cost()
 
-    async def call(self, name, request, caller):
+    async def serve(self, runtime, route, request, caller):
         raise self.error
 
 
@@ -65,12 +65,12 @@ class CostlyService:
         self.answered = []
 
     def rpc_route(self, name):
-        return None
+        return None, Route(name, RouteKind.QUERY)
 
     def cost(self, name, params):
         return Cost(work_us=20_000)
 
-    async def call(self, name, request, caller):
+    async def serve(self, runtime, route, request, caller):
         self.answered.append(caller.actor)
         return Reply("0x1")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ from coco.enclave.adapters.contract import (
     Request,
     Route,
     RouteKind,
+    headers,
+    mounts,
 )
 from coco.enclave.api.admission import Admission, request_work_us
 from coco.enclave.api.service import Service
@@ -72,6 +74,25 @@ def _failure(identity: Any, code: int, message: str, stable: str) -> dict[str, A
         "id": identity,
         "error": {"code": code, "message": message, "data": {"code": stable}},
     }
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where JSON-RPC was asked: what the HTTP request says besides its body. At ``/`` nothing of it is looked at."""
+
+    mount: str = mounts.ROOT
+    #: What follows the mount in the path.
+    rest: str = ""
+    query: Mapping[str, str] = msgspec.field(default_factory=dict)
+    headers: Sequence[tuple[bytes, bytes]] = ()
+
+    def request(self, name: str, params: Any, route: Route | None) -> Request:
+        """A call of a method that is served below a mount."""
+        names = () if route is None else route.headers
+        picked = headers.wanted(names, self.headers)
+        return Request(name, params, query=self.query, headers=picked, rest=self.rest)
+
+
+AT_ROOT = Target()
 
 
 class _Call(msgspec.Struct, gc=False):
@@ -165,7 +186,7 @@ class JsonRpc:
         self._admission = admission or Admission()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def handle(self, body: bytes, caller: Caller, reply: Callable[[bytes], None]) -> None:
+    def handle(self, body: bytes, caller: Caller, reply: Callable[[bytes], None], target: Target = AT_ROOT) -> None:
         """Serve one body; ``reply`` gets the bytes of the answer once."""
         try:
             self._admission.take(caller, request_work_us(len(body)))
@@ -178,7 +199,7 @@ class JsonRpc:
             reply(_encode(_failure(None, PARSE_ERROR, "parse error", "rpc.parse_error")))
             return
         if isinstance(document, dict):
-            call = self._read(document)
+            call = self._read(document, target)
             begin = partial(self._begin, call, caller, partial(self._reply, caller, reply))
             self._when_paid(caller, call.cost.work_us, call.identity, reply, begin)
         elif not isinstance(document, list) or not document:
@@ -187,11 +208,11 @@ class JsonRpc:
             message = f"a batch has at most {limits.RPC_BATCH_MAX} calls"
             reply(_encode(_failure(None, INVALID_REQUEST, message, "rpc.batch_too_large")))
         else:
-            calls = [self._read(part) for part in document]
+            calls = [self._read(part, target) for part in document]
             work_us = sum([call.cost.work_us for call in calls])
             self._when_paid(caller, work_us, None, reply, partial(self._batch, calls, caller, reply))
 
-    def _read(self, document: Any) -> _Call:
+    def _read(self, document: Any, target: Target) -> _Call:
         """What is asked for, whoever serves it, and what it costs at most."""
         if type(document) is not dict:
             return _Call(None, _NOTHING, None, Cost(), _NO_CALL)
@@ -204,7 +225,11 @@ class JsonRpc:
             message = "params must be a list or an object"
             refusal = _failure(identity, INVALID_REQUEST, message, "rpc.invalid_request")
             return _Call(identity, _NOTHING, None, Cost(), refusal)
-        request, route = Request(name, params), self._service.rpc_route(name)
+        if target is AT_ROOT:
+            request, route = Request(name, params), self._service.rpc_route(name)
+        else:
+            route = self._service.rpc_route(name, target.mount)
+            request = target.request(name, params, None if route is None else route[1])
         return _Call(identity, request, route, self._service.cost(route, request))
 
     def _reply(self, caller: Caller, reply: Callable[[bytes], None], answer: bytes) -> None:
@@ -320,14 +345,14 @@ class JsonRpc:
         """Serve one call; its answer."""
         if call.refusal is not None:
             return _encode(call.refusal)
+        if call.route is None or call.kind is RouteKind.SUBSCRIBE:
+            message = f"the method {call.request.name[:80]} does not exist"
+            return _encode(_failure(call.identity, METHOD_NOT_FOUND, message, "rpc.method_not_found"))
         try:
-            reply = await self._service.call(call.request.name, call.request, caller)
+            reply = await self._service.serve(*call.route, call.request, caller)
         except Exception as error:  # noqa: BLE001 - no call may end the process; the text stays inside (H1)
             if isinstance(error, CocoError) and not isinstance(error, HostLiedError):
                 return _encode(_Refusal(call.identity, error_object(error)))
             self._failed(error)  # a host's lie ends the enclave
             return _encode(_failure(call.identity, INTERNAL_ERROR, "the node failed to serve this", "node.internal"))
-        if reply is None:
-            message = f"the method {call.request.name[:80]} does not exist"
-            return _encode(_failure(call.identity, METHOD_NOT_FOUND, message, "rpc.method_not_found"))
         return _encode(_Answer(call.identity, reply.value))

@@ -6,8 +6,8 @@ A reply is made from the last committed version; a submission that waits is answ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from coco import limits
 from coco.enclave.adapters.contract import (
@@ -22,6 +22,7 @@ from coco.enclave.adapters.contract import (
     RouteKind,
     Settled,
     Verdict,
+    mounts,
 )
 from coco.enclave.ordering import records
 from coco.enclave.ordering.forwarding import Submissions
@@ -30,44 +31,61 @@ from coco.enclave.ordering.sequencer import Sequencer
 from coco.enclave.ordering.turns import ASKING
 from coco.errors import CocoError
 
+if TYPE_CHECKING:
+    from coco._native import Chain
+
 
 class Service:
     """The adapters of a node, as the front end uses them."""
 
     def __init__(self, sequencer: Sequencer, submissions: Submissions, served: Sequence[AdapterRuntime]) -> None:
         self._sequencer, self.submissions = sequencer, submissions
+        #: JSON-RPC methods at ``/``, and at other mounts.
         self._rpc: dict[str, tuple[AdapterRuntime, Route]] = {}
+        self._rpc_below: dict[str, dict[str, tuple[AdapterRuntime, Route]]] = {}
+        #: Of HTTP; their paths are below the mounts of their adapters.
         self.routes: list[tuple[AdapterRuntime, Route]] = []
-        #: Methods and routes of the framework itself, by name.
-        self.own: dict[str, Callable[[Request, Caller], Awaitable[Any]]] = {}
         for runtime in served:
             self.add(runtime)
 
     def add(self, runtime: AdapterRuntime) -> None:
         """Serve an adapter from now on."""
-        for route in runtime.adapter.manifest().routes:
+        root = runtime.mount == mounts.ROOT
+        for route in runtime.manifest.routes:
             if route.path:
                 self.routes.append((runtime, route))
             else:
-                self._rpc[route.name] = (runtime, route)
+                methods = self._rpc if root else self._rpc_below.setdefault(runtime.mount, {})
+                methods.setdefault(route.name, (runtime, route))
 
-    def rpc_route(self, name: Any) -> tuple[AdapterRuntime, Route] | None:
-        """The adapter that has a JSON-RPC method."""
-        return self._rpc.get(name) if isinstance(name, str) else None
+    def rpc_route(self, name: str, mount: str = mounts.ROOT) -> tuple[AdapterRuntime, Route] | None:
+        """The adapter that has a JSON-RPC method at a mount."""
+        if mount == mounts.ROOT:
+            return self._rpc.get(name)
+        return self._rpc_below.get(mount, {}).get(name)
+
+    @property
+    def rpc_mounts(self) -> list[str]:
+        """Mounts with JSON-RPC, except ``/``, the longest first."""
+        return sorted(self._rpc_below, key=len, reverse=True)
+
+    def early_checks(self, runtime: AdapterRuntime) -> dict[str, Chain]:
+        """Checks of an adapter while a request is read: the door looks only into JSON-RPC at ``/``, so only methods
+        that are this adapter's there.
+        """
+        if runtime.mount != mounts.ROOT:
+            return {}
+        checks = runtime.adapter.early_checks()
+        ours = {method: self._rpc.get(method) for method in checks}
+        return {
+            method: checks[method]
+            for method, route in ours.items()
+            if route is not None and route[0] is runtime and route[1].kind is RouteKind.SUBMIT
+        }
 
     def cost(self, route: tuple[AdapterRuntime, Route] | None, request: Request) -> Cost:
         """What a JSON-RPC call costs; little, when nobody has the method."""
         return Cost() if route is None else route[0].adapter.cost(request)
-
-    async def call(self, name: str, request: Request, caller: Caller) -> Reply | None:
-        """Serve a JSON-RPC call; None when nobody has the method."""
-        own = self.own.get(name)
-        if own is not None:
-            return Reply(await own(request, caller))
-        found = self._rpc.get(name)
-        if found is None or found[1].kind is RouteKind.SUBSCRIBE:
-            return None
-        return await self.serve(*found, request, caller)
 
     async def serve(self, runtime: AdapterRuntime, route: Route, request: Request, caller: Caller) -> Reply:
         """Serve a request of an adapter."""

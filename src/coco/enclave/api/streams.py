@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from coco.enclave.adapters.contract import AdapterError, Request, RouteKind
+from coco.enclave.adapters.contract import AdapterError, Request, RouteKind, mounts
 from coco.enclave.api.admission import Admission, request_work_us
-from coco.enclave.api.jsonrpc import JsonRpc, error_object
+from coco.enclave.api.jsonrpc import AT_ROOT, JsonRpc, Target, error_object
 from coco.enclave.api.service import Service
 from coco.enclave.api.websocket import WebSocketSession
 from coco.errors import CocoError
@@ -31,11 +31,18 @@ class Streams:
     async def serve(self, session: WebSocketSession) -> None:
         """Serve one connection until it ends."""
         for runtime, route in self._service.routes:
-            if route.kind is RouteKind.SUBSCRIBE and route.path == session.path:
+            path = mounts.below(runtime.mount, route.path)
+            if route.kind is RouteKind.SUBSCRIBE and path == session.path:
                 await self._events(session, runtime, Request(route.name, {}))
                 return
-        if session.path == "/":
-            await self._json_rpc(session)
+        if session.path == mounts.ROOT:
+            await self._json_rpc(session, AT_ROOT)
+            return
+        for mount in self._service.rpc_mounts:
+            if session.path == mount or session.path.startswith(mount + "/"):
+                rest = session.path.removeprefix(mount)
+                await self._json_rpc(session, Target(mount, rest, session.query, session.headers))
+                return
 
     async def _events(self, session: WebSocketSession, runtime: Any, request: Request) -> None:
         async def tell() -> None:
@@ -50,17 +57,19 @@ class Streams:
         finally:
             task.cancel()
 
-    async def _json_rpc(self, session: WebSocketSession) -> None:
+    async def _json_rpc(self, session: WebSocketSession, target: Target) -> None:
         streams: dict[str, asyncio.Task[None]] = {}
         try:
             while (text := await session.receive()) is not None:
-                answer = await self._message(session, text, streams)
+                answer = await self._message(session, text, streams, target)
                 await session.send(answer.decode())
         finally:
             for task in streams.values():
                 task.cancel()
 
-    async def _message(self, session: WebSocketSession, text: str, streams: dict[str, asyncio.Task[None]]) -> bytes:
+    async def _message(
+        self, session: WebSocketSession, text: str, streams: dict[str, asyncio.Task[None]], target: Target
+    ) -> bytes:
         document = identity = None
         try:
             # It is decoded here only to know subscriptions from calls, which are paid for where they are served.
@@ -81,7 +90,7 @@ class Streams:
                         task.cancel()
                     result: Any = task is not None
                 else:
-                    result = self._subscribe(session, params, streams)
+                    result = self._subscribe(session, params, streams, target)
             except CocoError as error:
                 return _encode({"jsonrpc": "2.0", "id": identity, "error": error_object(error)})
             return _encode({"jsonrpc": "2.0", "id": identity, "result": result})
@@ -91,11 +100,13 @@ class Streams:
             if not reply.done():
                 reply.set_result(data)
 
-        self._rpc.handle(text.encode(), session.caller(), answered)
+        self._rpc.handle(text.encode(), session.caller(), answered, target)
         return await reply
 
-    def _subscribe(self, session: WebSocketSession, params: list[Any], streams: dict[str, asyncio.Task[None]]) -> str:
-        found = self._service.rpc_route("eth_subscribe")
+    def _subscribe(
+        self, session: WebSocketSession, params: list[Any], streams: dict[str, asyncio.Task[None]], target: Target
+    ) -> str:
+        found = self._service.rpc_route("eth_subscribe", target.mount)
         if found is None or len(streams) >= _SUBSCRIPTIONS_MAX:
             raise AdapterError("no more subscriptions", code="rpc.no_subscription", rpc_code=-32005)
         name = "0x" + secrets.token_hex(16)

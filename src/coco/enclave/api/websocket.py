@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import parse_qsl, unquote
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
@@ -27,7 +28,7 @@ from coco.enclave.adapters.contract import Caller
 from coco.enclave.api.budget import Budget, Rate
 from coco.errors import OverBudgetError
 
-_INCOMING_MAX = 256
+_INCOMING_MAX, _QUERY_FIELDS_MAX = 256, 64
 _TOO_BIG, _POLICY = 1009, 1008
 #: Frames of one read: more messages than may wait, and what may be between them.
 _FRAMES_MAX = _INCOMING_MAX + limits.IDLE_FRAMES_MAX
@@ -91,9 +92,17 @@ class WebSocketSession:
     """One open WebSocket; messages in both directions are text."""
 
     def __init__(
-        self, connection: WSConnection, path: str, write: Callable[[bytes], None], drained: asyncio.Event
+        self,
+        connection: WSConnection,
+        target: str,
+        headers: list[tuple[bytes, bytes]],
+        write: Callable[[bytes], None],
+        drained: asyncio.Event,
     ) -> None:
-        self.path = path
+        path, _, query = target.partition("?")
+        self.path = unquote(path, errors="replace")
+        self.query = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=_QUERY_FIELDS_MAX))
+        self.headers = headers
         self.caller: Callable[[], Caller] = Caller
         #: Waits until another message of this session may be answered.
         self.fresh: Callable[[], Awaitable[None]] = _nothing
@@ -201,7 +210,10 @@ def accept_websocket(
         return None
     if not isinstance(event, Request):
         return None
+    try:
+        session = WebSocketSession(connection, target.decode("ascii", "replace"), headers, write, drained)
+    except ValueError:
+        return None
     write(connection.send(AcceptConnection()))
-    session = WebSocketSession(connection, target.decode("ascii", "replace").partition("?")[0], write, drained)
     session._on_close = on_close
     return session

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -58,7 +58,7 @@ class Governing:
         epochs: keeps ledger secrets for members and nodes.
         certificates: issues those that members ask for.
         changing: held by whoever changes the rows of nodes.
-        check_adapter: refuses an adapter that no node could run, by name and genesis.
+        check_adapters: refuses adapters that no node could run, by name and genesis of all that would come together.
         log: takes an event with its numbers and ids.
     """
 
@@ -69,12 +69,12 @@ class Governing:
         epochs: Epochs,
         certificates: Certificates,
         changing: asyncio.Lock,
-        check_adapter: Callable[[str, dict[str, Any]], None],
+        check_adapters: Callable[[Mapping[str, Mapping[str, Any]]], None],
         log: Callable[..., None],
     ) -> None:
         self._sequencer, self._proposals, self._epochs = sequencer, proposals, epochs
         self._certificates, self._changing, self._log = certificates, changing, log
-        self._check_adapter = check_adapter
+        self._check_together = check_adapters
         self._rehearsing = 0
 
     # --- requests ---
@@ -110,13 +110,18 @@ class Governing:
 
     def _check_adapters(self, change: Change) -> None:
         """Whether nodes could run what is proposed, and what the rules make of it: no vote may end a node (G2)."""
+        accepted: dict[str, Any] = {}
         for table, key, value in change.rows:
             if table == tables.ADAPTERS and value is not None:
-                self._check_adapter(key.decode(), json.loads(value)["genesis"])
+                accepted[key.decode()] = json.loads(value)["genesis"]
             elif table == tables.PROPOSALS and value is not None:
-                for name, args in map(action_of, json.loads(value)["actions"]):
-                    if name == "set_adapter" and isinstance(args.get("genesis", {}), dict):
-                        self._check_adapter(str(args.get("name")), args.get("genesis") or {})
+                proposed = {
+                    str(args.get("name")): args.get("genesis") or {}
+                    for name, args in map(action_of, json.loads(value)["actions"])
+                    if name == "set_adapter" and isinstance(args.get("genesis", {}), dict)
+                }
+                self._check_together(proposed)
+        self._check_together(accepted)
 
     async def admits(self, node: dict[str, Any], view: Any) -> bool:
         """Whether the rules in force trust a node without a vote; its operator has signed for it (J2).

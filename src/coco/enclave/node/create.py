@@ -7,7 +7,7 @@ from typing import Final
 from coco import _native
 from coco.configuration.genesis import Genesis
 from coco.configuration.keepers import keepers
-from coco.enclave.adapters.contract import BlockContext
+from coco.enclave.adapters.contract import BlockContext, mounts
 from coco.enclave.node.founding import check_platform, check_policy, found, make_founder, service_row
 from coco.enclave.node.ground import Ground
 from coco.enclave.node.parts import Parts
@@ -35,6 +35,7 @@ async def create(ground: Ground) -> Parts:
     ground.journal.begin(view=ground.replica.view, secret=secret)
     parts = Parts(ground, ground.new_store(), document, founder.identities)
     parts.declare_adapters()
+    parts.registry.check_clashes()
     transaction = parts.store.begin()
     for table, key, value in (*genesis.rows(document), *founder.rows(ground, ground.journal.last_seqno + 1)):
         transaction.put(table, key, value)
@@ -42,7 +43,7 @@ async def create(ground: Ground) -> Parts:
     transaction.put(tables.SERVICE_INFO, tables.SINGLETON, service_row(parts.service, State.OPENING, 0))
     context = BlockContext(ground.clock.now_ms, bytes(32), bytes(32), 1)
     for name, founded_with in genesis.adapters.items():
-        parts.registry.by_name[name].genesis(founded_with, transaction, context)
+        parts.registry.by_name[name].genesis(mounts.own_settings(founded_with), transaction, context)
     for table, key, row in parts.epochs.found(keepers(transaction), ground.clock.now_ms):
         transaction.put(table, key, row or b"")
     writes = transaction.native.write_set()

@@ -49,6 +49,7 @@ class Serving:
         self._opens_at = 0
         self._header = (-1, b"")
         self._service: Service
+        self._rpc: JsonRpc
         self._application: Listener
 
     # --- begin ---
@@ -107,7 +108,7 @@ class Serving:
             for runtime in parts.registry.newly_served(committed):
                 self._service.add(runtime)
                 self._application.serve(self._application_app())
-                self._application.check_early(runtime.adapter.early_checks())
+                self._application.check_early(self._service.early_checks(runtime))
                 self._ground.log("adapter.served", {"at": committed})
 
     # --- listeners ---
@@ -129,7 +130,7 @@ class Serving:
             self._listen(listener)
 
     def _listen_application(self) -> None:
-        rpc = JsonRpc(self._service, self._ground.faults.unexpected, self._admission)
+        self._rpc = rpc = JsonRpc(self._service, self._ground.faults.unexpected, self._admission)
         streams = Streams(self._service, rpc, self._admission)
         self._application = listener = Listener(
             self._ground.doors.pop("application"),
@@ -145,11 +146,19 @@ class Serving:
             admission=self._admission,
         )
         for runtime in self._parts.registry.served:
-            listener.check_early(runtime.adapter.early_checks())
+            listener.check_early(self._service.early_checks(runtime))
         self._listen(listener)
 
     def _application_app(self) -> Starlette:
-        return application_app(self._answers, self._accounts, self._service, self._life, self._admission)
+        return application_app(
+            self._answers,
+            self._accounts,
+            self._service,
+            self._life,
+            self._admission,
+            self._rpc,
+            self._position_header,
+        )
 
     def _listen(self, listener: Listener) -> None:
         with private_der(self._parts.identity.key) as key:

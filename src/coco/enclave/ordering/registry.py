@@ -14,13 +14,14 @@ from typing import Any
 
 from coco.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
 from coco.configuration.reads import Reads
-from coco.enclave.adapters.contract import LedgerAdapter, Services
+from coco.enclave.adapters.contract import LedgerAdapter, Manifest, Services, mounts
 from coco.enclave.ordering.composite import composite_runtime
 from coco.enclave.ordering.pool import Pool
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.sequencer import Sequencer
 from coco.errors import CocoError, ConfigurationError, GovernanceError
 from coco.ledger import tables
+from coco.ledger.proofs import COMPOSITE
 
 AdapterFactory = Callable[[Mapping[str, Any]], LedgerAdapter]
 
@@ -67,52 +68,66 @@ class Protocols:
         """Make an adapter and its tables.
 
         Raises:
-            ConfigurationError: this enclave has none of that name, or it names a table of others.
+            ConfigurationError: this enclave has none of that name, or it names a table of others, or a mount that is
+                no path.
         """
-        adapter = self._make(name, settings)
+        adapter, mount = self._make(name, settings)
         self.by_name[name] = adapter
-        return self._run(adapter)
+        return self._run(adapter, mount)
 
-    def _run(self, adapter: LedgerAdapter) -> AdapterRuntime:
+    def _run(self, adapter: LedgerAdapter, mount: str = mounts.ROOT) -> AdapterRuntime:
         for table in adapter.manifest().tables:
             self._sequencer.store.declare(table.name, log=table.log)
-        runtime = AdapterRuntime(adapter, Pool(adapter.pool_policy()))
+        runtime = AdapterRuntime(adapter, Pool(adapter.pool_policy()), mount=mount)
         self._sequencer.runtimes.append(runtime)
         adapter.start(self._services(runtime))
         return runtime
 
-    def _make(self, name: str, settings: Mapping[str, Any]) -> LedgerAdapter:
+    def check_clashes(self) -> None:
+        """Whether no adapter is in another's way.
+
+        Raises:
+            ConfigurationError: one is (``configuration.adapter_clash``).
+        """
+        mounted = self._mounted()
+        for index, (manifest, mount) in enumerate(mounted):
+            mounts.check_clash(manifest, mount, mounted[:index])
+
+    def _mounted(self) -> list[tuple[Manifest, str]]:
+        # Composite transactions are served below /coco/, which is nobody's but the framework's.
+        runtimes = [runtime for runtime in self._sequencer.runtimes if runtime.name != COMPOSITE]
+        return [(runtime.manifest, runtime.mount) for runtime in runtimes]
+
+    def _make(self, name: str, settings: Mapping[str, Any]) -> tuple[LedgerAdapter, str]:
         factory = self._factories.get(name)
         if factory is None:
             raise ConfigurationError(f"no adapter {name[:64]} in this enclave", code="configuration.unknown_adapter")
-        adapter = factory(settings)
+        adapter = factory(mounts.own_settings(settings))
         manifest = adapter.manifest()
         for table in manifest.tables:
             if not table.name.startswith(f"{manifest.name}."):
                 raise ConfigurationError(
                     f"table {table.name} is outside its adapter", code="configuration.adapter_table"
                 )
-        return adapter
+        return adapter, mounts.mount_of(manifest, settings)
 
     # --- by vote ---
 
-    def check(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Whether an adapter could be voted in: every node must be able to run it, and it must be in nobody's way.
+    def check(self, asked: Mapping[str, Mapping[str, Any]]) -> None:
+        """Whether adapters could be voted in together, by name and genesis: every node must be able to run them, and
+        none may be in anybody's way.
 
         Raises:
-            GovernanceError: it could not (``gov.bad_adapter``).
+            GovernanceError: they could not (``gov.bad_adapter``).
         """
-        try:
-            manifest = self._make(name, settings).manifest()
-        except CocoError as error:
-            raise GovernanceError(f"the adapter {name[:64]} cannot be: {error}", code="gov.bad_adapter") from error
-        taken = {
-            (route.method, route.path or route.name)
-            for adapter in self.by_name.values()
-            for route in adapter.manifest().routes
-        }
-        if any((route.method, route.path or route.name) in taken for route in manifest.routes):
-            raise GovernanceError("another adapter has these routes already", code="gov.bad_adapter")
+        beside = self._mounted()
+        for name, settings in asked.items():
+            try:
+                adapter, mount = self._make(name, settings)
+                mounts.check_clash(adapter.manifest(), mount, beside)
+                beside.append((adapter.manifest(), mount))
+            except CocoError as error:
+                raise GovernanceError(f"the adapter {name[:64]} cannot be: {error}", code="gov.bad_adapter") from error
 
     def adopt(self, seqno: int, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Take in what the entry ``seqno`` says of adapters, or a snapshot of the state after it."""
@@ -156,7 +171,8 @@ class Protocols:
     async def begin(self, name: str, document: dict[str, Any]) -> int:
         """Write the first entry of an adapter, as the primary; its number."""
         row = (tables.ADAPTERS, name.encode(), tables.row({**document, "status": ADAPTER_RUNNING}))
-        return await self._sequencer.begin_adapter(self._voted[name].runtime, document["genesis"], row)
+        settings = mounts.own_settings(document["genesis"])
+        return await self._sequencer.begin_adapter(self._voted[name].runtime, settings, row)
 
 
 def with_voted(genesis: bytes, view: Reads) -> bytes:

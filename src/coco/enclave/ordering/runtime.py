@@ -20,6 +20,8 @@ class AdapterRuntime:
     waiting: dict[bytes, list[asyncio.Future[str]]] = field(default_factory=dict)
     #: Seqno of the entry that each of the newest transactions is in, committed or not.
     included: dict[bytes, int] = field(default_factory=dict)
+    #: Path below which it is served (``contract/mounts.py``).
+    mount: str = "/"
     #: Of a composite transaction's envelope: what it is made of. None: the adapter has none such.
     parts_of: Callable[[Envelope], Sequence[tuple[AdapterRuntime, Envelope]]] | None = None
     #: A batch of it waits for somebody outside the enclave; the next one waits for that.

@@ -16,7 +16,7 @@ The way of one submission: ``parse_submission`` -> ``admit`` -> pool (``PoolPoli
 from __future__ import annotations
 
 from coco.configuration.callers import Caller, CallerKind
-from coco.enclave.adapters.contract import headers
+from coco.enclave.adapters.contract import headers, mounts
 from coco.enclave.adapters.contract.adapter import LedgerAdapter
 from coco.enclave.adapters.contract.declared import AskBack, Asked, Back, Child
 from coco.enclave.adapters.contract.execution import (
@@ -71,4 +71,5 @@ __all__ = [
     "Verdict",
     "WholeBatchSession",
     "headers",
+    "mounts",
 ]

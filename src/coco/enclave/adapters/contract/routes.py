@@ -69,6 +69,8 @@ class Manifest:
     keys: Sequence[str] = ()
     #: Names of external processors that it may call through the host: those see what they are given (H4).
     externals: Sequence[str] = ()
+    #: Path below which its routes and its JSON-RPC are (``mounts.py``), such as ``/quorum``.
+    mount: str = "/"
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -79,12 +81,15 @@ class Request(msgspec.Struct, frozen=True):
     #: JSON-RPC parameters; for an HTTP route the path parameters.
     params: Sequence[Any] | Mapping[str, Any]
     body: bytes = b""
+    #: Of the path; of JSON-RPC only where the adapter's mount is not ``/``.
     query: Mapping[str, str] = msgspec.field(default_factory=dict)
     #: Random bytes that no other request has; for routes of HTTP.
     nonce: bytes = b""
     #: Those that the route asks for (:attr:`Route.headers`) and that the client sent, by lower-case name; what came
     #: several times is joined by commas. Of JSON-RPC only where the adapter's mount is not ``/``.
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    #: What follows the adapter's mount in the path, decoded, of JSON-RPC: empty, or with a slash at its beginning.
+    rest: str = ""
 
 
 class Cost(msgspec.Struct, frozen=True):

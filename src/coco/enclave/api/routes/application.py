@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -11,8 +13,9 @@ from starlette.responses import Response
 
 from coco import limits
 from coco.configuration.callers import Caller, CallerKind
-from coco.enclave.adapters.contract import Request, Route, RouteKind, headers
+from coco.enclave.adapters.contract import Request, Route, RouteKind, headers, mounts
 from coco.enclave.api.admission import Admission
+from coco.enclave.api.jsonrpc import JsonRpc, Target
 from coco.enclave.api.routes.common import (
     Handler,
     Serves,
@@ -85,10 +88,32 @@ def _of_adapter(service: Service, runtime: AdapterRuntime, served: Route, life: 
     return handler
 
 
+def _json_rpc(rpc: JsonRpc, mount: str, position: Callable[[], bytes]) -> Handler:
+    async def handler(request: HttpRequest) -> Response:
+        body, caller = await body_of(request), caller_of(request)
+        if not caller.actor and len(body) > limits.ANONYMOUS_BODY_BYTES_MAX:
+            message = f"a body of whoever shows no certificate has at most {limits.ANONYMOUS_BODY_BYTES_MAX} bytes"
+            raise BodyTooLargeError(message)
+        rest = request.url.path.removeprefix(mount)
+        target = Target(mount, rest, dict(request.query_params), request.scope["headers"])
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        rpc.handle(body, caller, lambda reply: None if answer.done() else answer.set_result(reply), target)
+        said = {"x-ms-ccf-transaction-id": position().partition(b"\r\n")[0].decode()}
+        return Response(await answer, headers=said, media_type="application/json")
+
+    return handler
+
+
 def application_app(
-    answers: ParticipantAnswers, accounts: Binds, service: Service, life: Serves, admission: Admission
+    answers: ParticipantAnswers,
+    accounts: Binds,
+    service: Service,
+    life: Serves,
+    admission: Admission,
+    rpc: JsonRpc,
+    position: Callable[[], bytes],
 ) -> Starlette:
-    """Routes of the application listener: the framework's own, and every adapter's."""
+    """Routes of the application listener: the framework's own, every adapter's, and JSON-RPC below mounts."""
 
     async def bind_account(request: HttpRequest) -> Any:
         return await accounts.bind(await body_of(request), caller_of(request))
@@ -127,9 +152,20 @@ def application_app(
             route("GET", "/coco/receipt", receipt, admission, _RECEIPT_WORK_US),
             route("GET", "/coco/transaction", fate, admission, 0),
             *(
-                route(served.method, served.path, _of_adapter(service, runtime, served, life), admission, 0)
+                route(
+                    served.method,
+                    mounts.below(runtime.mount, served.path),
+                    _of_adapter(service, runtime, served, life),
+                    admission,
+                    0,
+                )
                 for runtime, served in service.routes
                 if served.kind is not RouteKind.SUBSCRIBE
+            ),
+            *(
+                route("POST", path, _json_rpc(rpc, mount, position), admission, 0)
+                for mount in service.rpc_mounts
+                for path in mounts.of_json_rpc(mount)
             ),
         ]
     )
