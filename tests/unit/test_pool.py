@@ -64,6 +64,53 @@ def test_what_it_needs_may_arrive_later():
     assert not pool.ready and len(pool) == 0
 
 
+class Depending(PoolPolicy):
+    """Knows what was executed."""
+
+    def __init__(self, *done: int) -> None:
+        self.done = {bytes([number]) for number in done}
+
+    def executed(self, identities, view):
+        return [identity in self.done for identity in identities]
+
+
+def test_what_is_needed_and_was_never_seen_is_waited_for():
+    pool = Pool(Depending(9))
+    sent = [envelope(1, "", None, 3), envelope(2, "a", None, 9), envelope(4, "", None, 1, 2), envelope(5)]
+    assert codes(pool.add(sent, VIEW, 0)) == [None] * 4
+    assert len(pool) == 4 and pool.get(bytes([1])) is sent[0]
+    assert codes(pool.add([sent[0]], VIEW, 0)) == ["pool.already_known"]
+    batch = pool.take(10, 1000)
+    assert numbers(batch) == [2, 5]
+    assert not pool.ready, "what waits for others is no work"
+    pool.done(batch)
+    assert pool.take(10, 1000) == [], "1 is still to be done"
+    pool.add([envelope(3)], VIEW, 1)
+    for number in (3, 1, 4):
+        batch = pool.take(10, 1000)
+        assert numbers(batch) == [number]
+        pool.done(batch)
+    assert len(pool) == 0 and not pool._parked and not pool._dependants
+
+
+def test_what_waits_for_others_expires_and_holds_its_actors_room(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "POOL_ACTOR_TRANSACTIONS_MAX", 2)
+    pool = Pool(Depending())
+    waiting = [envelope(1, "", None, 8), envelope(2, "", None, 8, 9), envelope(3, "", None, 8)]
+    assert codes(pool.add(waiting, VIEW, 0)) == [None, None, "pool.actor_full"]
+    assert numbers(pool.expire(1)) == [1, 2]
+    assert len(pool) == 0 and not pool._parked and not pool._dependants
+    assert codes(pool.add(waiting[2:], VIEW, 2)) == [None]
+    # Done elsewhere is done; in a lane that counts, its place may be taken meanwhile.
+    pool.release([bytes([8])])
+    assert numbers(pool.take(10, 1000)) == [3]
+    pool.clear()
+    pool.add([envelope(1, "a", 0, 8), envelope(2, "a", 0)], VIEW, 3)
+    assert numbers(pool.take(10, 1000)) == [2]
+    pool.release([bytes([8])])
+    assert not pool.ready and len(pool) == 0 and numbers(pool.take_replaced()) == [1]
+
+
 def test_a_gap_waits_and_a_passed_position_is_refused():
     policy = Nonces()
     policy.state["a"] = 5

@@ -34,6 +34,7 @@ from coco.enclave.ordering.composite import CompositeSession
 from coco.enclave.ordering.replica import Replica
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.platform.clock import Clock
+from coco.enclave.platform.faults import described
 from coco.enclave.store import SealedEntry, Store, StoreTransaction
 from coco.errors import CocoError, ConsensusError
 
@@ -209,7 +210,9 @@ class Batches:
 
     def _broken(self, runtime: AdapterRuntime, envelope: Envelope, error: Exception) -> Outcome:
         code = error.code if isinstance(error, CocoError) else "adapter.failed"
-        self._log("sequencer.envelope_dropped", {"size": envelope.size, "adapter": runtime.name})
+        # For whoever wrote the adapter: where it failed, and never what it said (H1).
+        numbers, ids = described(error)
+        self._log("sequencer.envelope_dropped", {"size": envelope.size, **numbers}, {"adapter": runtime.name, **ids})
         return Outcome(Verdict.REFUSED, f"it cannot be executed: {code}")
 
     async def _write(
@@ -290,6 +293,8 @@ class Batches:
             if outcome.verdict is Verdict.REFUSED:
                 refused.append((envelope, outcome))
         runtime.pool.done(finished)
+        for replaced in runtime.pool.take_replaced():
+            self._resolve(runtime, replaced.id, "replaced")
         for envelope, outcome in refused:
             self._counters["refused"] += 1
             if not outcome.recorded:  # else it is told once that is committed

@@ -76,6 +76,10 @@ class Pool:
         self._ring: OrderedDict[str, None] = OrderedDict()
         self._by_id: dict[bytes, Envelope] = {}
         self._taken: dict[bytes, Envelope] = {}
+        #: What waits for others (``depends_on``), outside its lane: when it came, and which others are not done yet.
+        self._parked: dict[bytes, tuple[Envelope, int, set[bytes]]] = {}
+        #: Who waits for an id.
+        self._dependants: dict[bytes, list[bytes]] = {}
         #: Pushed out by another one since somebody asked.
         self._replaced: list[Envelope] = []
         #: Those that may be why so many primaries died (G3).
@@ -132,13 +136,21 @@ class Pool:
         verdicts = list(self.policy.check(envelopes, view))
         for index, envelope in enumerate(envelopes):
             if verdicts[index] is None:
-                verdicts[index] = self._add(envelope, time_ms, now_s)
+                missing = self._missing(envelope, view) if envelope.depends_on else None
+                verdicts[index] = self._add(envelope, time_ms, now_s, missing)
         for lane in unknown:
             if not self._lanes[lane].waiting:
                 del self._lanes[lane]
         return verdicts
 
-    def _add(self, envelope: Envelope, time_ms: int, now_s: float) -> CocoError | None:
+    def _missing(self, envelope: Envelope, view: StoreView) -> set[bytes]:
+        """What its protocol says that an envelope has to wait for, be it here or not."""
+        executed = self.policy.executed(envelope.depends_on, view)
+        return {needed for needed, is_done in zip(envelope.depends_on, executed, strict=True) if not is_done}
+
+    def _add(
+        self, envelope: Envelope, time_ms: int, now_s: float, missing: set[bytes] | None = None
+    ) -> CocoError | None:
         if envelope.id in self._by_id or envelope.id in self._taken:
             return RequestError("already known", code="pool.already_known")
         lane_key, position = envelope.lane, envelope.position
@@ -170,11 +182,45 @@ class Pool:
             return BusyError("you have too many transactions waiting; try again later", code="pool.actor_full")
         if now_s > share.seen_s:
             share.seen_s = now_s
-        lane.waiting[position] = (envelope, time_ms)
         self._enter(envelope, share)
+        if missing:
+            self._parked[envelope.id] = envelope, time_ms, missing
+            for identity in missing:
+                self._dependants.setdefault(identity, []).append(envelope.id)
+            return None
+        lane.waiting[position] = (envelope, time_ms)
         if position == lane.next:
             self._make_ready(lane_key, lane)
         return None
+
+    def release(self, done: Sequence[bytes]) -> None:
+        """These are done, here or elsewhere: what waited for the last of them enters its lane."""
+        if not self._dependants:
+            return
+        for identity in done:
+            for dependant in self._dependants.pop(identity, ()):
+                parked = self._parked.get(dependant)
+                if parked is None:
+                    continue
+                envelope, time_ms, missing = parked
+                missing.discard(identity)
+                if not missing:
+                    self._unpark(envelope, time_ms)
+
+    def _unpark(self, envelope: Envelope, time_ms: int) -> None:
+        del self._parked[envelope.id]
+        lane = self._lanes.get(envelope.lane)
+        if lane is None:
+            lane = self._lanes[envelope.lane] = _Lane(envelope.position or 0, envelope.position is not None)
+        position = lane.next + len(lane.waiting) if envelope.position is None else envelope.position
+        if position < lane.next or position in lane.waiting:
+            # Its place was taken while it waited.
+            self._forget(envelope, self._shares[envelope.actor])
+            self._replaced.append(envelope)
+            return
+        lane.waiting[position] = (envelope, time_ms)
+        if position == lane.next:
+            self._make_ready(envelope.lane, lane)
 
     def _share(self, actor: str) -> _Share:
         share = self._shares.get(actor)
@@ -189,7 +235,7 @@ class Pool:
         share.size += envelope.size
 
     def take_replaced(self) -> list[Envelope]:
-        """Those that another one has pushed out since the last call."""
+        """Those whose place another one has taken since the last call."""
         replaced, self._replaced = self._replaced, []
         return replaced
 
@@ -337,6 +383,7 @@ class Pool:
             if self._suspects:
                 self._suspects.pop(envelope.id, None)
             self._ended(envelope.lane)
+        self.release([envelope.id for envelope in batch])
 
     def forget(self, batch: Sequence[Envelope]) -> None:
         """These were taken, and nobody knows what became of them: the pool has nothing to do with them any more."""
@@ -360,6 +407,8 @@ class Pool:
         self._by_id.clear()
         self._taken.clear()
         self._suspects.clear()
+        self._parked.clear()
+        self._dependants.clear()
         self._bytes = 0
 
     def refresh(self, lanes: Sequence[Hashable], view: StoreView) -> None:
@@ -428,6 +477,17 @@ class Pool:
             if old and lane.next in lane.waiting:
                 self._make_ready(key, lane)
             self._drop_if_empty(key)
+        for envelope, arrived, missing in list(self._parked.values()):
+            if arrived < before_ms:
+                del self._parked[envelope.id]
+                self._forget(envelope, self._shares[envelope.actor])
+                dropped.append(envelope)
+                for identity in missing:
+                    others = [one for one in self._dependants.get(identity, ()) if one != envelope.id]
+                    if others:
+                        self._dependants[identity] = others
+                    else:
+                        self._dependants.pop(identity, None)
         since = now_s - limits.POOL_COMPANY_MS / 1000
         for actor, share in list(self._shares.items()):
             if not share.count and share.seen_s < since and not share.owed_s(now_s):

@@ -283,6 +283,7 @@ class Sequencer:
         for other in self.runtimes:
             if other is not runtime and (included := await other.adapter.applied(position, writes)):
                 self._remember(position.seqno, other, included)
+                other.pool.release(included)
         assert runtime.parts_of is not None, "asked only of what has parts"
         for envelope in told:
             for other, part in runtime.parts_of(envelope):

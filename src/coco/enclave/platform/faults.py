@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import TracebackType
 
 from coco.errors import CocoError
+
+_OTHERS = re.compile(r"[^0-9a-zA-Z_.:-]")
+_ID_CHARACTERS_MAX = 128
 
 
 def place_of(error: BaseException | None) -> tuple[str, int]:
@@ -16,6 +20,18 @@ def place_of(error: BaseException | None) -> tuple[str, int]:
         module, line = str(trace.tb_frame.f_globals.get("__name__", "unknown")), trace.tb_lineno
         trace = trace.tb_next
     return module, line
+
+
+def described(error: BaseException | None) -> tuple[dict[str, int], dict[str, str]]:
+    """Numbers and ids of a line of the log: where an exception was raised, and of which kind it is."""
+    module, line = place_of(error)
+    kind = type(error).__name__ if error is not None else "unknown"
+    # Whoever wrote the class or the module may have named it in any script; a line of the log takes none but these.
+    return {"line": line}, {"module": _plain(module), "kind": _plain(kind)}
+
+
+def _plain(name: str) -> str:
+    return _OTHERS.sub("_", name)[:_ID_CHARACTERS_MAX]
 
 
 class Faults:
@@ -37,11 +53,9 @@ class Faults:
             self._ended(error)
             return
         self.count += 1
-        module, line = place_of(error)
-        kind = type(error).__name__ if error is not None else "unknown"
-        self._log("enclave.unexpected", {"line": line}, {"module": module, "kind": kind})
+        self._log("enclave.unexpected", *described(error))
 
     def late_import(self, module: str, by: str) -> None:
         """Something asked for a module that was not loaded before the lock-down: what needed it fails."""
         self.count += 1
-        self._log("enclave.late_import", {}, {"module": module, "by": by})
+        self._log("enclave.late_import", {}, {"module": _plain(module), "by": _plain(by)})

@@ -29,7 +29,7 @@ class Envelope(msgspec.Struct):
     lane: Hashable = ""
     #: Place in the lane, or None for the order of arrival.
     position: int | None = None
-    #: Ids that must have been executed before it.
+    #: Ids that must be done, included or refused, before it is begun: see :meth:`PoolPolicy.executed`.
     depends_on: tuple[bytes, ...] = ()
     #: What executing it may cost at most, in a unit of the adapter's own: for shares, with :attr:`PoolPolicy.turn`.
     cost: int = 1
@@ -170,6 +170,12 @@ class PoolPolicy:
     def next_positions(self, lanes: Sequence[Hashable], view: StoreView) -> Sequence[int]:
         """The position that each lane would run next on this state."""
         return [0] * len(lanes)
+
+    def executed(self, identities: Sequence[bytes], view: StoreView) -> Sequence[bool]:
+        """Whether what an envelope depends on has been executed; else it is waited for until it is done, or whoever
+        waits expires. As it stands, an envelope waits only for what is in the pool when its turn comes.
+        """
+        return [True] * len(identities)
 
     def check(self, envelopes: Sequence[Envelope], view: StoreView) -> Sequence[CocoError | None]:
         """State checks at the door, such as balance; one answer for each."""
