@@ -112,6 +112,8 @@ ALIVE_SECONDS_MAX: Final = 5
 
 #: Accounts that are recorded of one participant.
 ACCOUNTS_MAX: Final = 1_000
+#: Bytes of an identity of a protocol: an account, a key, a certificate.
+IDENTITY_BYTES_MAX: Final = 2048
 
 #: What callers may cost at the front door (``enclave/api/budget.py``). Work is counted in microseconds of the
 #: event loop that a request is known to take: so much a second, and at most so much at once. All who show no

@@ -18,6 +18,8 @@ from hashlib import sha512
 from typing import Any
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from coco._native import WriteSet
 from coco.enclave.adapters.contract import (
@@ -30,6 +32,7 @@ from coco.enclave.adapters.contract import (
     LedgerAdapter,
     Manifest,
     Outcome,
+    PoolPolicy,
     Reply,
     Request,
     Route,
@@ -92,7 +95,15 @@ class Batches(BatchSession):
         self._tx.put("sawtooth.state", b"key:" + key, str(value).encode())
 
 
+class Order(PoolPolicy):
+    def executed(self, identities: Sequence[bytes], view: StoreView) -> Sequence[bool]:
+        return [view.get("sawtooth.state", b"batch:" + identity) is not None for identity in identities]
+
+
 class SawtoothShape(LedgerAdapter):
+    def pool_policy(self) -> PoolPolicy:
+        return Order()
+
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._root = bytes(32)
         self._roots: list[tuple[int, bytes]] = []
@@ -137,6 +148,12 @@ class SawtoothShape(LedgerAdapter):
             raise NotFoundError("no such state", code="sawtooth.not_found")
         root = view.get("sawtooth.root", bytes(8)) or b""
         return Reply({"data": value.decode(), "root": root.hex(), "derived_root": self._root.hex()})
+
+    def verify_binding(self, identity: bytes, text: bytes, proof: bytes) -> None:
+        try:
+            Ed25519PublicKey.from_public_bytes(identity).verify(proof, text)
+        except (ValueError, InvalidSignature) as error:
+            raise AdapterError("the signer did not sign this", code="sawtooth.bad_signer") from error
 
     async def acknowledge(self, request: Request, settled: Sequence[Settled], caller: Caller, view: StoreView) -> Reply:
         status = settled[0].outcome.reply or Status("UNKNOWN", settled[0].outcome.reason)

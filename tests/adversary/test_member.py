@@ -386,4 +386,4 @@ def test_accounts_that_are_none_are_never_written(network, members, accounts):
     with pytest.raises(ConfigurationError) as error:
         Genesis.parse(json.dumps(document).encode()).check_founding()
     assert error.value.code == "configuration.bad_accounts"
-    assert participants.accounts(said) <= {bytes.fromhex("11" * 20)}
+    assert participants.identities(said).get("ethereum", frozenset()) <= {bytes.fromhex("11" * 20)}

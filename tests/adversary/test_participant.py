@@ -37,7 +37,7 @@ from network import TestNetwork, at_once, run, running
 
 SENDER = Account.from_key("0x" + "11" * 32)
 SETTINGS = {"chain_id": 1, "fork": "osaka", "fees": {"policy": "free"}, "alloc": {SENDER.address: {"balance": "1000"}}}
-READER = Caller(CallerKind.PARTICIPANT, actor="reader", accounts=frozenset())
+READER = Caller(CallerKind.PARTICIPANT, actor="reader", identities={})
 
 
 class Chained:
@@ -267,8 +267,12 @@ ABSENT = "0x" + "ee" * 20
 SETTER = "0x" + "5e" * 20
 #: Answers with the balance of the address in its input.
 PROBE = "0x" + "b0" * 20
-ATTACKER = Caller(CallerKind.PARTICIPANT, actor="attacker", accounts=frozenset({bytes.fromhex(MINE.address[2:])}))
-OWNER = Caller(CallerKind.PARTICIPANT, actor="owner", accounts=frozenset({bytes.fromhex(VICTIM.address[2:])}))
+ATTACKER = Caller(
+    CallerKind.PARTICIPANT, actor="attacker", identities={"ethereum": frozenset({bytes.fromhex(MINE.address[2:])})}
+)
+OWNER = Caller(
+    CallerKind.PARTICIPANT, actor="owner", identities={"ethereum": frozenset({bytes.fromhex(VICTIM.address[2:])})}
+)
 AUDITOR = Caller(CallerKind.PARTICIPANT, actor="auditor", auditor=True)
 ANONYMOUS = Caller()
 #: Returns zeros, which are no code's beginning that is refused, and the word on the stack.
@@ -500,7 +504,7 @@ def test_getters_show_what_is_hidden_as_what_does_not_exist():
             assert int(await chain.ask(method, SETTER, "latest", caller=ANONYMOUS), 16) == 0
             assert int(await chain.ask(method, SETTER, "latest", caller=ATTACKER), 16) in (1, 3)
             assert int(await chain.ask(method, VICTIM.address, "latest", caller=OWNER), 16) in (6, 993)
-        owner = replace(OWNER, accounts=frozenset({bytes.fromhex(DELEGATING.address[2:])}))
+        owner = replace(OWNER, identities={"ethereum": frozenset({bytes.fromhex(DELEGATING.address[2:])})})
         for caller, shown in ((ATTACKER, "0x"), (owner, "0xef0100" + "5e" * 20)):
             assert await chain.ask("eth_getCode", DELEGATING.address, "latest", caller=caller) == shown
 
@@ -650,6 +654,8 @@ def test_the_reason_why_one_was_dropped_has_no_numbers():
     in_process(story)
 
 
+#: Of another protocol.
+SIGNER = "02" + "5a" * 32
 #: One of the sandbox's funded accounts.
 RICH = Account.from_key("0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80")
 
@@ -724,12 +730,14 @@ def test_an_old_transaction_sent_again_tells_nothing_of_its_sender(network: Test
     now="neither tells accounts; rules see them as before",
 )
 def test_governance_tells_no_accounts_of_participants(network: TestNetwork):
+    network.add_participant("signer", identities={"sawtooth": [SIGNER]})
+
     async def story() -> None:
         async with running(network):
             nobody = network.client(listener="administration")
             version = "api-version=2024-07-01"
             state = (await nobody.request("GET", f"/gov/service/state?{version}")).json()
-            assert len(state["users"]) == 3
+            assert len(state["users"]) == 4
             action = {"name": "set_recovery_threshold", "args": {"recovery_threshold": 1}}
             body = json.dumps({"actions": [action]}).encode()
             answer = await nobody.request("POST", f"/gov/members/proposals:rehearse?{version}", body)
@@ -737,6 +745,7 @@ def test_governance_tells_no_accounts_of_participants(network: TestNetwork):
             for seen in (state, rehearsed["before"], rehearsed["after"]):
                 text = json.dumps(seen).lower()
                 assert MINE.address[2:].lower() not in text and RICH.address[2:].lower() not in text
+                assert SIGNER not in text
 
     run(story())
 

@@ -13,7 +13,7 @@ from coco import limits
 from coco.enclave.adapters.contract import AdapterError, Caller, CallerKind, Request
 from coco.enclave.adapters.ethereum.rpc import METHODS
 
-OWNER = Caller(CallerKind.PARTICIPANT, actor="aa" * 32, accounts=frozenset({b"o" * 20}))
+OWNER = Caller(CallerKind.PARTICIPANT, actor="aa" * 32, identities={"ethereum": frozenset({b"o" * 20})})
 
 
 class Block:

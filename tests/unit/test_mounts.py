@@ -10,6 +10,7 @@ import pytest
 from coco.enclave.adapters.contract import Manifest, Route, RouteKind, mounts
 from coco.enclave.api.service import Service
 from coco.enclave.ordering.registry import Protocols
+from coco.enclave.ordering.subscribers import Subscribers
 from coco.errors import ConfigurationError, GovernanceError
 
 
@@ -153,9 +154,9 @@ def test_the_door_checks_early_only_what_is_this_adapters_at_the_root():
 
 
 def protocols(**factories: Manifest) -> Protocols:
-    sequencer: Any = SimpleNamespace(runtimes=[])
+    sequencer: Any = SimpleNamespace(runtimes=[], subscribers=Subscribers())
     nothing: Any = None
-    return Protocols({name: lambda _, m=m: Adapter(m) for name, m in factories.items()}, sequencer, nothing)  # type: ignore[misc]
+    return Protocols({name: lambda _, m=m: Adapter(m) for name, m in factories.items()}, sequencer, nothing, nothing)  # type: ignore[misc]
 
 
 def test_no_vote_brings_adapters_that_are_in_each_others_way():

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from coco.configuration import participants, settings
+from coco.configuration import identities, participants, settings
 from coco.configuration.callers import Caller, CallerKind
 from coco.configuration.draft import ACTIVE
 from coco.configuration.reads import Reads
@@ -27,7 +27,6 @@ from coco.ledger import tables
 from coco.ledger.statements import MESSAGE_TYPE, fingerprint
 
 ANONYMOUS = Caller()
-_ACCOUNT_BYTES = 20
 #: A certificate that is nobody's yet may come into its dates.
 _ANONYMOUS_MS = 10_000
 
@@ -115,26 +114,19 @@ class Actors:
     def _participant(self, actor: str, certificate: bytes) -> Caller:
         row = self._view.get(tables.USERS_INFO, actor.encode())
         data = json.loads(row)["user_data"] if row is not None else {}
-        prefix = bytes.fromhex(actor)
-        accounts = frozenset(key[len(prefix) :] for key, _ in self._view.scan(tables.ACCOUNTS, prefix))
         to_everyone = settings.in_force(self._view)["default_visibility"] == settings.PARTICIPANTS
         sees_all = data.get("auditor") is True or to_everyone
-        accounts |= participants.accounts(data)
+        proven = identities.proven(self._view, actor)
+        for adapter, recorded in participants.identities(data).items():
+            proven[adapter] = proven.get(adapter, frozenset()) | recorded
         return Caller(
             kind=CallerKind.PARTICIPANT,
             actor=actor,
-            accounts=accounts,
+            identities=proven,
             any_account=data.get("insecure_any_account") is True,
             auditor=sees_all,
             certificate=certificate,
         )
-
-
-def account_row(actor: str, account: bytes) -> bytes:
-    """Key of the row that proves ``account`` for ``actor``."""
-    if len(account) != _ACCOUNT_BYTES:
-        raise RequestError("an account has 20 bytes", code="account.malformed")
-    return bytes.fromhex(actor) + account
 
 
 def signed_by_its_own_key(body: bytes, kind: str, view: Reads) -> tuple[str, bytes]:

@@ -157,6 +157,12 @@ def binding_text(network: str, actor: str, account: bytes, nonce: str) -> str:
     return f"Coco account binding\nnetwork: {network}\nactor: {actor}\naccount: 0x{account.hex()}\nnonce: {nonce}\n"
 
 
+def identity_text(network: str, actor: str, adapter: str, identity: bytes, nonce: str) -> str:
+    """What an identity of a protocol signs to say that it belongs to an actor."""
+    named = f"network: {network}\nactor: {actor}\nadapter: {adapter}\nidentity: 0x{identity.hex()}"
+    return f"Coco identity binding\n{named}\nnonce: {nonce}\n"
+
+
 def node_payload(
     *,
     network: str,

@@ -62,10 +62,14 @@ IDENTITY_STATEMENTS: Final = "public:coco.gov.identity_statements"
 #: How far the service is on its way to another identity, by vote (J9).
 SUCCESSION: Final = "public:coco.gov.service.succession"
 
-#: Private: accounts proven for actors; claims of entries; what became of transactions whose adapter has it recorded.
+#: Private: identities proven for actors, those of Ethereum in a table of their own; claims of entries; what became of
+#: transactions whose adapter has it recorded.
 ACCOUNTS: Final = "coco.accounts"
+IDENTITIES: Final = "coco.identities"
 CLAIMS: Final = "coco.claims"
 OUTCOMES: Final = "coco.outcomes"
+#: Version of each adapter's tables, if it is not the first.
+ADAPTER_VERSIONS: Final = "coco.adapter_versions"
 #: Composite transactions, by their ids.
 COMPOSITES: Final = "coco.composites"
 #: What claims are made of, where the framework keeps it for the adapter.
@@ -111,15 +115,33 @@ STATE_TABLES: Final = (
     IDENTITY_STATEMENTS,
     SUCCESSION,
     ACCOUNTS,
+    IDENTITIES,
+    ADAPTER_VERSIONS,
 )
 LOG_TABLES: Final = (CLAIMS, OUTCOMES, COMPOSITES, CLAIM_ITEMS)
 
 #: Tables that say who is who: a change of them makes what is remembered of callers and nodes old.
 ACTOR_TABLES: Final = frozenset(
     {
-        *(NODES_INFO, MEMBERS_INFO, MEMBERS_CERTS, USERS_INFO, USERS_CERTS, ACCOUNTS, OPERATORS, NODE_MEASUREMENTS),
-        *(DENIED_CERTIFICATES, SERVICE_CONFIG, TEE_POLICY, NODE_CODE_IDS, NODE_TDX_MEASUREMENTS),
-        *(NODE_SNP_MEASUREMENTS, NODE_SNP_HOST_DATA, NODE_SNP_UVM_ENDORSEMENTS, NODE_SNP_TCB_VERSIONS),
+        *(
+            NODES_INFO,
+            MEMBERS_INFO,
+            MEMBERS_CERTS,
+            USERS_INFO,
+            USERS_CERTS,
+            ACCOUNTS,
+            IDENTITIES,
+            OPERATORS,
+            NODE_MEASUREMENTS,
+        ),
+        *(DENIED_CERTIFICATES, SERVICE_CONFIG, TEE_POLICY, NODE_CODE_IDS),
+        *(
+            NODE_TDX_MEASUREMENTS,
+            NODE_SNP_MEASUREMENTS,
+            NODE_SNP_HOST_DATA,
+            NODE_SNP_UVM_ENDORSEMENTS,
+            NODE_SNP_TCB_VERSIONS,
+        ),
         NODE_OTHER_MEASUREMENTS,
     }
 )

@@ -137,9 +137,8 @@ class Service:
                 rpc_code=4,
                 data="0x" + envelope.id.hex(),
             ) from error
-        if reason:
-            return Settled(envelope, Outcome(Verdict.REFUSED, reason))
-        recorded = None
         if runtime.manifest.reply is not None:
             recorded = await records.read(self._view(), runtime.manifest, envelope.id)
-        return Settled(envelope, recorded or Outcome(Verdict.INCLUDED))
+            if recorded is not None:
+                return Settled(envelope, recorded)
+        return Settled(envelope, Outcome(Verdict.REFUSED if reason else Verdict.INCLUDED, reason))

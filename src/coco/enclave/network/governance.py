@@ -336,10 +336,14 @@ class Governing:
         return _without_accounts(state(Draft(self._view)))
 
 
+#: What is said of a participant that nobody else is told.
+_OF_ITS_OWN = ("accounts", "identities")
+
+
 def _without_accounts(seen: dict[str, Any]) -> dict[str, Any]:
     """What rules see, without the accounts that a genesis or a vote has recorded for participants."""
     users = {
-        name: {key: value for key, value in data.items() if key != "accounts"} if isinstance(data, dict) else data
+        name: {key: value for key, value in data.items() if key not in _OF_ITS_OWN} if isinstance(data, dict) else data
         for name, data in seen["users"].items()
     }
     return {**seen, "users": users}

@@ -12,6 +12,7 @@ from coco.enclave.node.founding import check_platform, check_policy, found, make
 from coco.enclave.node.ground import Ground
 from coco.enclave.node.parts import Parts
 from coco.enclave.node.states import State
+from coco.enclave.ordering.registry import version_rows
 from coco.ledger import tables
 
 _FIRST_VIEW: Final = 2
@@ -44,6 +45,9 @@ async def create(ground: Ground) -> Parts:
     context = BlockContext(ground.clock.now_ms, bytes(32), bytes(32), 1)
     for name, founded_with in genesis.adapters.items():
         parts.registry.by_name[name].genesis(mounts.own_settings(founded_with), transaction, context)
+    for runtime in parts.sequencer.runtimes:
+        for version in version_rows(runtime.manifest):
+            transaction.put(*version)
     for table, key, row in parts.epochs.found(keepers(transaction), ground.clock.now_ms):
         transaction.put(table, key, row or b"")
     writes = transaction.native.write_set()

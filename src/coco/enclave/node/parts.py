@@ -100,7 +100,7 @@ class Parts:
         certificates, changing = self.membership.certificates, self.membership.changing
         self.epochs = epochs = Epochs(self.journal, self.service, self.identity.node_id, identities.encryption)
         self.journal.open_former = lambda first, successor: epochs.open_former(self.store.view(), first, successor)
-        self.registry = Protocols(ground.factories, sequencer, self._services)
+        self.registry = Protocols(ground.factories, sequencer, self._services, log)
         self.key_rotation = rotation = Succession(
             self.service, self.identity.node_id, identities.encryption, sequencer, certificates, epochs, log
         )

@@ -9,7 +9,7 @@ from coco.enclave.keys.identity import private_der
 from coco.enclave.network.governance import GOVERN
 from coco.enclave.network.membership import JOIN
 from coco.enclave.network.snapshots import SNAPSHOT, SNAPSHOT_PART
-from coco.enclave.node.accounts import BIND, Accounts
+from coco.enclave.node.bindings import BIND, Bindings
 from coco.enclave.node.parts import Parts
 from coco.enclave.ordering.forwarding import DROPPED, EXECUTING, EXECUTING_FORMERLY, PENDING, SUBMIT
 from coco.enclave.ordering.replica import ENGINE
@@ -27,11 +27,11 @@ class Peers:
 
     Args:
         parts: of the node.
-        accounts: binds those that clients of other nodes ask for.
+        bindings: binds what clients of other nodes ask for.
     """
 
-    def __init__(self, parts: Parts, accounts: Accounts) -> None:
-        self._parts, self._accounts = parts, accounts
+    def __init__(self, parts: Parts, bindings: Bindings) -> None:
+        self._parts, self._bindings = parts, bindings
 
     def meet(self) -> None:
         """Be a node among others from now on."""
@@ -70,7 +70,7 @@ class Peers:
         if kind in (SNAPSHOT, SNAPSHOT_PART):
             return await parts.snapshots.serve(kind, body)
         if kind == BIND:
-            return await self._accounts.answer(body)
+            return await self._bindings.answer(body)
         if kind == GOVERN:
             return await parts.governing.answer(body)
         return await parts.membership.serve(certificate, kind, body)

@@ -193,6 +193,9 @@ class Recovering:
             await _rewrap(parts, secrets)
             row = _service_row(parts, recovery.former, State.OPEN)
             seqno = await parts.sequencer.write_rows([(tables.SERVICE_INFO, tables.SINGLETON, row)])
+            # This node leads already, and has only now the tables of adapters; before the entry that opens the service
+            # nothing of theirs may be written.
+            await parts.registry.migrate()
             parts.sequencer.start()
             await parts.sequencer.committed(seqno)
             await self._opened()

@@ -17,8 +17,8 @@ from coco.enclave.api.routes import administration_app, application_app
 from coco.enclave.api.service import Service
 from coco.enclave.api.streams import Streams
 from coco.enclave.keys.identity import private_der
-from coco.enclave.node.accounts import Accounts
 from coco.enclave.node.answers import Answers
+from coco.enclave.node.bindings import Bindings
 from coco.enclave.node.parts import Parts
 from coco.enclave.node.peers import Peers
 from coco.enclave.node.recover import Recovering
@@ -42,7 +42,7 @@ class Serving:
     def __init__(self, parts: Parts, life: Life, admission: Admission, answers: Answers) -> None:
         self._parts, self._ground, self._life = parts, parts.ground, life
         self._admission, self._answers = admission, answers
-        self._accounts = Accounts(parts, life)
+        self._bindings = Bindings(parts, life)
         #: Set by whoever makes this one, before anybody is served.
         self.recovering: Recovering
         #: Entry that opens the service, while that is not committed.
@@ -66,7 +66,7 @@ class Serving:
         subscribers = parts.sequencer.subscribers
         subscribers.applied.append(lambda writes: self._applied(tables.SERVICE_INFO in writes.tables()))
         subscribers.committed.append(self._committed)
-        Peers(parts, self._accounts).meet()
+        Peers(parts, self._bindings).meet()
         self.administration()
         if state is State.OPEN:
             self._participants()
@@ -152,7 +152,7 @@ class Serving:
     def _application_app(self) -> Starlette:
         return application_app(
             self._answers,
-            self._accounts,
+            self._bindings,
             self._service,
             self._life,
             self._admission,

@@ -168,13 +168,13 @@ class Batches:
             claimed = session.claimed
         elif included:
             claimed.add(runtime.name, await session.close(), included, context.secret)
+        if runtime.manifest.reply is not None:
+            outcomes = await records.write(transaction, self._store(), runtime.name, zip(batch, outcomes, strict=True))
         told = [
             envelope
             for envelope, outcome in zip(batch, outcomes, strict=True)
             if outcome.verdict is Verdict.INCLUDED or outcome.recorded
         ]
-        if runtime.manifest.reply is not None:
-            await records.write(transaction, self._store(), runtime.name, zip(batch, outcomes, strict=True))
         self._spent("execute_us", began_s)
         return _Done(outcomes, claimed, told)
 

@@ -7,6 +7,7 @@ rewritten: of several refusals the first one counts, and an inclusion before all
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -32,10 +33,12 @@ def _key(adapter: str, kind: bytes, identity: bytes) -> bytes:
 
 async def write(
     transaction: StoreTransaction, store: Store, adapter: str, ran: Iterable[tuple[Envelope, Outcome]]
-) -> None:
-    """Write those that are to be recorded and are not yet."""
+) -> list[Outcome]:
+    """Write those that are to be recorded and are not yet; all outcomes, in which those are recorded that are now."""
     newest = store.view()
+    outcomes: list[Outcome] = []
     for envelope, outcome in ran:
+        outcomes.append(replace(outcome, recorded=False) if outcome.recorded else outcome)
         if not outcome.recorded or outcome.verdict is Verdict.DEFERRED:
             continue
         key = _key(adapter, _INCLUDED if outcome.verdict is Verdict.INCLUDED else _REFUSED, envelope.id)
@@ -43,6 +46,8 @@ async def write(
             reply = msgspec.Raw(msgspec.msgpack.encode(outcome.reply))
             record = _Record(outcome.reason, outcome.succeeded, reply)
             transaction.put(tables.OUTCOMES, key, msgspec.msgpack.encode(record))
+            outcomes[-1] = outcome
+    return outcomes
 
 
 async def read(view: StoreView, manifest: Manifest, identity: bytes) -> Outcome | None:

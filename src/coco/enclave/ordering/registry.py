@@ -10,19 +10,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from coco.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
 from coco.configuration.reads import Reads
-from coco.enclave.adapters.contract import LedgerAdapter, Manifest, Services, mounts
+from coco.enclave.adapters.contract import BlockContext, LedgerAdapter, Manifest, Services, mounts
 from coco.enclave.ordering.composite import composite_runtime
 from coco.enclave.ordering.pool import Pool
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.sequencer import Sequencer
-from coco.errors import CocoError, ConfigurationError, GovernanceError
+from coco.enclave.platform.faults import described
+from coco.enclave.store import StoreTransaction
+from coco.errors import CocoError, ConfigurationError, ConsensusError, GovernanceError
 from coco.ledger import tables
 from coco.ledger.proofs import COMPOSITE
 
+#: The version that all adapters had before the ledger said so.
+_FIRST_VERSION = "1"
 AdapterFactory = Callable[[Mapping[str, Any]], LedgerAdapter]
 
 
@@ -44,6 +49,7 @@ class Protocols:
         factories: makes those that this enclave holds.
         sequencer: runs them.
         services: what an adapter is given.
+        log: a line for operators.
     """
 
     def __init__(
@@ -51,7 +57,10 @@ class Protocols:
         factories: Mapping[str, AdapterFactory],
         sequencer: Sequencer,
         services: Callable[[AdapterRuntime], Services],
+        log: Callable[..., None],
     ) -> None:
+        self._log = log
+        sequencer.subscribers.opening.append(self.migrate)
         self._factories, self._sequencer, self._services = factories, sequencer, services
         self.by_name: dict[str, LedgerAdapter] = {}
         self._voted: dict[str, _Voted] = {}
@@ -171,8 +180,51 @@ class Protocols:
     async def begin(self, name: str, document: dict[str, Any]) -> int:
         """Write the first entry of an adapter, as the primary; its number."""
         row = (tables.ADAPTERS, name.encode(), tables.row({**document, "status": ADAPTER_RUNNING}))
-        settings = mounts.own_settings(document["genesis"])
-        return await self._sequencer.begin_adapter(self._voted[name].runtime, settings, row)
+        settings, runtime = mounts.own_settings(document["genesis"]), self._voted[name].runtime
+
+        async def fill(tx: StoreTransaction, block: BlockContext) -> None:
+            runtime.adapter.genesis(settings, tx, block)
+
+        return await self._sequencer.write_adapter(runtime, fill, [row, *version_rows(runtime.manifest)])
+
+    # --- versions ---
+
+    async def migrate(self) -> None:
+        """As the primary, before it executes: bring the tables of every adapter to the version of this code.
+
+        An adapter that cannot takes no transactions as long as this node leads.
+        """
+        for runtime in self._sequencer.runtimes:
+            key, manifest = runtime.name.encode(), runtime.manifest
+            row = self._sequencer.store.view().get(tables.ADAPTER_VERSIONS, key)
+            stored = _FIRST_VERSION if row is None else row.decode()
+            runtime.unfit = None
+            if stored == manifest.version or self._is_to_begin(runtime):
+                continue
+            fill = partial(runtime.adapter.migrate, stored)
+            rows = [(tables.ADAPTER_VERSIONS, key, manifest.version.encode())]
+            try:
+                seqno = await self._sequencer.write_adapter(runtime, fill, rows)
+                self._log("adapter.migrated", {"at": seqno}, {"adapter": runtime.name})
+            except ConsensusError:
+                raise
+            except Exception as error:  # noqa: BLE001 - an adapter's failure is its own, not the node's
+                numbers, ids = described(error)
+                self._log("adapter.unfit", numbers, {"adapter": runtime.name, **ids})
+                if not isinstance(error, CocoError):
+                    error = ConfigurationError("its tables cannot be migrated", code="configuration.adapter_version")
+                runtime.unfit = error
+
+    def _is_to_begin(self, runtime: AdapterRuntime) -> bool:
+        voted = self._voted.get(runtime.name)
+        return voted is not None and not voted.began_at
+
+
+def version_rows(manifest: Manifest) -> list[tuple[str, bytes, bytes]]:
+    """What the ledger says of the version of an adapter's tables, where they are not of the first one."""
+    if manifest.version == _FIRST_VERSION:
+        return []
+    return [(tables.ADAPTER_VERSIONS, manifest.name.encode(), manifest.version.encode())]
 
 
 def with_voted(genesis: bytes, view: Reads) -> bytes:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from coco.enclave.adapters.contract import Envelope, LedgerAdapter, Manifest
 from coco.enclave.ordering.pool import Pool
+from coco.errors import CocoError
 
 
 @dataclass
@@ -24,6 +25,9 @@ class AdapterRuntime:
     mount: str = "/"
     #: Of a composite transaction's envelope: what it is made of. None: the adapter has none such.
     parts_of: Callable[[Envelope], Sequence[tuple[AdapterRuntime, Envelope]]] | None = None
+    #: Why this node, as primary, takes no transactions of it: its tables are of a version that this code cannot bring
+    #: to its own.
+    unfit: CocoError | None = None
     #: A batch of it waits for somebody outside the enclave; the next one waits for that.
     is_outside: bool = False
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from coco.enclave.ordering.replica import Replica
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.subscribers import Subscribers
 from coco.enclave.platform.clock import Clock
-from coco.enclave.store import Store
+from coco.enclave.store import Store, StoreTransaction
 from coco.errors import BusyError, CocoError, ConsensusError
 from coco.ledger import tables
 from coco.ledger.position import Position
@@ -91,6 +91,8 @@ class Sequencer:
         self._history: deque[tuple[int, int]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
+        #: As primary: everything that comes before the first batch is done.
+        self._is_open = True
         #: When this node began to execute as primary.
         self._opened_at_s = 0.0
         counted = ("transactions", "batches", "signatures", "refused", "crashed", "conflicts", "commits")
@@ -141,6 +143,8 @@ class Sequencer:
         """Put envelopes into the pool; for each None or the reason of its refusal."""
         if self._draining:
             return [BusyError("the node is stopping", code="node.stopping")] * len(envelopes)
+        if runtime.unfit is not None:
+            return [runtime.unfit] * len(envelopes)
         now_s = asyncio.get_running_loop().time()
         verdicts = runtime.pool.add(envelopes, self.store.view(), self.clock.now_ms, now_s=now_s)
         for replaced in runtime.pool.take_replaced():
@@ -185,7 +189,7 @@ class Sequencer:
                 continue
             last = loop.time()
             self._work.clear()
-            if not self.replica.may_execute:
+            if not (self.replica.may_execute and self._is_open):
                 continue  # whoever makes it primary wakes it
             rests_s: list[float] = []
             for runtime in self.runtimes:
@@ -347,10 +351,14 @@ class Sequencer:
     async def _open_view(self) -> None:
         """Begin a view with a signature over whatever is there."""
         self._opened_at_s = asyncio.get_running_loop().time()
+        self._is_open = False
         try:
             await self.committed(await self.sign())
+            for opening in self.subscribers.opening:
+                await opening()
         except ConsensusError:
             return  # deposed already
+        self._is_open = True
         self.wake()
 
     async def write_rows(
@@ -381,10 +389,13 @@ class Sequencer:
             self._entry_written()
             return seqno
 
-    async def begin_adapter(
-        self, runtime: AdapterRuntime, settings: Mapping[str, Any], row: tuple[str, bytes, bytes]
+    async def write_adapter(
+        self,
+        runtime: AdapterRuntime,
+        fill: Callable[[StoreTransaction, BlockContext], Awaitable[None]],
+        rows: Sequence[tuple[str, bytes, bytes]],
     ) -> int:
-        """Write the first entry of an adapter, with one row of the framework's; return its seqno.
+        """Write an entry that an adapter fills outside a batch, with rows of the framework's; return its seqno.
 
         Raises:
             ConsensusError: this node is not primary.
@@ -394,10 +405,9 @@ class Sequencer:
                 raise ConsensusError("this node is not primary", code="consensus.not_primary")
             transaction = self.store.begin()
             expected = self.store.journal.last_seqno + 1
-            runtime.adapter.genesis(
-                settings, transaction, BlockContext(self.clock.now_ms, bytes(32), bytes(32), expected)
-            )
-            transaction.put(*row)
+            await fill(transaction, BlockContext(self.clock.now_ms, bytes(32), bytes(32), expected))
+            for row in rows:
+                transaction.put(*row)
             writes = transaction.native.write_set()
             seqno = self.store.write(writes)
             await runtime.adapter.applied(self.store.journal.position(seqno), writes)

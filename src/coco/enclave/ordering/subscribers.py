@@ -25,5 +25,7 @@ class Subscribers:
     settled: list[Callable[[AdapterRuntime, bytes, str], None]] = field(default_factory=list)
     #: What arrived before this time, in milliseconds, has waited too long.
     expired: list[Callable[[int], None]] = field(default_factory=list)
+    #: This node has begun to lead; it executes nothing before everybody who hears of it is done.
+    opening: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     #: A batch of an adapter is executed next; it waits until everybody who hears of it is ready.
     executing: list[Callable[[AdapterRuntime, Sequence[bytes]], Awaitable[None]]] = field(default_factory=list)

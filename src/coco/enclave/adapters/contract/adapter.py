@@ -13,6 +13,7 @@ from coco.enclave.adapters.contract.routes import AdapterError, Cost, Manifest, 
 from coco.enclave.adapters.contract.services import Services
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, ConfigurationError
+from coco.ledger import statements
 from coco.ledger.position import Position
 
 if TYPE_CHECKING:
@@ -114,6 +115,19 @@ class LedgerAdapter(ABC):
         Raises:
             CocoError: it may not.
         """
+
+    def binding_text(self, network: str, actor: str, identity: bytes, nonce: str) -> str:
+        """What whoever has an identity of this protocol signs, to say that it is the actor's."""
+        return statements.identity_text(network, actor, self.manifest().name, identity, nonce)
+
+    def verify_binding(self, identity: bytes, text: bytes, proof: bytes) -> None:
+        """Whether the proof shows that ``identity`` says ``text``. From then on it is among the caller's
+        (:attr:`Caller.identities`).
+
+        Raises:
+            CocoError: it does not, or it is no identity of this protocol.
+        """
+        raise AdapterError("this protocol binds no identities", code="adapter.no_identities")
 
     async def may_learn_fate(self, identity: bytes, caller: Caller, view: StoreView) -> bool:
         """Whether the caller may know what became of the transaction with this id; every participant, as it stands."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from coco._native import Block, Chain, WriteSet
+from coco._native import Block, Chain, WriteSet, keccak256, recover_signer
 from coco.enclave.adapters.contract import (
     AdapterError,
     BlockContext,
@@ -41,8 +41,8 @@ from coco.enclave.adapters.ethereum.parameters import raw_transaction
 from coco.enclave.adapters.ethereum.policy import NonceOrder
 from coco.enclave.adapters.ethereum.session import BlockSession
 from coco.enclave.store import StoreTransaction, StoreView
-from coco.errors import AccessError, CocoError, ConfigurationError, LedgerError
-from coco.ledger import outcomes
+from coco.errors import AccessError, CocoError, ConfigurationError, LedgerError, RequestError
+from coco.ledger import outcomes, statements
 from coco.ledger.position import Position
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 _SINGLETON = bytes(8)
 _BLOCKS_CACHED = 512
+_ACCOUNT_BYTES, _SIGNATURE_BYTES = 20, 65
 _CLIENT = "Coco/0.1.0"
 
 TABLES = (
@@ -328,11 +329,25 @@ class EthereumAdapter(LedgerAdapter):
         """Only whoever may see the sender's account may wait for what becomes of its transaction."""
         visibility.require(visibility.account(self.viewer(caller), envelope.payload.sender), "this account")
 
+    def binding_text(self, network: str, actor: str, identity: bytes, nonce: str) -> str:
+        """Of an account."""
+        if len(identity) != _ACCOUNT_BYTES:
+            raise RequestError("an account has 20 bytes", code="account.malformed")
+        return statements.binding_text(network, actor, identity, nonce)
+
+    def verify_binding(self, identity: bytes, text: bytes, proof: bytes) -> None:
+        """An account's signature, as wallets make it of a text (EIP-191)."""
+        if len(identity) != _ACCOUNT_BYTES or len(proof) != _SIGNATURE_BYTES:
+            raise RequestError("account, nonce or signature has the wrong form", code="account.malformed")
+        digest = keccak256(b"\x19Ethereum Signed Message:\n" + str(len(text)).encode() + text)
+        if recover_signer(digest, proof) != identity:
+            raise AccessError("the account did not sign this statement", code="account.bad_signature")
+
     async def may_learn_fate(self, identity: bytes, caller: Caller, view: StoreView) -> bool:
         """Whoever may see the transaction."""
         caller = self.viewer(caller)
         async with visibility.one_time(caller) as held:
-            if not held.shown and caller.accounts:
+            if not held.shown and visibility.accounts(caller):
                 found, pooled = await self.locate(identity, view), self.services.pooled(identity)
                 if found is not None:
                     held.shown = visibility.may_see(caller, *found[0].parties(found[1]))
@@ -353,7 +368,7 @@ class EthereumAdapter(LedgerAdapter):
         caller = self.viewer(caller)
         async with visibility.one_time(caller) as held:
             found = None
-            if visibility.sees_all(caller) or caller.accounts:
+            if visibility.sees_all(caller) or visibility.accounts(caller):
                 found = await self.locate(identity, view)
             if found is None or not self.redact([found], caller, view):
                 return None

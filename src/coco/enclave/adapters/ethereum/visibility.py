@@ -18,6 +18,8 @@ from coco._native import Block
 from coco.enclave.adapters.contract import AdapterError, Caller, CallerKind
 from coco.errors import CocoError
 
+#: Whose identities accounts are.
+ADAPTER = "ethereum"
 _NO_BLOOM = "0x" + "00" * 256
 _NO_ROOT = "0x" + "00" * 32
 _BLINDED_ROOTS = ("stateRoot", "receiptsRoot", "transactionsRoot", "requestsHash")
@@ -25,6 +27,11 @@ _BLINDED_ROOTS = ("stateRoot", "receiptsRoot", "transactionsRoot", "requestsHash
 #: it: it takes what it has already, and refuses the rest.
 _WHATEVER_IT_IS = ("node.no_primary", "node.stopping", "adapter.failed")
 _WHOEVER_ASKS = ("peers.", "access.")
+
+
+def accounts(caller: Caller) -> frozenset[bytes]:
+    """The accounts that are proven to be the caller's."""
+    return caller.identities_of(ADAPTER)
 
 
 def viewer(caller: Caller, policy: str) -> Caller:
@@ -41,14 +48,14 @@ def sees_all(caller: Caller) -> bool:
 
 def may_see(caller: Caller, sender: bytes, to: bytes | None) -> bool:
     """Whether a transaction between these accounts is the caller's."""
-    return sees_all(caller) or caller.owns(sender) or (to is not None and caller.owns(to))
+    return sees_all(caller) or caller.owns(ADAPTER, sender) or (to is not None and caller.owns(ADAPTER, to))
 
 
 def transactions(block: Block, caller: Caller) -> Sequence[int]:
     """Indexes of a block's transactions that are the caller's; what is in the others costs no time."""
     if sees_all(caller):
         return range(len(block))
-    return block.of_accounts(caller.accounts) if caller.accounts else ()
+    return block.of_accounts(owned) if (owned := accounts(caller)) else ()
 
 
 def header(document: dict[str, Any], caller: Caller) -> dict[str, Any]:
@@ -61,7 +68,7 @@ def header(document: dict[str, Any], caller: Caller) -> dict[str, Any]:
 
 def account(caller: Caller, address: bytes) -> bool:
     """Whether balance and nonce of an account may be read that is no contract's."""
-    return sees_all(caller) or caller.owns(address)
+    return sees_all(caller) or caller.owns(ADAPTER, address)
 
 
 def told(refusal: CocoError, sender: bytes, caller: Caller) -> CocoError | None:
@@ -134,7 +141,7 @@ def sender(caller: Caller, claimed: bytes | None) -> bytes:
     """
     if claimed is None:
         return bytes(20)
-    if claimed == bytes(20) or caller.owns(claimed):
+    if claimed == bytes(20) or caller.owns(ADAPTER, claimed):
         return claimed
     raise AdapterError(
         f"the account 0x{claimed.hex()} is not proven for this caller",

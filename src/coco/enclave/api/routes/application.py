@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from coco import limits
 from coco.configuration.callers import Caller, CallerKind
+from coco.configuration.identities import ACCOUNTS_OF
 from coco.enclave.adapters.contract import Request, Route, RouteKind, headers, mounts
 from coco.enclave.api.admission import Admission
 from coco.enclave.api.jsonrpc import JsonRpc, Target
@@ -47,17 +48,22 @@ class ParticipantAnswers(Protocol):
 
 
 class Binds(Protocol):
-    """Binds accounts to participants."""
+    """Binds identities of protocols to participants."""
 
     async def bind(self, body: bytes, caller: Caller) -> dict[str, Any]: ...
+    def statement(self, adapter: str, identity: bytes, nonce: str, caller: Caller) -> str: ...
 
 
-def _identity(text: str) -> bytes:
+def _hex(identities: Iterable[bytes]) -> list[str]:
+    return sorted("0x" + identity.hex() for identity in identities)
+
+
+def _identity(text: str, bytes_max: int = _HASH_BYTES_MAX) -> bytes:
     try:
         identity = bytes.fromhex(text.removeprefix("0x"))
     except ValueError as error:
         raise RequestError("a transaction's hash is hex", code="request.bad_hash") from error
-    if not 0 < len(identity) <= _HASH_BYTES_MAX:
+    if not 0 < len(identity) <= bytes_max:
         raise RequestError("a transaction's hash is hex", code="request.bad_hash")
     return identity
 
@@ -106,7 +112,7 @@ def _json_rpc(rpc: JsonRpc, mount: str, position: Callable[[], bytes]) -> Handle
 
 def application_app(
     answers: ParticipantAnswers,
-    accounts: Binds,
+    bindings: Binds,
     service: Service,
     life: Serves,
     admission: Admission,
@@ -115,8 +121,13 @@ def application_app(
 ) -> Starlette:
     """Routes of the application listener: the framework's own, every adapter's, and JSON-RPC below mounts."""
 
-    async def bind_account(request: HttpRequest) -> Any:
-        return await accounts.bind(await body_of(request), caller_of(request))
+    async def bind(request: HttpRequest) -> Any:
+        return await bindings.bind(await body_of(request), caller_of(request))
+
+    async def statement(request: HttpRequest) -> Any:
+        asked = request.query_params
+        identity, nonce = _identity(asked.get("identity", ""), limits.IDENTITY_BYTES_MAX), asked.get("nonce", "")
+        return {"text": bindings.statement(asked.get("adapter", ""), identity, nonce, caller_of(request))}
 
     async def who(request: HttpRequest) -> Any:
         caller = caller_of(request)
@@ -124,7 +135,8 @@ def application_app(
             "kind": caller.kind.value,
             "actor": caller.actor,
             "network": answers.network_name,
-            "accounts": sorted("0x" + account.hex() for account in caller.accounts),
+            "accounts": _hex(caller.identities_of(ACCOUNTS_OF)),
+            "identities": {adapter: _hex(owned) for adapter, owned in sorted(caller.identities.items())},
             "insecure_any_account": caller.any_account,
         }
 
@@ -147,7 +159,9 @@ def application_app(
 
     return app(
         [
-            route("POST", "/coco/accounts/bind", bind_account, admission, 0),
+            route("POST", "/coco/accounts/bind", bind, admission, 0),
+            route("GET", "/coco/identities/statement", statement, admission, 0),
+            route("POST", "/coco/identities/bind", bind, admission, 0),
             route("GET", "/coco/caller", who, admission, 0),
             route("GET", "/coco/receipt", receipt, admission, _RECEIPT_WORK_US),
             route("GET", "/coco/transaction", fate, admission, 0),

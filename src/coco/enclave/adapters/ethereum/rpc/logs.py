@@ -42,7 +42,7 @@ async def _logs(chain: Backend, wanted: LogQuery, first: int, last: int, caller:
             code="ethereum.range_too_large",
             rpc_code=_LIMIT_EXCEEDED,
         )
-    if not visibility.sees_all(caller) and not caller.accounts:
+    if not visibility.sees_all(caller) and not visibility.accounts(caller):
         return []  # whoever owns nothing sees nothing, whatever is there
     matching: list[Matches] = []
     count = 0

@@ -32,7 +32,7 @@ async def eth_getTransactionByHash(chain: Backend, request: Request, caller: Cal
 
 async def _located(chain: Backend, identity: bytes, caller: Caller, view: StoreView) -> tuple[Block, int] | None:
     """Where a transaction is that the caller may see; whoever owns nothing sees none, and none is looked for."""
-    if not visibility.sees_all(caller) and not caller.accounts:
+    if not visibility.sees_all(caller) and not visibility.accounts(caller):
         return None
     found = await chain.locate(identity, view)
     return found if found is not None and chain.redact([found], caller, view) else None
