@@ -244,6 +244,8 @@ EXTERNAL_BYTES_MAX: Final = MIB
 #: One message to or from a child process of an adapter; and questions that may wait for one child.
 CHILD_BYTES_MAX: Final = 16 * MIB
 CHILD_QUESTIONS_MAX: Final = 64
+#: Certificates of one key of an adapter that are kept.
+KEY_CERTIFICATES_MAX: Final = 64
 #: Children that the factories of one enclave declare.
 CHILDREN_MAX: Final = 16
 

@@ -153,7 +153,7 @@ class Fake:
         self.settings = settings
 
     def manifest(self) -> Any:
-        return SimpleNamespace(name="fake", tables=(), routes=(), mount="/")
+        return SimpleNamespace(name="fake", tables=(), routes=(), mount="/", keys=())
 
     def pool_policy(self) -> Any:
         return PoolPolicy()

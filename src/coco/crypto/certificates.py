@@ -19,6 +19,8 @@ NODE_CERTIFICATE_DAYS: Final = 7
 SERVICE_NAME: Final = "Coco Service"
 #: A node's certificate is issued to this name and its engine id.
 NODE_NAME: Final = "Coco Node"
+#: A certificate of a key that an adapter signs with is issued to this name, the adapter's and the key's.
+KEY_NAME: Final = "Coco Key"
 #: Certificates begin so long before they are issued.
 SKEW: Final = datetime.timedelta(hours=1)
 

@@ -68,6 +68,8 @@ ACCOUNTS: Final = "coco.accounts"
 IDENTITIES: Final = "coco.identities"
 CLAIMS: Final = "coco.claims"
 OUTCOMES: Final = "coco.outcomes"
+#: Keys that adapters sign with, sealed once more in their rows, and their certificates.
+ADAPTER_KEYS: Final = "coco.adapter_keys"
 #: Version of each adapter's tables, if it is not the first.
 ADAPTER_VERSIONS: Final = "coco.adapter_versions"
 #: Composite transactions, by their ids.
@@ -117,6 +119,7 @@ STATE_TABLES: Final = (
     ACCOUNTS,
     IDENTITIES,
     ADAPTER_VERSIONS,
+    ADAPTER_KEYS,
 )
 LOG_TABLES: Final = (CLAIMS, OUTCOMES, COMPOSITES, CLAIM_ITEMS)
 

@@ -60,6 +60,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", "/node/receipt"): Operation("Proof that a transaction is in the ledger", query=(("id", _POSITION),)),
     ("GET", "/node/service/identities"): Operation("Members' statements about former identities of the service"),
+    ("GET", "/node/service/keys"): Operation("Certificates of the keys that adapters sign with"),
     ("POST", "/node/retire"): Operation("An operator's statement that a node leaves", _COSE),
     ("GET", "/gov/recovery"): Operation("What members need to know to recover the service"),
     ("GET", "/gov/recovery/encrypted-shares/{member}"): Operation("A member's share, encrypted to the member"),

@@ -11,17 +11,25 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from coco._native import wipe
 from coco.attestation import wrapper
 from coco.crypto import cose
-from coco.crypto.certificates import CERTIFICATE_DAYS, NODE_CERTIFICATE_DAYS, NODE_NAME, SERVICE_NAME, SKEW
+from coco.crypto.certificates import (
+    CERTIFICATE_DAYS,
+    KEY_NAME,
+    NODE_CERTIFICATE_DAYS,
+    NODE_NAME,
+    SERVICE_NAME,
+    SKEW,
+)
 from coco.errors import ConfigurationError, LedgerError
 
 _RSA_BITS = 2048
@@ -46,8 +54,12 @@ def _usage(**chosen: bool) -> x509.KeyUsage:
     return x509.KeyUsage(**{name: chosen.get(name, False) for name in every})
 
 
+#: Of nodes and services, and of adapters.
+PublicKey: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+
+
 def _builder(
-    subject: str, issuer: str, key: ec.EllipticCurvePublicKey, time_ms: int, days: int = CERTIFICATE_DAYS
+    subject: str, issuer: str, key: PublicKey, time_ms: int, days: int = CERTIFICATE_DAYS
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
     return (
@@ -150,6 +162,22 @@ class ServiceIdentity:
     def spki(self) -> bytes:
         """DER SubjectPublicKeyInfo."""
         return cose.spki(self.key.public_key())
+
+    def certify(self, key: PublicKey, name: str, time_ms: int) -> x509.Certificate:
+        """Certificate of a key that an adapter signs with, under this service.
+
+        Args:
+            key: the public key.
+            name: ``adapter/key``.
+            time_ms: of this moment, since the Unix epoch.
+        """
+        return (
+            _builder(f"{KEY_NAME} {name}", SERVICE_NAME, key, time_ms)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(digital_signature=True), critical=True)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+            .sign(self.key, hashes.SHA384())
+        )
 
     def endorse(
         self,

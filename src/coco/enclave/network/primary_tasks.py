@@ -5,6 +5,7 @@ identity of the service (J9, K1).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 
 from coco.configuration import nodes
 from coco.configuration.draft import Draft
+from coco.enclave.keys.adapter_keys import AdapterKeys
 from coco.enclave.keys.certificates import Certificates
 from coco.enclave.keys.epochs import Epochs, Row
 from coco.enclave.network.key_rotation import Succession
@@ -31,6 +33,7 @@ class Duties:
         certificates: issues what is due.
         epochs: begins what is due.
         protocols: begins what is due.
+        keys: of adapters, whose certificates are renewed.
         succession: takes the next step.
         changing: held by whoever changes the rows of nodes.
         log: takes an event with its numbers.
@@ -42,12 +45,13 @@ class Duties:
         certificates: Certificates,
         epochs: Epochs,
         protocols: Protocols,
+        keys: AdapterKeys,
         succession: Succession,
         changing: asyncio.Lock,
         log: Callable[..., None],
     ) -> None:
         self._sequencer, self._certificates, self._epochs = sequencer, certificates, epochs
-        self._protocols, self._succession = protocols, succession
+        self._protocols, self._keys, self._succession = protocols, keys, succession
         self._changing, self._log = changing, log
 
     async def attend(self) -> None:
@@ -61,6 +65,7 @@ class Duties:
                     await self._sequencer.committed(self._sequencer.store.latest)
                     await self._renew()
                     await self._begin_adapters()
+                    await self._keep_keys()
                     await self._rekey()
                     if self._nobody_leaves():
                         await self._succession.attend(self._view, self._sequencer.clock.now_ms)
@@ -70,7 +75,7 @@ class Duties:
     def _anything_due(self) -> bool:
         view, now_ms = self._view, self._sequencer.clock.now_ms
         due = self._certificates.due(view, now_ms) or self._protocols.due(view) or self._succession.due(view)
-        return bool(due) or self._epoch_due(Draft(view), now_ms)
+        return bool(due or self._keys_due(view, now_ms)) or self._epoch_due(Draft(view), now_ms)
 
     def _epoch_due(self, draft: Draft, now_ms: int) -> bool:
         began = (draft.document(tables.NODE_SECRETS, tables.SINGLETON) or {}).get("began_ms", now_ms)
@@ -94,6 +99,18 @@ class Duties:
             seqno = await self._protocols.begin(name, document)
             await self._sequencer.committed(seqno)
             self._log("adapter.began", {"seqno": seqno})
+
+    def _keys_due(self, view: Any, now_ms: int) -> list[Row]:
+        """Keys that adapters have come to want, that the service's other key brings, or whose certificates end soon."""
+        manifests = [runtime.adapter.manifest() for runtime in self._protocols.served]
+        missing = [self._keys.missing(manifest.name, manifest.keys, view, now_ms) for manifest in manifests]
+        return [*itertools.chain(*missing), *self._keys.due(view, now_ms)]
+
+    async def _keep_keys(self) -> None:
+        rows = self._keys_due(self._view, self._sequencer.clock.now_ms)
+        if rows:
+            await self._sequencer.committed(await self._sequencer.write_rows(rows))
+            self._log("keys.renewed", {"keys": len(rows)})
 
     async def _rekey(self) -> None:
         """Begin an epoch when the last one is old, and when a node has left that knew its secret."""

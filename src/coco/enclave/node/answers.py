@@ -8,6 +8,7 @@ from coco.configuration.callers import Caller
 from coco.configuration.succession import since
 from coco.crypto import cose
 from coco.crypto.certificates import pem
+from coco.enclave.keys import adapter_keys
 from coco.enclave.network.membership import RETIRE
 from coco.enclave.node.parts import Parts, public_key
 from coco.enclave.node.states import Life
@@ -136,6 +137,11 @@ class Answers:
             for key, body in self._parts.store.view().scan(tables.IDENTITY_STATEMENTS)
         ]
         return {"service_certificate": pem(self._parts.service.certificate), "statements": statements}
+
+    def keys(self) -> dict[str, Any]:
+        """Keys that adapters sign with, by ``adapter/key``: algorithm and certificates, the newest first."""
+        view = self._parts.committed_view()
+        return {"keys": adapter_keys.shown(view) if view is not None else {}}
 
     # --- this node and its network ---
 

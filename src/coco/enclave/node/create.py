@@ -44,7 +44,10 @@ async def create(ground: Ground) -> Parts:
     transaction.put(tables.SERVICE_INFO, tables.SINGLETON, service_row(parts.service, State.OPENING, 0))
     context = BlockContext(ground.clock.now_ms, bytes(32), bytes(32), 1)
     for name, founded_with in genesis.adapters.items():
-        parts.registry.by_name[name].genesis(mounts.own_settings(founded_with), transaction, context)
+        adapter = parts.registry.by_name[name]
+        adapter.genesis(mounts.own_settings(founded_with), transaction, context)
+        for table, key, value in parts.first_rows(adapter.manifest(), transaction):
+            transaction.put(table, key, value)
     for runtime in parts.sequencer.runtimes:
         for version in version_rows(runtime.manifest):
             transaction.put(*version)

@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from coco._native import WriteSet
 from coco.configuration.genesis import Genesis
 from coco.configuration.proposals import Proposals
+from coco.configuration.reads import Gets
 from coco.crypto.certificates import pem
-from coco.enclave.adapters.contract import Services
+from coco.enclave.adapters.contract import Manifest, Services
+from coco.enclave.keys.adapter_keys import AdapterKeys
 from coco.enclave.keys.epochs import Epochs
 from coco.enclave.keys.identity import EncryptionKey, NodeIdentity, ServiceIdentity, private_der
 from coco.enclave.network.evidence import EVIDENCE
@@ -100,14 +102,15 @@ class Parts:
         certificates, changing = self.membership.certificates, self.membership.changing
         self.epochs = epochs = Epochs(self.journal, self.service, self.identity.node_id, identities.encryption)
         self.journal.open_former = lambda first, successor: epochs.open_former(self.store.view(), first, successor)
-        self.registry = Protocols(ground.factories, sequencer, self._services, log)
+        self.keys = AdapterKeys(self.journal, self.service, self.committed_view, ground.run_off_loop)
+        self.registry = Protocols(ground.factories, sequencer, self._services, log, self.first_rows)
         self.key_rotation = rotation = Succession(
             self.service, self.identity.node_id, identities.encryption, sequencer, certificates, epochs, log
         )
         self.membership.sealed_following = rotation.sealed_for
         proposals = Proposals(ground.rules.call, lambda: ground.clock.now_ms // 1000)
         self.governing = Governing(sequencer, proposals, epochs, certificates, changing, self.registry.check, log)
-        self.primary_tasks = Duties(sequencer, certificates, epochs, self.registry, rotation, changing, log)
+        self.primary_tasks = Duties(sequencer, certificates, epochs, self.registry, self.keys, rotation, changing, log)
         self.submissions = Submissions(sequencer, ground.links, self.callers.caller)
         self.registry.begin_composites()
         self.snapshots = Snapshots(
@@ -162,6 +165,10 @@ class Parts:
         for adapter in self.registry.by_name.values():
             await adapter.rebuild(self.store.view())
 
+    def first_rows(self, manifest: Manifest, view: Gets) -> list[tuple[str, bytes, bytes]]:
+        """What the framework writes into the entry that an adapter begins with, after ``view``: its keys."""
+        return self.keys.made(manifest.name, manifest.keys, view, self.ground.clock.now_ms)
+
     def _services(self, runtime: AdapterRuntime) -> Services:
         return Services(
             pooled=partial(self.submissions.pooled, runtime),
@@ -170,6 +177,8 @@ class Parts:
             prove_item=partial(self._prove_item, runtime),
             call_external=partial(self._call_external, runtime.adapter.manifest().externals),
             child=partial(self.ground.children.of, runtime.name),
+            sign=partial(self.keys.sign, runtime.name),
+            certificates=partial(self.keys.certificates, runtime.name),
             run=self.ground.run_off_loop,
             run_background=self.ground.background.run,
             run_query=self._queries.read,

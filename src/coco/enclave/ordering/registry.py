@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 from coco.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
-from coco.configuration.reads import Reads
+from coco.configuration.reads import Gets, Reads
 from coco.enclave.adapters.contract import BlockContext, LedgerAdapter, Manifest, Services, mounts
+from coco.enclave.keys import adapter_keys
 from coco.enclave.ordering.composite import composite_runtime
 from coco.enclave.ordering.pool import Pool
 from coco.enclave.ordering.runtime import AdapterRuntime
@@ -50,6 +51,7 @@ class Protocols:
         sequencer: runs them.
         services: what an adapter is given.
         log: a line for operators.
+        first_rows: what the framework writes where an adapter begins.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class Protocols:
         sequencer: Sequencer,
         services: Callable[[AdapterRuntime], Services],
         log: Callable[..., None],
+        first_rows: Callable[[Manifest, Gets], list[tuple[str, bytes, bytes]]] = lambda manifest, view: [],
     ) -> None:
         self._log = log
         sequencer.subscribers.opening.append(self.migrate)
         self._factories, self._sequencer, self._services = factories, sequencer, services
+        self._first_rows = first_rows
         self.by_name: dict[str, LedgerAdapter] = {}
         self._voted: dict[str, _Voted] = {}
 
@@ -113,6 +117,7 @@ class Protocols:
             raise ConfigurationError(f"no adapter {name[:64]} in this enclave", code="configuration.unknown_adapter")
         adapter = factory(mounts.own_settings(settings))
         manifest = adapter.manifest()
+        adapter_keys.check(manifest.name, manifest.keys)
         for table in manifest.tables:
             if not table.name.startswith(f"{manifest.name}."):
                 raise ConfigurationError(
@@ -185,7 +190,8 @@ class Protocols:
         async def fill(tx: StoreTransaction, block: BlockContext) -> None:
             runtime.adapter.genesis(settings, tx, block)
 
-        return await self._sequencer.write_adapter(runtime, fill, [row, *version_rows(runtime.manifest)])
+        keys = self._first_rows(runtime.manifest, self._sequencer.store.view())
+        return await self._sequencer.write_adapter(runtime, fill, [row, *version_rows(runtime.manifest), *keys])
 
     # --- versions ---
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from coco.configuration.callers import Caller, CallerKind
 from coco.enclave.adapters.contract import headers, mounts
 from coco.enclave.adapters.contract.adapter import LedgerAdapter
-from coco.enclave.adapters.contract.declared import AskBack, Asked, Back, Child
+from coco.enclave.adapters.contract.declared import Algorithm, AskBack, Asked, Back, Child, Key
 from coco.enclave.adapters.contract.execution import (
     BatchSession,
     BlockContext,
@@ -46,6 +46,7 @@ from coco.enclave.adapters.contract.services import Services
 __all__ = [
     "AdapterError",
     "AdapterFault",
+    "Algorithm",
     "AskBack",
     "Asked",
     "Back",
@@ -57,6 +58,7 @@ __all__ = [
     "Cost",
     "Envelope",
     "Items",
+    "Key",
     "LedgerAdapter",
     "Manifest",
     "Outcome",

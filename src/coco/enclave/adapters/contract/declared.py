@@ -1,4 +1,4 @@
-"""What an adapter's factory declares before there is an adapter: child processes that it may ask.
+"""What an adapter declares to be made for it: keys, in its manifest; child processes, on its factory.
 
 A factory, which an operator names as ``module:attribute``, declares them by an attribute ``children``::
 
@@ -12,12 +12,35 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 #: Asks the adapter back, within a child, for as long as a question is open.
 AskBack = Callable[[bytes], bytes]
 #: Answers a child that asks back, within the adapter.
 Back = Callable[[bytes], Awaitable[bytes]]
+
+
+class Algorithm(StrEnum):
+    """What a key signs with; signatures of ECDSA are r ‖ s, each of the curve's length."""
+
+    ED25519 = "ed25519"
+    #: Over the SHA-256, with the lower of the two values of s.
+    SECP256K1 = "secp256k1"
+    #: Over the SHA-384.
+    P384 = "p384"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key that the adapter signs with and never sees: one for the service, the same at every node."""
+
+    #: Lower-case letters, digits, ``-`` and ``_``; at most 32.
+    name: str
+    algorithm: Algorithm
+    #: When the service gets another key by vote, this one is made anew too, unless it stays: others may have written
+    #: it into what they cannot change.
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from coco.enclave.adapters.contract.declared import Key
 from coco.errors import CocoError
 
 
@@ -65,8 +66,8 @@ class Manifest:
     #: Its sessions wait for somebody outside the enclave, or for a child: batches run on a snapshot while others write,
     #: and again if what they have read has changed.
     waits_outside: bool = False
-    #: Names of keys that the key service makes for it and keeps (used by later protocols).
-    keys: Sequence[str] = ()
+    #: Keys that enclaves make for it and sign with (:attr:`Services.sign`).
+    keys: Sequence[Key] = ()
     #: Names of external processors that it may call through the host: those see what they are given (H4).
     externals: Sequence[str] = ()
     #: Path below which its routes and its JSON-RPC are (``mounts.py``), such as ``/quorum``.

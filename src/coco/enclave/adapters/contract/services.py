@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from coco.enclave.adapters.contract.declared import Asked
 from coco.enclave.adapters.contract.execution import Envelope
 from coco.enclave.store import StoreView
-from coco.errors import ChildError
+from coco.errors import ChildError, NotFoundError
 
 
 def _no_child(name: str) -> Asked:
     raise ChildError(f"no child {name[:32]} was declared", code="child.not_declared")
+
+
+async def _no_key(name: str, data: bytes) -> bytes:
+    raise NotFoundError(f"there is no key {name[:32]}", code="key.unknown")
 
 
 @dataclass(slots=True)
@@ -44,3 +48,8 @@ class Services:
     #: A child process that the adapter's factory declared, to be asked; one that it did not declare is an error
     #: (``child.not_declared``).
     child: Callable[[str], Asked] = _no_child
+    #: Signs with a key that the manifest declares (:class:`Key`), as it is committed; the same key at every node. There
+    #: is none while the adapter writes its genesis (``key.unknown``).
+    sign: Callable[[str, bytes], Awaitable[bytes]] = _no_key
+    #: PEM of the certificates of such a key under the service, the newest first.
+    certificates: Callable[[str], Sequence[str]] = lambda name: ()

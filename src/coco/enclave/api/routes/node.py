@@ -24,6 +24,7 @@ class NodeAnswers(Protocol):
     def info(self) -> dict[str, Any]: ...
     def network(self) -> dict[str, Any]: ...
     def identities(self) -> dict[str, Any]: ...
+    def keys(self) -> dict[str, Any]: ...
     def committed_position(self) -> Position: ...
     def transaction_status(self, position: Position) -> str: ...
     async def attest(self, nonce: bytes) -> dict[str, Any]: ...
@@ -38,6 +39,7 @@ WORK_US: Mapping[str, int] = {
     "/node/receipt": 800,
     "/node/retire": 1_000,
     "/node/service/identities": 500,
+    "/node/service/keys": 300,
 }
 
 
@@ -85,6 +87,9 @@ def handlers(node: NodeAnswers) -> dict[tuple[str, str], Handler]:
     async def identities(request: HttpRequest) -> Any:
         return node.identities()
 
+    async def keys(request: HttpRequest) -> Any:
+        return node.keys()
+
     return {
         ("GET", "/node/info"): info,
         ("GET", "/node/health"): health,
@@ -94,5 +99,6 @@ def handlers(node: NodeAnswers) -> dict[tuple[str, str], Handler]:
         ("GET", "/node/tx"): transaction,
         ("GET", "/node/receipt"): receipt,
         ("GET", "/node/service/identities"): identities,
+        ("GET", "/node/service/keys"): keys,
         ("POST", "/node/retire"): retire,
     }
