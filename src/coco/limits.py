@@ -238,8 +238,16 @@ DROPPED_IDS_MAX: Final = 20_000
 #: Time that a request may wait for commit.
 COMMIT_SECONDS_MAX: Final = 30
 
-#: Bytes to or from an external processor in one call.
+#: One message to or from an external processor; what may wait to be read, or be sent before it says something.
 EXTERNAL_BYTES_MAX: Final = MIB
+EXTERNAL_UNREAD_MAX: Final = 256
+EXTERNAL_UNREAD_BYTES_MAX: Final = 4 * MIB
+#: Sessions with external processors at a time; messages, bytes and time of one, and time of one answer.
+EXTERNAL_SESSIONS_MAX: Final = 64
+EXTERNAL_SESSION_MESSAGES_MAX: Final = 10_000
+EXTERNAL_SESSION_BYTES_MAX: Final = 64 * MIB
+EXTERNAL_SESSION_SECONDS_MAX: Final = 60
+EXTERNAL_SECONDS_MAX: Final = 10
 
 #: One message to or from a child process of an adapter; and questions that may wait for one child.
 CHILD_BYTES_MAX: Final = 16 * MIB

@@ -82,7 +82,13 @@ def main(rust: Path, python: Path) -> None:
         messages.OwnerStatement(b"x"),
         messages.DialFailed(1),
     ]
-    spoken += [messages.Appended(4), messages.Tick(5), messages.Stop(), messages.ExternalReply(1, True, b"x")]
+    spoken += [
+        messages.Appended(4),
+        messages.Tick(5),
+        messages.Stop(),
+        messages.ExternalReceived(1, b"x"),
+        messages.ExternalClosed(1, "ended"),
+    ]
     told: list[messages.ToHost] = [
         messages.Append(1, [b"x"]),
         messages.Log("a.b", {"n": 1}, {}),

@@ -109,7 +109,7 @@ def test_each_lie_has_its_name():
     assert lie(lambda w: w.send(START, messages.Appended(1))) == "channel.false_durability"
     assert lie(lambda w: w.send(START, messages.Entries(1, []))) == "channel.unexpected_message"
     assert lie(lambda w: w.send(START, messages.Truncated(1))) == "channel.unexpected_message"
-    assert lie(lambda w: w.send(START, messages.ExternalReply(9, True, b""))) == "channel.unexpected_message"
+    assert lie(lambda w: w.send(START, messages.ExternalReceived(9, b""))) == "channel.unexpected_message"
     unknown = msgspec.msgpack.encode(["unknown", 1])
     assert lie(lambda w: w.control.data_received(w.writer.frame(unknown))) == "channel.invalid_message"
     negative = msgspec.msgpack.encode(["tick", -1])

@@ -104,12 +104,18 @@ class Tick(_Message, frozen=True, tag="tick"):
     time_ms: Milliseconds
 
 
-class ExternalReply(_Message, frozen=True, tag="external_reply"):
-    """What an external processor answered; ``ok`` is False when it could not be reached."""
+class ExternalReceived(_Message, frozen=True, tag="external_received"):
+    """What an external processor said in a session."""
 
-    request: Request
-    ok: bool
+    session: Request
     body: Annotated[bytes, Meta(max_length=limits.EXTERNAL_BYTES_MAX)]
+
+
+class ExternalClosed(_Message, frozen=True, tag="external_closed"):
+    """A session is over: the processor ended it, could not be reached, or said what is no message."""
+
+    session: Request
+    reason: Literal["ended", "unreachable", "broken"]
 
 
 class OwnerStatement(_Message, frozen=True, tag="owner_statement"):
@@ -236,12 +242,24 @@ class KeepSnapshot(_Message, frozen=True, tag="keep_snapshot"):
     seqno: Seqno
 
 
-class ExternalCall(_Message, frozen=True, tag="external_call"):
-    """Pass ``body`` to the external processor ``name``."""
+class ExternalOpen(_Message, frozen=True, tag="external_open"):
+    """Begin a session with the external processor ``name``."""
 
-    request: Request
+    session: Request
     name: Name
+
+
+class ExternalSend(_Message, frozen=True, tag="external_send"):
+    """Pass ``body`` to the processor of a session."""
+
+    session: Request
     body: Annotated[bytes, Meta(max_length=limits.EXTERNAL_BYTES_MAX)]
+
+
+class ExternalClose(_Message, frozen=True, tag="external_close"):
+    """Nobody needs this session any more."""
+
+    session: Request
 
 
 class Log(_Message, frozen=True, tag="log"):
@@ -275,7 +293,8 @@ ToEnclave = (
     | SnapshotWritten
     | SnapshotPart
     | Tick
-    | ExternalReply
+    | ExternalReceived
+    | ExternalClosed
     | OwnerStatement
     | Endorsed
     | DialFailed
@@ -295,7 +314,9 @@ ToHost = (
     | WriteSnapshot
     | ReadSnapshot
     | KeepSnapshot
-    | ExternalCall
+    | ExternalOpen
+    | ExternalSend
+    | ExternalClose
     | Log
     | Metrics
     | Exit

@@ -14,7 +14,7 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from coco._native import Relay
 from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
 from coco.errors import CocoError, ConfigurationError, HostError
+from coco.host.externals import External, Externals
 from coco.host.folder import FolderLock
 from coco.host.hints import HINTS
 from coco.host.launcher import VIRTUAL, Enclave, launch, place, reach, take_turns
@@ -38,8 +39,6 @@ _RELAY_NUMBERS = ("accepted", "refused", "open", "bytes_in", "bytes_out")
 
 #: How often it is looked for newer endorsements.
 ENDORSE_SECONDS = 60.0
-
-External = Callable[[bytes], Awaitable[bytes]]
 
 
 @dataclass
@@ -63,6 +62,7 @@ class NodeOptions:
     expected_service: bytes = b""
     expected_position: str = ""
     host_names: list[str] = field(default_factory=lambda: ["localhost", "127.0.0.1"])
+    #: External processors, by name: ``unix:PATH`` or ``tcp:HOST:PORT``.
     externals: dict[str, External] = field(default_factory=dict)
     #: Factories of the adapters in the enclave's bundle, ``module:attribute`` by name.
     adapters: dict[str, str] = field(
@@ -109,6 +109,7 @@ class Node:
         #: Hears of the service whenever the enclave says how it is: once it serves, and once it is open.
         self.announced: Callable[[messages.Ready], None] = lambda ready: None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._externals = Externals(options.externals, self.send)
         self._exit: messages.Exit | None = None
         self._numbers: dict[str, int] = {}
         self.metrics: MetricsServer | None = None
@@ -258,6 +259,7 @@ class Node:
             with contextlib.suppress(asyncio.TimeoutError):
                 seconds = STOP_SECONDS if self.ready.done() else STOP_STARTING_SECONDS
                 await asyncio.wait_for(asyncio.shield(self.ended), seconds)
+        self._externals.stop()
         for task in self._tasks:
             task.cancel()
         if "peers" in self.relays:
@@ -323,8 +325,12 @@ class Node:
                 self.send(messages.OwnerStatement(statement))
             case messages.Endorse(request, platform, evidence):
                 self._spawn(self._endorse(request, platform, evidence))
-            case messages.ExternalCall(request, name, body):
-                self._spawn(self._call_external(request, name, body))
+            case messages.ExternalOpen(session, name):
+                self._externals.open(session, name)
+            case messages.ExternalSend(session, body):
+                self._externals.send(session, body)
+            case messages.ExternalClose(session):
+                self._externals.close(session)
             case messages.Metrics(numbers):
                 self._numbers = numbers
             case messages.Log(code, numbers, ids):
@@ -406,16 +412,6 @@ class Node:
                 self.send(messages.Endorsed(request if given is None else 0, found))
                 given = found
             await asyncio.sleep(self.options.endorse_seconds)
-
-    async def _call_external(self, request: int, name: str, body: bytes) -> None:
-        external = self.options.externals.get(name)
-        try:
-            if external is None:
-                raise HostError(f"no external processor {name}", code="host.no_external")
-            reply = messages.ExternalReply(request, True, await external(body))
-        except (TimeoutError, OSError, CocoError):
-            reply = messages.ExternalReply(request, False, b"")
-        self.send(reply)
 
 
 def _nothing_to_recover(ledger: Path) -> ConfigurationError:

@@ -18,7 +18,7 @@ from coco.configuration.genesis import Genesis
 from coco.configuration.proposals import Proposals
 from coco.configuration.reads import Gets
 from coco.crypto.certificates import pem
-from coco.enclave.adapters.contract import Manifest, Services
+from coco.enclave.adapters.contract import ExternalSession, Manifest, Services
 from coco.enclave.keys.adapter_keys import AdapterKeys
 from coco.enclave.keys.epochs import Epochs
 from coco.enclave.keys.identity import EncryptionKey, NodeIdentity, ServiceIdentity, private_der
@@ -42,8 +42,6 @@ from coco.enclave.store import Store, StoreView
 from coco.errors import AccessError
 from coco.ledger import tables
 from coco.ledger.position import Position
-
-_EXTERNAL_SECONDS = 10.0
 
 
 @dataclass
@@ -176,6 +174,7 @@ class Parts:
             newest=lambda: self.store.view(),
             prove_item=partial(self._prove_item, runtime),
             call_external=partial(self._call_external, runtime.adapter.manifest().externals),
+            external=partial(self._external, runtime.adapter.manifest().externals),
             child=partial(self.ground.children.of, runtime.name),
             sign=partial(self.keys.sign, runtime.name),
             certificates=partial(self.keys.certificates, runtime.name),
@@ -192,9 +191,12 @@ class Parts:
         return (seqno, proof) if seqno is not None and proof is not None else None
 
     async def _call_external(self, allowed: Collection[str], name: str, body: bytes) -> bytes:
-        if name not in allowed:
-            raise AccessError("the adapter did not declare this processor", code="external.not_declared")
-        return await self.ground.control.call_external(name, body, timeout_s=_EXTERNAL_SECONDS)
+        _check_declared(allowed, name)
+        return await self.ground.control.externals.call(name, body)
+
+    def _external(self, allowed: Collection[str], name: str) -> ExternalSession:
+        _check_declared(allowed, name)
+        return self.ground.control.externals.session(name)
 
     # --- entries and views ---
 
@@ -254,6 +256,11 @@ class Parts:
             await self.membership.renew_evidence(public_key(self.identity.certificate), evidence)
         else:
             await self.replica.ask_primary(EVIDENCE, msgspec.msgpack.encode(evidence))
+
+
+def _check_declared(allowed: Collection[str], name: str) -> None:
+    if name not in allowed:
+        raise AccessError("the adapter did not declare this processor", code="external.not_declared")
 
 
 def dial_as(ground: Ground, identity: NodeIdentity, service: ServiceIdentity) -> None:

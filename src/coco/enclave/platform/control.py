@@ -14,7 +14,8 @@ from typing import TypeVar, cast
 from coco import limits
 from coco.channel import messages
 from coco.channel.framing import FrameReader, FrameWriter
-from coco.errors import BusyError, HostLiedError, RequestError
+from coco.enclave.platform.externals import Sessions
+from coco.errors import HostLiedError
 
 #: A host that owes an answer for so long is named in the log; it is looked after as often.
 _SILENT_S, _LOOK_S = 5.0, 1.0
@@ -56,7 +57,8 @@ class Control(asyncio.Protocol):
         self._endorsing: dict[int, asyncio.Future[bytes]] = {}
         #: Bytes of the entries that were appended, ever.
         self.appended_bytes = 0
-        self._externals: dict[int, asyncio.Future[messages.ExternalReply]] = {}
+        #: Sessions with external processors.
+        self.externals = Sessions(self.send)
         #: Cuts under way: the seqno, and who waits.
         self._truncating: deque[tuple[int, asyncio.Future[None] | None]] = deque()
         #: What was waited for when it was looked last, by kind, and since when.
@@ -115,6 +117,7 @@ class Control(asyncio.Protocol):
     def _end(self, error: Exception | None) -> None:
         if not self._over:
             self._over = True
+            self.externals.end()
             self._ended(error)
 
     # --- out ---
@@ -218,30 +221,6 @@ class Control(asyncio.Protocol):
         self._truncating.append((seqno, None))
         self.send(messages.Truncate(seqno))
 
-    async def call_external(self, name: str, body: bytes, *, timeout_s: float) -> bytes:
-        """Ask an external processor, which is not confidential and may lie.
-
-        Raises:
-            BusyError: it could not be reached in time (``external.unreachable``).
-            RequestError: ``body`` is longer than the channel takes (``external.too_large``).
-        """
-        if len(body) > limits.EXTERNAL_BYTES_MAX:
-            raise RequestError("that is too much for an external processor", code="external.too_large")
-        self._number += 1
-        number = self._number
-        future: asyncio.Future[messages.ExternalReply] = asyncio.get_running_loop().create_future()
-        self._externals[number] = future
-        self.send(messages.ExternalCall(number, name, body))
-        try:
-            reply = await asyncio.wait_for(future, timeout_s)
-        except TimeoutError as error:
-            raise BusyError("an external processor did not answer", code="external.unreachable") from error
-        finally:
-            self._externals.pop(number, None)
-        if not reply.ok:
-            raise BusyError("an external processor cannot be reached", code="external.unreachable")
-        return reply.body
-
     # --- in ---
 
     def _receive(self, message: messages.ToEnclave) -> None:
@@ -279,12 +258,8 @@ class Control(asyncio.Protocol):
             case messages.Tick(time_ms):
                 if self.on_tick is not None:
                     self.on_tick(time_ms)
-            case messages.ExternalReply(request):
-                if request > self._number:
-                    raise HostLiedError("an answer that was not asked for", code="channel.unexpected_message")
-                waiting = self._externals.get(request)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(message)
+            case messages.ExternalReceived() | messages.ExternalClosed():
+                self.externals.receive(message)
             case messages.OwnerStatement(statement):
                 if self.owner_statement.done():
                     raise HostLiedError("a second statement of the owner", code="channel.unexpected_message")

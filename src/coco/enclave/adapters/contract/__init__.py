@@ -30,6 +30,7 @@ from coco.enclave.adapters.contract.execution import (
     Verdict,
     WholeBatchSession,
 )
+from coco.enclave.adapters.contract.external import ExternalSession
 from coco.enclave.adapters.contract.routes import (
     AdapterError,
     AdapterFault,
@@ -57,6 +58,7 @@ __all__ = [
     "Child",
     "Cost",
     "Envelope",
+    "ExternalSession",
     "Items",
     "Key",
     "LedgerAdapter",

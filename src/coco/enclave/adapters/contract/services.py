@@ -8,8 +8,13 @@ from typing import Any
 
 from coco.enclave.adapters.contract.declared import Asked
 from coco.enclave.adapters.contract.execution import Envelope
+from coco.enclave.adapters.contract.external import ExternalSession
 from coco.enclave.store import StoreView
-from coco.errors import ChildError, NotFoundError
+from coco.errors import AccessError, ChildError, NotFoundError
+
+
+def _no_external(name: str) -> ExternalSession:
+    raise AccessError("the adapter did not declare this processor", code="external.not_declared")
 
 
 def _no_child(name: str) -> Asked:
@@ -45,6 +50,9 @@ class Services:
     run_query: Callable[..., Awaitable[Any]]
     #: The same for what gives many items, which everything else goes before.
     run_list: Callable[..., Awaitable[Any]]
+    #: A session with such a processor, which may ask back; one that the manifest does not name is an error
+    #: (``external.not_declared``).
+    external: Callable[[str], ExternalSession] = _no_external
     #: A child process that the adapter's factory declared, to be asked; one that it did not declare is an error
     #: (``child.not_declared``).
     child: Callable[[str], Asked] = _no_child
