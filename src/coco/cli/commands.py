@@ -30,6 +30,7 @@ from coco.cli import receipt as receipts
 from coco.cli import sandbox as sandboxes
 from coco.cli import simulate as simulations
 from coco.cli import status as statuses
+from coco.cli.adapters import AdapterCode, AdapterOf, AdapterPath
 from coco.cli.eif import registers
 from coco.cli.options import PORT_MAX, Json, address
 from coco.cli.output import LEFT, console, explained, fail, report, run, show, working
@@ -67,6 +68,13 @@ AcceptClock = Annotated[
 ]
 
 
+def _adapters(given: list[str] | None, path: list[Path] | None, as_json: bool) -> AdapterCode:
+    try:
+        return AdapterCode.parse(given or [], path or [])
+    except CocoError as error:
+        fail(error, as_json)
+
+
 @app.command()
 def sandbox(
     directory: Directory = Path(".coco"),
@@ -86,6 +94,8 @@ def sandbox(
     fork: Annotated[str, typer.Option(help="Ethereum fork; only for a new sandbox.")] = "osaka",
     chain_id: Annotated[int, typer.Option(help="Chain id; only for a new sandbox.")] = 2017,
     allow_origin: Annotated[list[str] | None, typer.Option(help="Web origin that may call; repeatable.")] = None,
+    adapter: AdapterOf = None,
+    adapter_path: AdapterPath = None,
     accept_clock: AcceptClock = False,
     show_accounts: Annotated[bool, typer.Option("--accounts", help="Print the accounts and end.")] = False,
     as_json: Json = False,
@@ -102,6 +112,7 @@ def sandbox(
         return
     files = SandboxFiles(directory.resolve())
     try:
+        code = _adapters(adapter, adapter_path, as_json)
         if fresh:
             begin_anew(files)
     except CocoError as error:
@@ -119,6 +130,7 @@ def sandbox(
         chain_id=chain_id,
         origins=tuple(allow_origin or ()),
         accept_clock=accept_clock,
+        code=code,
     )
     run(work, as_json)
 
@@ -531,6 +543,8 @@ def node_start(
     platform: PlatformName = "virtual",
     endorsements: EndorsementsOf = "",
     enclave: EnclaveAt = "",
+    adapter: AdapterOf = None,
+    adapter_path: AdapterPath = None,
     accept_clock: AcceptClock = False,
     as_json: Json = False,
 ) -> None:
@@ -544,6 +558,7 @@ def node_start(
         enclave=enclave,
         accept_clock=accept_clock,
         advertise=advertise,
+        code=_adapters(adapter, adapter_path, as_json),
     )
     ports = (application_port, administration_port, peer_port)
     _serve(files, [], listen, ports, metrics_port, as_json)
@@ -567,6 +582,8 @@ def node_join(
     platform: PlatformName = "virtual",
     endorsements: EndorsementsOf = "",
     enclave: EnclaveAt = "",
+    adapter: AdapterOf = None,
+    adapter_path: AdapterPath = None,
     returns: Annotated[
         str, typer.Option(help="Id of the node that was told to leave this address: this one comes back there.")
     ] = "",
@@ -583,6 +600,7 @@ def node_join(
         *(directory, genesis, service, operator, operator_key, platform, endorsements, enclave, constitution),
         returns=returns,
         advertise=advertise,
+        code=_adapters(adapter, adapter_path, as_json),
     )
     ports = (application_port, administration_port, peer_port)
     _serve(files, peer, listen, ports, metrics_port, as_json, left_is_done=left_is_done)

@@ -8,7 +8,7 @@ import dataclasses
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from coco.attestation.evidence import VIRTUAL
 from coco.attestation.verified import AZURE_VTPM, NITRO, SGX, SNP, TDX
 from coco.channel.messages import Ready
 from coco.cli import continuity
+from coco.cli.adapters import AdapterCode
 from coco.cli.keys import make_actor
 from coco.cli.network import read_genesis
 from coco.client.endorsements import source
@@ -68,6 +69,8 @@ class NodeFiles:
     returns: str = ""
     #: The clock is right, whatever the end of the ledger says.
     accept_clock: bool = False
+    #: Adapters besides the enclave's own.
+    code: AdapterCode = field(default_factory=AdapterCode)
 
 
 def _read(path: Path, what: str) -> str:
@@ -148,7 +151,7 @@ def options(
         )
     application, administration, peers = ports
     reached = _reached(listen, files.advertise)
-    return NodeOptions(
+    options = NodeOptions(
         ledger=files.directory / "ledger.db",
         genesis=genesis,
         application=(listen, application),
@@ -166,6 +169,7 @@ def options(
         expected_constitution=sha256(rules).digest() if join else b"",
         host_names=list(dict.fromkeys([reached, *([listen] if listen != _ANY else []), "localhost", "127.0.0.1"])),
     )
+    return files.code.into(options)
 
 
 async def measure() -> str:

@@ -10,7 +10,7 @@ import secrets
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from coco import constitutions
 from coco.attestation.policy import Policy
 from coco.channel.messages import Ready
 from coco.cli import continuity
+from coco.cli.adapters import AdapterCode
 from coco.cli.keys import make_actor, make_encryption_key
 from coco.cli.network import read_genesis
 from coco.cli.node import ServiceFiles
@@ -91,6 +92,7 @@ WELL_KNOWN_ACCOUNTS = (
         "0x2a871d0798f97d79848a013d4936a73bf4cc922c825d33c1cf7073dff6d409c6",
     ),
 )
+_NO_CODE = AdapterCode()
 _BALANCE_WEI = 1000 * 10**18
 _HOST = "127.0.0.1"
 _RESTART_SECONDS = 0.5
@@ -109,8 +111,10 @@ def chain(*, fees: str, fork: str, chain_id: int) -> dict[str, Any]:
     return settings
 
 
-def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) -> dict[str, Any]:
-    """Make the sandbox's actors and its genesis document."""
+def make_genesis(
+    files: SandboxFiles, *, fees: str, fork: str, chain_id: int, adapters: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Make the sandbox's actors and its genesis document, with Ethereum and these ``adapters`` besides."""
     member = make_actor(files.directory / "members", MEMBER)
     public = make_encryption_key(files.actor("members", MEMBER, ".encryption.key.pem"))
     participant = make_actor(files.directory / "participants", PARTICIPANT)
@@ -122,7 +126,7 @@ def make_genesis(files: SandboxFiles, *, fees: str, fork: str, chain_id: int) ->
         "constitution": constitutions.text("sandbox"),
         "insecure_virtual": True,
         "production": False,
-        "adapters": {"ethereum": chain(fees=fees, fork=fork, chain_id=chain_id)},
+        "adapters": {"ethereum": chain(fees=fees, fork=fork, chain_id=chain_id), **{name: {} for name in adapters}},
     }
     files.genesis.write_text(json.dumps(genesis, indent=1))
     return genesis
@@ -147,9 +151,17 @@ class Sandbox:
     """A running sandbox: its nodes, each restarted as a new one when it dies, and a connector before them."""
 
     def __init__(
-        self, files: SandboxFiles, founder: int, node: Node, ready: Ready, *, log: Any, lock: FolderLock
+        self,
+        files: SandboxFiles,
+        founder: int,
+        node: Node,
+        ready: Ready,
+        *,
+        log: Any,
+        lock: FolderLock,
+        code: AdapterCode,
     ) -> None:
-        self.files, self._log, self._lock = files, log, lock
+        self.files, self._log, self._lock, self.code = files, log, lock, code
         self.nodes: dict[int, Node] = {founder: node}
         self.connector: Connector | None = None
         self.service = ready.service.decode()
@@ -222,7 +234,7 @@ class Sandbox:
         others = [node for other, node in self.nodes.items() if other != number]
         join = [f"{_HOST}:{node.relays['peers'].port}" for node in others]
         owner = make_owner(self.files, self.service, await self._constitution())
-        node = Node(dataclasses.replace(options, join=join, owner=owner), self._log)
+        node = Node(self.code.into(dataclasses.replace(options, join=join, owner=owner)), self._log)
         try:
             ready = await node.start()
         except BaseException:
@@ -294,6 +306,7 @@ async def start(
     origins: tuple[str, ...] = (),
     connect: bool = True,
     accept_clock: bool = False,
+    code: AdapterCode = _NO_CODE,
     log: Any = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Sandbox:
@@ -308,7 +321,9 @@ async def start(
     existed = files.directory.exists()
     lock = FolderLock(files.directory)
     try:
-        made = prepare(files, lambda at: make_genesis(at, fees=fees, fork=fork, chain_id=chain_id))
+        made = prepare(
+            files, lambda at: make_genesis(at, fees=fees, fork=fork, chain_id=chain_id, adapters=code.factories)
+        )
         genesis = read_genesis(files.genesis)
         pin = Pin.load(files.pin)
         if pin is None and files.service.exists():
@@ -327,6 +342,7 @@ async def start(
             accept_clock=accept_clock,
             replaying=lambda entry, last: say(f"replaying the ledger: {entry} of {last} entries"),
         )
+        options = code.into(options)
         try:
             node, ready = await _launch(options, pin, log, signed=copies.best is not None or bool(copies.bad))
         except CocoError:
@@ -337,7 +353,7 @@ async def start(
     except BaseException:
         lock.release()
         raise
-    sandbox = Sandbox(files, founder, node, ready, log=log, lock=lock)
+    sandbox = Sandbox(files, founder, node, ready, log=log, lock=lock, code=code)
     try:
         if ready.status != "Open":
             await _recover(files, node, pin)
@@ -441,6 +457,9 @@ def banner(sandbox: Sandbox, seconds: float) -> None:
     )
     console.print(f"  network   {network['network']}   chain id {chain}   {how}, ready in {seconds:.1f} s")
     console.print(f"  ethereum  [bold]http://127.0.0.1:{sandbox.connector.port}[/]   for web3.py, ethers, MetaMask")
+    for name, factory in sandbox.code.factories.items():
+        served = "served" if name in network["adapters"] else "waits for a vote: set_adapter"
+        console.print(f"  adapter   {name}   {factory}   {served}")
     for number in sandbox.nodes:
         application, administration = sandbox.application_port(number), sandbox.administration_port(number)
         console.print(f"  node n{number}   application https://127.0.0.1:{application} (TLS, client certificate)")
