@@ -32,6 +32,7 @@ from coco.enclave.adapters.contract import (
     Settled,
     Table,
     Verdict,
+    Visible,
 )
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, NotFoundError
@@ -105,16 +106,13 @@ class KeyValueLedger(LedgerAdapter):
         """The row of a key."""
         assert isinstance(request.params, Mapping)
         row = view.get("kv.rows", str(request.params["key"]).encode())
-        seen = self.redact([json.loads(row)] if row is not None else [], caller, view)
-        if not seen:
-            raise NotFoundError("there is no such key", code="kv.not_found")
-        return Reply(seen[0])
+        return Reply(Visible([json.loads(row)] if row is not None else [], only))
 
     async def acknowledge(self, request: Request, settled: Sequence[Settled], caller: Caller, view: StoreView) -> Reply:
         """Committed: give the record from the history, which lies in the ledger."""
         settled[0].require_included()
         record = await view.fetch("kv.history", settled[0].envelope.id)
-        return Reply(json.loads(record or b"{}"), status=201)
+        return Reply(Visible([json.loads(record)] if record is not None else [], only), status=201)
 
     async def may_learn_fate(self, identity: bytes, caller: Caller, view: StoreView) -> bool:
         """Its owner, and an auditor."""
@@ -160,6 +158,13 @@ class KeyValueLedger(LedgerAdapter):
                     yield change
         finally:
             self._streams.discard(stream)
+
+
+def only(seen: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The one row that is left, if the caller may see it: a hidden one looks like none."""
+    if not seen:
+        raise NotFoundError("there is no such key", code="kv.not_found")
+    return seen[0]
 
 
 def adapter(settings: Mapping[str, Any]) -> KeyValueLedger:

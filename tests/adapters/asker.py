@@ -57,7 +57,7 @@ class Asker(LedgerAdapter):
             return question.upper()
 
         child = self.services.child(params["child"])
-        return Reply((await child.ask(params["question"].encode(), back)).decode())
+        return Reply((await child.ask(params["question"].encode(), back)).decode(), public=True)
 
     def redact(self, items: Sequence[Any], caller: Caller, view: Any) -> list[Any]:
         return list(items)

@@ -90,7 +90,7 @@ class Probe(LedgerAdapter):
                 result[name] = "allowed"
             except Exception as error:
                 result[name] = type(error).__name__
-        return Reply({"attempts": result, "descriptors": sorted(self._descriptors())})
+        return Reply({"attempts": result, "descriptors": sorted(self._descriptors())}, public=True)
 
     def _descriptors(self) -> list[int]:
         found = []

@@ -41,6 +41,7 @@ from coco.enclave.adapters.contract import (
     Settled,
     Table,
     Verdict,
+    Visible,
 )
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, NotFoundError
@@ -142,12 +143,13 @@ class SawtoothShape(LedgerAdapter):
         if request.name == "status":
             identity = bytes.fromhex(request.params["id"])
             known = view.get("sawtooth.state", b"batch:" + identity)
-            return Reply({"id": request.params["id"], "status": known.decode() if known else "UNKNOWN"})
+            return Reply({"id": request.params["id"], "status": known.decode() if known else "UNKNOWN"}, public=True)
         value = view.get("sawtooth.state", b"key:" + request.params["key"].encode())
         if value is None:
             raise NotFoundError("no such state", code="sawtooth.not_found")
         root = view.get("sawtooth.root", bytes(8)) or b""
-        return Reply({"data": value.decode(), "root": root.hex(), "derived_root": self._root.hex()})
+        state = {"data": value.decode(), "root": root.hex(), "derived_root": self._root.hex()}
+        return Reply(Visible([state], lambda seen: seen[0]))
 
     def verify_binding(self, identity: bytes, text: bytes, proof: bytes) -> None:
         try:
@@ -157,7 +159,9 @@ class SawtoothShape(LedgerAdapter):
 
     async def acknowledge(self, request: Request, settled: Sequence[Settled], caller: Caller, view: StoreView) -> Reply:
         status = settled[0].outcome.reply or Status("UNKNOWN", settled[0].outcome.reason)
-        return Reply({"id": settled[0].envelope.id.hex(), "status": status.status, "message": status.message})
+        return Reply(
+            {"id": settled[0].envelope.id.hex(), "status": status.status, "message": status.message}, public=True
+        )
 
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         return list(items)

@@ -41,7 +41,8 @@ class Signer(LedgerAdapter):
     async def query(self, request: Request, caller: Caller, view: Any) -> Reply:
         params: Any = request.params
         signature = await self.services.sign(params["key"], params["text"].encode())
-        return Reply({"signature": signature.hex(), "certificates": list(self.services.certificates(params["key"]))})
+        certificates = list(self.services.certificates(params["key"]))
+        return Reply({"signature": signature.hex(), "certificates": certificates}, public=True)
 
     def redact(self, items: Sequence[Any], caller: Caller, view: Any) -> list[Any]:
         return list(items)

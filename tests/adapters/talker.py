@@ -43,7 +43,7 @@ class Talker(LedgerAdapter):
                     case [b"set", name, value]:
                         state[name] = value
                         await session.send(b"ok")
-        return Reply({"said": said, "counter": state[b"counter"].decode()})
+        return Reply({"said": said, "counter": state[b"counter"].decode()}, public=True)
 
     def redact(self, items: Sequence[Any], caller: Caller, view: Any) -> list[Any]:
         return list(items)

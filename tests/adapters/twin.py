@@ -60,9 +60,9 @@ class Twin(LedgerAdapter):
         if request.name == "rows":
             params: Any = request.params
             row = view.get("twin.rows", bytes.fromhex(params["identity"]))
-            return Reply(None if row is None else row.hex())
+            return Reply(None if row is None else row.hex(), public=True)
         asked = {"rest": request.rest, "query": request.query, "headers": request.headers}
-        return Reply({"twin": asked, "settings": self.settings})
+        return Reply({"twin": asked, "settings": self.settings}, public=True)
 
     def redact(self, items: Sequence[Any], caller: Caller, view: Any) -> list[Any]:
         return list(items)

@@ -27,6 +27,7 @@ from coco.enclave.adapters.contract import (
     Request,
     Services,
     Verdict,
+    visible,
 )
 from coco.enclave.adapters.ethereum.adapter import EthereumAdapter
 from coco.enclave.store import Journal, Store
@@ -139,7 +140,9 @@ class Chained:
 
     async def ask(self, method: str, *params: Any, caller: Caller = READER) -> Any:
         view = self.store.view(self.store.committed)
-        return (await self.adapter.query(Request(method, list(params)), caller, view)).value
+        reply = await self.adapter.query(Request(method, list(params)), caller, view)
+        redact = self.adapter.redact
+        return await visible.told(reply.value, redact, caller, view, public=reply.public, name=method)
 
 
 async def _everything_old(chain: Chained) -> None:
@@ -251,7 +254,8 @@ def test_a_filter_is_told_what_is_committed_after_its_view_was_taken():
             await chain.block()
             chain.commit()
         chain.adapter._cache.clear()
-        told = (await chain.adapter.query(Request("eth_getFilterChanges", [name]), READER, old)).value
+        reply = await chain.adapter.query(Request("eth_getFilterChanges", [name]), READER, old)
+        told = await visible.told(reply.value, chain.adapter.redact, READER, old, public=False, name="")
         newest = await chain.ask("eth_getBlockByNumber", "latest", False)
         assert len(told) == 3 and told[-1] == newest["hash"]
 

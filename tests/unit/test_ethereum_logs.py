@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import pytest
 
 from coco import limits
-from coco.enclave.adapters.contract import AdapterError, Caller, CallerKind, Request
+from coco.enclave.adapters.contract import AdapterError, Caller, CallerKind, Request, visible
+from coco.enclave.adapters.ethereum import visibility
 from coco.enclave.adapters.ethereum.rpc import METHODS
 
 OWNER = Caller(CallerKind.PARTICIPANT, actor="aa" * 32, identities={"ethereum": frozenset({b"o" * 20})})
@@ -44,6 +45,9 @@ class Chain:
         self.slices: list[int] = []
         self.services = SimpleNamespace(run_list=self.run_list)
 
+    def redact(self, items: Any, caller: Caller, view: Any) -> list[Any]:
+        return list(visibility.visible(items, caller))
+
     async def block_there(self, number: int, view: Any) -> Block:
         return self.blocks[number]
 
@@ -58,7 +62,8 @@ def ask(chain: Any, first: int, last: int) -> Any:
     view: Any = None
 
     async def answer() -> Any:
-        return await METHODS["eth_getLogs"](chain, request, OWNER, view)
+        found = await METHODS["eth_getLogs"](chain, request, OWNER, view)
+        return await visible.told(found, chain.redact, OWNER, view, public=False, name=request.name)
 
     return asyncio.run(answer())
 

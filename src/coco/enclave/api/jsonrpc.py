@@ -30,6 +30,7 @@ from coco.enclave.adapters.contract import (
     RouteKind,
     headers,
     mounts,
+    visible,
 )
 from coco.enclave.api.admission import Admission, request_work_us
 from coco.enclave.api.service import Service
@@ -140,8 +141,12 @@ def _settled(
     """Tell what became of a submission."""
     if isinstance(answer, CocoError):
         done(_encode(_Refusal(identity, error_object(answer))))
+        return
+    reply = adapter.accepted(request, (answer,))
+    if reply.public:
+        done(_encode(_Answer(identity, reply.value)))
     else:
-        done(_encode(_Answer(identity, adapter.accepted(request, (answer,)).value)))
+        done(_encode(_Refusal(identity, error_object(visible.not_redacted(request.name)))))
 
 
 class _Batch:

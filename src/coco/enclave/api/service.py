@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from coco import limits
 from coco.enclave.adapters.contract import (
@@ -22,17 +24,31 @@ from coco.enclave.adapters.contract import (
     RouteKind,
     Settled,
     Verdict,
+    Visible,
     mounts,
+    visible,
 )
 from coco.enclave.ordering import records
 from coco.enclave.ordering.forwarding import Submissions
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.sequencer import Sequencer
 from coco.enclave.ordering.turns import ASKING
+from coco.enclave.store import StoreView
 from coco.errors import CocoError
 
 if TYPE_CHECKING:
     from coco._native import Chain
+
+
+def require_public(reply: Reply, name: str) -> Reply:
+    """An answer that is told without ``redact``.
+
+    Raises:
+        AdapterFault: it does not say that it may be (``adapter.not_redacted``).
+    """
+    if not reply.public or isinstance(reply.value, Visible):
+        raise visible.not_redacted(name)
+    return reply
 
 
 class Service:
@@ -91,16 +107,27 @@ class Service:
         """Serve a request of an adapter."""
         ASKING.set(caller.actor)
         if route.kind is RouteKind.QUERY:
-            return await runtime.adapter.query(request, caller, self._view())
+            view = self._view()
+            return await self._told(runtime, await runtime.adapter.query(request, caller, view), request, caller, view)
         raw = runtime.adapter.parse_submission(request)
         wait = route.kind is RouteKind.SUBMIT_AND_WAIT
         submitted = await asyncio.gather(*(self._submit(runtime, one, caller, wait) for one in raw))
         if not wait:
-            return runtime.adapter.accepted(request, [envelope for envelope, _ in submitted])
+            return require_public(
+                runtime.adapter.accepted(request, [envelope for envelope, _ in submitted]), request.name
+            )
         settled = [await self._settled(runtime, envelope, fate) for envelope, fate in submitted if fate is not None]
-        return await runtime.adapter.acknowledge(request, settled, caller, self._view())
+        view = self._view()
+        reply = await runtime.adapter.acknowledge(request, settled, caller, view)
+        return await self._told(runtime, reply, request, caller, view)
 
-    def _view(self) -> Any:
+    @staticmethod
+    async def _told(runtime: AdapterRuntime, reply: Reply, request: Request, caller: Caller, view: StoreView) -> Reply:
+        redact = runtime.adapter.redact
+        value = await visible.told(reply.value, redact, caller, view, public=reply.public, name=request.name)
+        return reply if value is reply.value else msgspec.structs.replace(reply, value=value, public=True)
+
+    def _view(self) -> StoreView:
         return self._sequencer.store.view(self._sequencer.replica.committed)
 
     async def _submit(

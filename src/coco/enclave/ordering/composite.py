@@ -237,7 +237,7 @@ class CompositeAdapter(LedgerAdapter):
         (whole,) = settled
         whole.require_included()
         names = [{"adapter": runtime.name, "id": part.id.hex()} for runtime, part in whole.envelope.payload]
-        return Reply({"id": whole.envelope.id.hex(), "parts": names})
+        return Reply({"id": whole.envelope.id.hex(), "parts": names}, public=True)
 
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         """Nothing is shown but to whoever has handed it in."""

@@ -5,7 +5,8 @@ Who does what:
 * The framework owns sockets, callers, the pool, the order, sealing, commit and time. An adapter opens no socket and no
   file, reads no clock and draws no randomness but what a call gives it.
 * The adapter parses requests, checks and executes transactions on a store transaction, answers queries on a store view,
-  and decides in :meth:`LedgerAdapter.redact` who sees what. Nothing is taken from a request's own ``from``.
+  and decides in :meth:`LedgerAdapter.redact` who sees what, which the framework applies to whatever is told
+  (``visible.py``). Nothing is taken from a request's own ``from``.
 * Replicated state is only in the store. What an adapter derives from it (tries, indexes, filters) it keeps by the hooks
   ``applied``, ``rolled_back`` and ``rebuild``, on every node alike.
 
@@ -16,7 +17,7 @@ The way of one submission: ``parse_submission`` -> ``admit`` -> pool (``PoolPoli
 from __future__ import annotations
 
 from coco.configuration.callers import Caller, CallerKind
-from coco.enclave.adapters.contract import headers, mounts
+from coco.enclave.adapters.contract import headers, mounts, visible
 from coco.enclave.adapters.contract.adapter import LedgerAdapter
 from coco.enclave.adapters.contract.declared import Algorithm, AskBack, Asked, Back, Child, Key
 from coco.enclave.adapters.contract.execution import (
@@ -43,6 +44,7 @@ from coco.enclave.adapters.contract.routes import (
     Table,
 )
 from coco.enclave.adapters.contract.services import Services
+from coco.enclave.adapters.contract.visible import Visible
 
 __all__ = [
     "AdapterError",
@@ -73,7 +75,9 @@ __all__ = [
     "Settled",
     "Table",
     "Verdict",
+    "Visible",
     "WholeBatchSession",
     "headers",
     "mounts",
+    "visible",
 ]

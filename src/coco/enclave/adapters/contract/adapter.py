@@ -99,8 +99,10 @@ class LedgerAdapter(ABC):
         return Cost()
 
     def accepted(self, request: Request, envelopes: Sequence[Envelope]) -> Reply:
-        """Answer a submission that the pool has taken; this says nothing of commit."""
-        return Reply([envelope.id.hex() for envelope in envelopes])
+        """Answer a submission that the pool has taken; this says nothing of commit, and of nothing but the submission:
+        it is ``public``, and must not take long.
+        """
+        return Reply([envelope.id.hex() for envelope in envelopes], public=True)
 
     def told(self, refusal: CocoError, envelope: Envelope, caller: Caller) -> CocoError | None:
         """What a caller hears when the pool refuses its transaction; None: nothing, as if it had been taken.
@@ -159,7 +161,9 @@ class LedgerAdapter(ABC):
 
     @abstractmethod
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
-        """The part of ``items`` that the caller may see; the one place that decides it. Every reply passes it."""
+        """The part of ``items`` that the caller may see; the one place that decides it. The framework calls it for the
+        items of every reply and of every event (``visible.py``).
+        """
 
     async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
         """An entry with these writes is in the store; derived state follows. Returns the ids of its transactions.

@@ -106,13 +106,18 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An answer. For JSON-RPC ``value`` is the result; for HTTP it is JSON, or bytes with their type."""
+    """An answer. For JSON-RPC ``value`` is the result; for HTTP it is JSON, or bytes with their type.
+
+    ``value`` is :class:`Visible`, which the framework redacts; anything else only with ``public`` (``visible.py``).
+    """
 
     value: Any
     status: int = 200
     content_type: str = "application/json"
     #: Of an HTTP route's answer: names without those that the framework writes itself, values of printable ASCII.
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    #: Says that ``value`` tells of nobody's but the caller's own, whatever it is.
+    public: bool = False
 
 
 class AdapterFault(CocoError):

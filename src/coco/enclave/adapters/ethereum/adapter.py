@@ -311,7 +311,8 @@ class EthereumAdapter(LedgerAdapter):
 
     async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
         """Serve a JSON-RPC method."""
-        return Reply(await rpc.METHODS[request.name](self, request, self.viewer(caller), view))
+        value = await rpc.METHODS[request.name](self, request, self.viewer(caller), view)
+        return Reply(value, public=request.name in rpc.PUBLIC)
 
     def viewer(self, caller: Caller) -> Caller:
         """The caller, as far as this chain's policy lets it see."""
@@ -319,7 +320,7 @@ class EthereumAdapter(LedgerAdapter):
 
     def accepted(self, request: Request, envelopes: Sequence[Envelope]) -> Reply:
         """The hash."""
-        return Reply("0x" + envelopes[0].id.hex())
+        return Reply("0x" + envelopes[0].id.hex(), public=True)
 
     def told(self, refusal: CocoError, envelope: Envelope, caller: Caller) -> CocoError | None:
         """Nothing about an account that the caller may not see."""
@@ -370,7 +371,7 @@ class EthereumAdapter(LedgerAdapter):
             found = None
             if visibility.sees_all(caller) or visibility.accounts(caller):
                 found = await self.locate(identity, view)
-            if found is None or not self.redact([found], caller, view):
+            if found is None or not self.redact([visibility.Transactions(found[0], [found[1]])], caller, view):
                 return None
             held.shown = True
         block, index = found
@@ -393,18 +394,15 @@ class EthereumAdapter(LedgerAdapter):
         found = await self.locate(settled[0].envelope.id, view)
         if found is None:
             raise AdapterError("the transaction is in no block", code="ethereum.transaction_not_found")
-        return Reply(found[0].receipt(found[1]))
+        return Reply(rpc.transactions.receipt(visibility.Transactions(found[0], [found[1]])))
 
     def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
         """``newHeads`` and ``logs``."""
         return self.events.subscribe(request, self.viewer(caller))
 
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
-        """Keep the ``(block, index)`` pairs whose transaction the caller may see."""
-        caller = self.viewer(caller)
-        if visibility.sees_all(caller):
-            return list(items)
-        return [(block, index) for block, index in items if visibility.may_see(caller, *block.parties(index))]
+        """Those of the items (``visibility.py``) that the caller may see."""
+        return list(visibility.visible(items, self.viewer(caller)))
 
 
 def adapter(settings: Mapping[str, Any]) -> EthereumAdapter:

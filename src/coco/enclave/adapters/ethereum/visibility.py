@@ -13,9 +13,11 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from coco import limits
 from coco._native import Block
-from coco.enclave.adapters.contract import AdapterError, Caller, CallerKind
+from coco.enclave.adapters.contract import AdapterError, Caller, CallerKind, Visible
 from coco.errors import CocoError
 
 #: Whose identities accounts are.
@@ -93,6 +95,120 @@ async def one_time(caller: Caller) -> AsyncIterator[Held]:
     finally:
         if timer is not None:
             timer.cancel()
+
+
+class Transactions(msgspec.Struct, frozen=True):
+    """Some transactions of a block, or what is of them: receipts, hashes, how many there are."""
+
+    block: Block
+    indices: Sequence[int]
+    #: For whom they were looked through already; whoever else is told of them has them looked through again.
+    seen_by: Caller | None = None
+
+
+class Logs(msgspec.Struct, frozen=True):
+    """Logs of several blocks: transaction index and log position of each."""
+
+    blocks: Sequence[tuple[Block, Sequence[tuple[int, int]]]]
+    #: As above.
+    seen_by: Caller | None = None
+
+
+class Pooled(msgspec.Struct, frozen=True):
+    """A transaction that is in no block yet."""
+
+    transaction: Any
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A block's header, as a document."""
+
+    document: dict[str, Any]
+
+
+class OfAccount(msgspec.Struct, frozen=True):
+    """Something that an account has: its owner's, or every participant's if it is a contract's."""
+
+    address: bytes
+    is_contract: bool
+    value: Any
+
+
+class OfContracts(msgspec.Struct, frozen=True):
+    """What contracts' own code answers."""
+
+    value: Any
+
+
+class OfAll(msgspec.Struct, frozen=True):
+    """What tells of everybody's: storage as it is, proofs, how full blocks are."""
+
+    value: Any
+
+
+Item = Transactions | Logs | Pooled | Head | OfAccount | OfContracts | OfAll
+
+
+def nobodys(value: Any) -> Visible:
+    """An answer that tells of nobody's transactions and accounts."""
+    return Visible((), lambda seen: value)
+
+
+#: The answer to what is not there, or hidden.
+NOTHING = nobodys(None)
+
+
+def of_contracts(value: Any) -> Visible:
+    """What contracts' own code answers."""
+    return Visible([OfContracts(value)], lambda seen: _value(seen, "a contract"))
+
+
+def of_all(value: Any, what: str) -> Visible:
+    """What is for those who see everything."""
+    return Visible([OfAll(value)], lambda seen: _value(seen, what))
+
+
+def _value(seen: Sequence[Any], what: str) -> Any:
+    require(bool(seen), what)
+    return seen[0].value
+
+
+def visible(items: Sequence[Item], caller: Caller) -> list[Item]:
+    """What of these the caller may see."""
+    seen = (_seen(item, caller) for item in items)
+    return [item for item in seen if item is not None]
+
+
+def _seen(item: Item, caller: Caller) -> Item | None:
+    match item:
+        case Transactions(block, indices, seen_by):
+            if seen_by == caller or sees_all(caller):
+                return item if indices else None
+            own = set(transactions(block, caller))
+            kept = [index for index in indices if index in own]
+            return Transactions(block, kept, caller) if kept else None
+        case Logs(blocks, seen_by):
+            return item if seen_by == caller or sees_all(caller) else _seen_logs(blocks, caller)
+        case Pooled(transaction):
+            return item if may_see(caller, transaction.sender, transaction.to) else None
+        case Head(document):
+            return Head(header(document, caller))
+        case OfAccount(owner, is_contract):
+            return item if account(caller, owner) or (is_contract and contracts(caller)) else None
+        case OfContracts():
+            return item if contracts(caller) else None
+        case OfAll():
+            return item if sees_all(caller) else None
+
+
+def _seen_logs(blocks: Sequence[tuple[Block, Sequence[tuple[int, int]]]], caller: Caller) -> Logs:
+    kept = []
+    for block, places in blocks:
+        own = set(transactions(block, caller))
+        own_places = [place for place in places if place[0] in own]
+        if own_places:
+            kept.append((block, own_places))
+    return Logs(kept, caller)
 
 
 class Held:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from coco.enclave.adapters.contract import Route, RouteKind
 from coco.enclave.adapters.ethereum.rpc import blocks, calls, chain, logs, state, transactions
-from coco.enclave.adapters.ethereum.rpc.registry import METHODS
+from coco.enclave.adapters.ethereum.rpc.registry import METHODS, PUBLIC
 
-__all__ = ["METHODS", "ROUTES", "blocks", "calls", "chain", "logs", "state", "transactions"]
+__all__ = ["METHODS", "PUBLIC", "ROUTES", "blocks", "calls", "chain", "logs", "state", "transactions"]
 
 _SUBMISSIONS = {
     "eth_sendRawTransaction": RouteKind.SUBMIT,

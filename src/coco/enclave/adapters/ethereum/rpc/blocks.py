@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from coco._native import Block
-from coco.enclave.adapters.contract import AdapterError, Caller, Request
+from coco.enclave.adapters.contract import AdapterError, Caller, Request, Visible
 from coco.enclave.adapters.ethereum import visibility
 from coco.enclave.adapters.ethereum.backend import Backend
 from coco.enclave.adapters.ethereum.parameters import data, param, quantity
-from coco.enclave.adapters.ethereum.rpc.registry import method
+from coco.enclave.adapters.ethereum.rpc.registry import method, public_method
 from coco.enclave.store import StoreView
 from coco.errors import StoreError
 
@@ -63,34 +63,48 @@ async def _listed(
     return msgspec.Raw(await chain.services.run_list(many, indices))
 
 
-async def _block_document(chain: Backend, block: Block | None, full: Any, caller: Caller, view: StoreView) -> Any:
+async def _block_document(chain: Backend, block: Block | None, full: Any, caller: Caller) -> Visible:
     if block is None:
-        return None
-    document = visibility.header(block.header(), caller)
-    document["uncles"] = []
-    seen = visibility.transactions(block, caller)
-    if full is True:
-        document["transactions"] = await _listed(chain, block.transaction, block.transactions_json, seen)
-    elif seen:
-        hashes = block.transaction_hashes()
-        document["transactions"] = ["0x" + hashes[index].hex() for index in seen]
-    else:
-        document["transactions"] = []
-    return document
+        return visibility.NOTHING
+
+    async def render(seen: list[visibility.Item]) -> dict[str, Any]:
+        document: dict[str, Any] = {}
+        listed: Any = []
+        for item in seen:
+            if isinstance(item, visibility.Head):
+                document |= item.document
+            elif isinstance(item, visibility.Transactions) and full is True:
+                listed = await _listed(chain, block.transaction, block.transactions_json, item.indices)
+            elif isinstance(item, visibility.Transactions):
+                hashes = block.transaction_hashes()
+                listed = ["0x" + hashes[index].hex() for index in item.indices]
+        return {**document, "uncles": [], "transactions": listed}
+
+    return Visible([visibility.Head(block.header()), _transactions(block, caller)], render)
+
+
+def _transactions(block: Block, caller: Caller) -> visibility.Transactions:
+    return visibility.Transactions(block, visibility.transactions(block, caller), caller)
+
+
+def _count(block: Block | None, caller: Caller) -> Visible:
+    if block is None:
+        return visibility.NOTHING
+    return Visible([_transactions(block, caller)], lambda seen: hex(len(seen[0].indices) if seen else 0))
 
 
 @method
 async def eth_getBlockByNumber(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """A block by number or tag."""
     block = await block_of(chain, param(request, 0), view)
-    return await _block_document(chain, block, param(request, 1, False), caller, view)
+    return await _block_document(chain, block, param(request, 1, False), caller)
 
 
 @method
 async def eth_getBlockByHash(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """A block by hash."""
     block = await chain.block_by_hash(data(param(request, 0), size=32), view)
-    return await _block_document(chain, block, param(request, 1, False), caller, view)
+    return await _block_document(chain, block, param(request, 1, False), caller)
 
 
 @method
@@ -99,17 +113,17 @@ async def eth_getBlockTransactionCountByNumber(
 ) -> Any:
     """Number of the visible transactions in a block."""
     block = await block_of(chain, param(request, 0), view)
-    return None if block is None else hex(len(visibility.transactions(block, caller)))
+    return _count(block, caller)
 
 
 @method
 async def eth_getBlockTransactionCountByHash(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Number of the visible transactions in a block."""
     block = await chain.block_by_hash(data(param(request, 0), size=32), view)
-    return None if block is None else hex(len(visibility.transactions(block, caller)))
+    return _count(block, caller)
 
 
-@method
+@public_method
 async def eth_getUncleCountByBlockNumber(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Always zero."""
     return None if await block_of(chain, param(request, 0), view) is None else "0x0"
@@ -123,5 +137,9 @@ async def eth_getBlockReceipts(chain: Backend, request: Request, caller: Caller,
         tag = {"blockHash": tag}
     block = await block_of(chain, tag, view)
     if block is None:
-        return None
-    return await _listed(chain, block.receipt, block.receipts_json, visibility.transactions(block, caller))
+        return visibility.NOTHING
+
+    async def render(seen: list[Any]) -> Any:
+        return await _listed(chain, block.receipt, block.receipts_json, seen[0].indices) if seen else []
+
+    return Visible([_transactions(block, caller)], render)

@@ -100,14 +100,14 @@ def reverted(output: bytes) -> AdapterError:
 async def eth_call(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Execute a message and forget it."""
     output, _, _ = await _query("call", chain, request, caller, view)
-    return "0x" + output.hex()
+    return visibility.of_contracts("0x" + output.hex())
 
 
 @method
 async def eth_estimateGas(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """The least gas limit that works."""
     _, used, _ = await _query("estimate", chain, request, caller, view)
-    return hex(used)
+    return visibility.of_contracts(hex(used))
 
 
 @method
@@ -115,9 +115,5 @@ async def eth_createAccessList(chain: Backend, request: Request, caller: Caller,
     """Accounts and slots that a message touches."""
     visibility.require(visibility.storage(caller), "an access list")
     _, used, touched = await _query("access_list", chain, request, caller, view)
-    return {
-        "accessList": [
-            {"address": "0x" + at.hex(), "storageKeys": ["0x" + key.hex() for key in keys]} for at, keys in touched
-        ],
-        "gasUsed": hex(used),
-    }
+    accounts = [{"address": "0x" + at.hex(), "storageKeys": ["0x" + key.hex() for key in keys]} for at, keys in touched]
+    return visibility.of_all({"accessList": accounts, "gasUsed": hex(used)}, "an access list")

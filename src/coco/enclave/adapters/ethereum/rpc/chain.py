@@ -7,68 +7,68 @@ import math
 from typing import Any
 
 from coco._native import Block, keccak256
-from coco.enclave.adapters.contract import AdapterError, Caller, Request
+from coco.enclave.adapters.contract import AdapterError, Caller, Request, Visible
 from coco.enclave.adapters.ethereum import visibility
 from coco.enclave.adapters.ethereum.backend import Backend
 from coco.enclave.adapters.ethereum.costs import fee_history_blocks
 from coco.enclave.adapters.ethereum.parameters import bad_params, data, param, quantity
 from coco.enclave.adapters.ethereum.rpc.blocks import block_of
-from coco.enclave.adapters.ethereum.rpc.registry import method
+from coco.enclave.adapters.ethereum.rpc.registry import method, public_method
 from coco.enclave.store import StoreView
 
 #: Blocks of an answer about fees before others get their turn, and their transactions.
 _FEE_BLOCKS_TOGETHER, _FEE_TRANSACTIONS_TOGETHER = 64, 1_000
 
 
-@method
+@public_method
 async def eth_chainId(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Chain id."""
     return hex(chain.settings.chain_id)
 
 
-@method
+@public_method
 async def net_version(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Chain id in decimal."""
     return str(chain.settings.chain_id)
 
 
-@method
+@public_method
 async def net_listening(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Always true."""
     return True
 
 
-@method
+@public_method
 async def web3_clientVersion(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Name of this software."""
     return chain.client_version
 
 
-@method
+@public_method
 async def web3_sha3(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Keccak-256."""
     return "0x" + keccak256(data(param(request, 0))).hex()
 
 
-@method
+@public_method
 async def eth_blockNumber(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Number of the last committed block."""
     return hex(chain.committed_number)
 
 
-@method
+@public_method
 async def eth_syncing(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Never: a node serves only what is committed."""
     return False
 
 
-@method
+@public_method
 async def eth_accounts(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """None: the node holds no keys of users."""
     return []
 
 
-@method
+@public_method
 async def eth_gasPrice(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Base fee, plus one gwei of priority when fees are charged."""
     block = await chain.block_there(chain.committed_number, view)
@@ -79,13 +79,13 @@ def _priority(chain: Backend) -> int:
     return 0 if chain.settings.fees.policy == "free" else 1_000_000_000
 
 
-@method
+@public_method
 async def eth_maxPriorityFeePerGas(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """A priority fee that gets in."""
     return hex(_priority(chain))
 
 
-@method
+@public_method
 async def eth_blobBaseFee(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """The least fee: there are no blobs."""
     return "0x1"
@@ -111,6 +111,7 @@ async def eth_feeHistory(chain: Backend, request: Request, caller: Caller, view:
     first = newest.number - count + 1
     sees_all = visibility.sees_all(caller)
     fees, ratios, rewards = [], [], []
+    recommended = [hex(_priority(chain))] * len(percentiles)
     block, together, transactions = newest, 0, 0
     for number in range(first, newest.number + 1):
         together, transactions = together + 1, transactions + len(block) * bool(percentiles)
@@ -119,16 +120,22 @@ async def eth_feeHistory(chain: Backend, request: Request, caller: Caller, view:
             await asyncio.sleep(0)
         block = await chain.block_there(number, view)
         fees.append(hex(block.base_fee))
-        # How full blocks are and what others pay is theirs: whoever does not see all gets what the node recommends.
-        ratios.append(block.gas_used / block.gas_limit if sees_all else 0.0)
-        rewards.append(_rewards(block, percentiles) if sees_all else [hex(_priority(chain))] * len(percentiles))
+        if sees_all:
+            ratios.append(block.gas_used / block.gas_limit)
+            rewards.append(_rewards(block, percentiles))
     fees.append(hex(_next_base_fee(chain, block)))
-    answer: dict[str, Any] = {"oldestBlock": hex(first), "baseFeePerGas": fees, "gasUsedRatio": ratios}
-    answer["baseFeePerBlobGas"] = ["0x1"] * len(fees)
-    answer["blobGasUsedRatio"] = [0.0] * len(ratios)
-    if percentiles:
-        answer["reward"] = rewards
-    return answer
+
+    def render(seen: list[Any]) -> dict[str, Any]:
+        # How full blocks are and what others pay is theirs: whoever does not see all gets what the node recommends.
+        shown = seen[0].value if seen and sees_all else ([0.0] * count, [recommended] * count)
+        answer: dict[str, Any] = {"oldestBlock": hex(first), "baseFeePerGas": fees, "gasUsedRatio": shown[0]}
+        answer["baseFeePerBlobGas"] = ["0x1"] * len(fees)
+        answer["blobGasUsedRatio"] = [0.0] * count
+        if percentiles:
+            answer["reward"] = shown[1]
+        return answer
+
+    return Visible([visibility.OfAll((ratios, rewards))], render)
 
 
 def _next_base_fee(chain: Backend, block: Block) -> int:

@@ -9,12 +9,12 @@ import msgspec
 
 from coco import limits
 from coco._native import Block
-from coco.enclave.adapters.contract import AdapterError, Caller, Request
+from coco.enclave.adapters.contract import AdapterError, Caller, Request, Visible
 from coco.enclave.adapters.ethereum import visibility
 from coco.enclave.adapters.ethereum.backend import Backend, Filter
 from coco.enclave.adapters.ethereum.parameters import LogQuery, bad_params, data, log_query, param, quantity
 from coco.enclave.adapters.ethereum.rpc.blocks import MANY
-from coco.enclave.adapters.ethereum.rpc.registry import method
+from coco.enclave.adapters.ethereum.rpc.registry import method, public_method
 from coco.enclave.store import StoreView
 
 _LIMIT_EXCEEDED = -32005
@@ -34,7 +34,7 @@ async def _number(chain: Backend, tag: Any, default: int) -> int:
     return 0 if tag == "earliest" else quantity(tag, most=(1 << 64) - 1)
 
 
-async def _logs(chain: Backend, wanted: LogQuery, first: int, last: int, caller: Caller, view: StoreView) -> Any:
+async def _logs(chain: Backend, wanted: LogQuery, first: int, last: int, caller: Caller, view: StoreView) -> Visible:
     last = min(last, chain.committed_number)
     if last - first >= limits.LOGS_BLOCKS_MAX:
         raise AdapterError(
@@ -43,7 +43,7 @@ async def _logs(chain: Backend, wanted: LogQuery, first: int, last: int, caller:
             rpc_code=_LIMIT_EXCEEDED,
         )
     if not visibility.sees_all(caller) and not visibility.accounts(caller):
-        return []  # whoever owns nothing sees nothing, whatever is there
+        return visibility.nobodys([])  # whoever owns nothing sees nothing, whatever is there
     matching: list[Matches] = []
     count = 0
     for begin in range(first, last + 1, _BLOCKS_AT_ONCE):
@@ -61,9 +61,14 @@ async def _logs(chain: Backend, wanted: LogQuery, first: int, last: int, caller:
                 code="ethereum.too_many_logs",
                 rpc_code=_LIMIT_EXCEEDED,
             )
-    if count <= MANY:
-        return [block.log(*place) for block, places in matching for place in places]
-    return msgspec.Raw(await chain.services.run_list(_logs_json, matching))
+
+    async def render(seen: list[Any]) -> Any:
+        blocks = seen[0].blocks if seen else []
+        if count <= MANY:
+            return [block.log(*place) for block, places in blocks for place in places]
+        return msgspec.Raw(await chain.services.run_list(_logs_json, blocks))
+
+    return Visible([visibility.Logs(matching, caller)], render)
 
 
 def _matches(wanted: LogQuery, blocks: Sequence[Block], caller: Caller) -> list[Matches]:
@@ -89,7 +94,7 @@ async def _matches_of(chain: Backend, wanted: LogQuery, block: Block, caller: Ca
     return wanted.among(block, seen)
 
 
-def _logs_json(matching: list[Matches]) -> bytes:
+def _logs_json(matching: Sequence[Matches]) -> bytes:
     lists, size = [], 0
     for block, places in matching:
         lists.append(block.logs_json(places)[1:-1])
@@ -123,7 +128,7 @@ async def eth_getLogs(chain: Backend, request: Request, caller: Caller, view: St
     return await _logs(chain, query, first, last, caller, view)
 
 
-@method
+@public_method
 async def eth_newFilter(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """A filter for logs from now on."""
     wanted = param(request, 0)
@@ -133,14 +138,14 @@ async def eth_newFilter(chain: Backend, request: Request, caller: Caller, view: 
     return chain.events.install(Filter(caller.actor, "logs", query, first, following))
 
 
-@method
+@public_method
 async def eth_newBlockFilter(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """A filter for blocks from now on."""
     following = chain.committed_number + 1
     return chain.events.install(Filter(caller.actor, "blocks", LogQuery(), following, following))
 
 
-@method
+@public_method
 async def eth_newPendingTransactionFilter(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """A filter that stays empty: what is pending is nobody else's business."""
     following = chain.committed_number + 1
@@ -154,13 +159,13 @@ async def eth_getFilterChanges(chain: Backend, request: Request, caller: Caller,
     first, last = installed.next_block, chain.committed_number
     installed.next_block = last + 1
     if installed.kind == "nothing":
-        return []
+        return visibility.nobodys([])
     if installed.kind == "blocks":
         hashes = []
         for number in range(first, last + 1):
             block = await chain.block_there(number, view)
             hashes.append("0x" + block.hash.hex())
-        return hashes
+        return visibility.nobodys(hashes)  # that there are blocks, and their hashes, everybody may know
     return await _logs(chain, installed.logs, first, last, caller, view)
 
 
@@ -173,13 +178,13 @@ async def eth_getFilterLogs(chain: Backend, request: Request, caller: Caller, vi
     return await _logs(chain, installed.logs, installed.from_block, chain.committed_number, caller, view)
 
 
-@method
+@public_method
 async def eth_uninstallFilter(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Remove a filter."""
     return chain.events.uninstall(str(param(request, 0)), caller)
 
 
-@method
+@public_method
 async def eth_sendTransaction(chain: Backend, request: Request, caller: Caller, view: StoreView) -> Any:
     """Never: the node signs for nobody."""
     raise AdapterError(

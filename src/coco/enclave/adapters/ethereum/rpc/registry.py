@@ -12,9 +12,17 @@ from coco.enclave.store import StoreView
 Method = Callable[[Backend, Request, Caller, StoreView], Awaitable[Any]]
 
 METHODS: dict[str, Method] = {}
+#: Those whose answers tell of nobody's transactions and accounts.
+PUBLIC: set[str] = set()
 
 
 def method(function: Method) -> Method:
-    """Serve a function under its own name."""
+    """Serve a function under its own name; what it answers is :class:`Visible`."""
     METHODS[function.__name__] = function
     return function
+
+
+def public_method(function: Method) -> Method:
+    """Serve a function whose answers tell of nobody's."""
+    PUBLIC.add(function.__name__)
+    return method(function)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coco._native import keccak256
-from coco.enclave.adapters.contract import AdapterError, Caller, Request
+from coco.enclave.adapters.contract import AdapterError, Caller, Request, Visible
 from coco.enclave.adapters.ethereum import visibility
 from coco.enclave.adapters.ethereum.backend import Backend
 from coco.enclave.adapters.ethereum.parameters import address, bad_params, param
@@ -17,11 +17,18 @@ from coco.enclave.store import StoreView
 _NOBODY = bytes(20)
 
 
-def _shown(chain: Backend, owner: bytes, caller: Caller, state: StoreView) -> bool:
-    """Whether an account is the caller's, or a contract, which is every participant's."""
+def _shown(chain: Backend, owner: bytes, caller: Caller, state: StoreView) -> tuple[bool, bool]:
+    """Whether an account may be looked at, and whether that is because it is a contract, every participant's."""
     if visibility.account(caller, owner):
-        return True
-    return visibility.contracts(caller) and chain.chain.is_contract(state.native, owner)
+        return True, False
+    is_contract = visibility.contracts(caller) and chain.chain.is_contract(state.native, owner)
+    return is_contract, is_contract
+
+
+def _of_account(owner: bytes, is_contract: bool, number: int) -> Visible:
+    """A number that an account has; one that is hidden has none."""
+    item = visibility.OfAccount(owner, is_contract, number)
+    return Visible([item], lambda seen: hex(seen[0].value if seen else 0))
 
 
 @method
@@ -29,9 +36,9 @@ async def eth_getBalance(chain: Backend, request: Request, caller: Caller, view:
     """Balance of an account that is the caller's, or of a contract; any other has none."""
     owner = address(param(request, 0))
     _, state = await state_of(chain, param(request, 1, "latest"), view)
-    shown = _shown(chain, owner, caller, state)
+    shown, is_contract = _shown(chain, owner, caller, state)
     ((_, balance),) = chain.chain.accounts(state.native, [owner if shown else _NOBODY])
-    return hex(balance if shown else 0)
+    return _of_account(owner, is_contract, balance)
 
 
 @method
@@ -44,14 +51,14 @@ async def eth_getTransactionCount(chain: Backend, request: Request, caller: Call
     if tag == "pending" and visibility.account(caller, owner):
         pending = await chain.services.pending_position(owner)
         if pending is not None:
-            return hex(pending)
+            return _of_account(owner, False, pending)
         # Executed but not committed yet counts as pending too.
         ((nonce, _),) = chain.chain.accounts(view.newest().native, [owner])
-        return hex(nonce)
+        return _of_account(owner, False, nonce)
     _, state = await state_of(chain, tag, view)
-    shown = _shown(chain, owner, caller, state)
+    shown, is_contract = _shown(chain, owner, caller, state)
     ((nonce, _),) = chain.chain.accounts(state.native, [owner if shown else _NOBODY])
-    return hex(nonce if shown else 0)
+    return _of_account(owner, is_contract, nonce)
 
 
 @method
@@ -60,8 +67,9 @@ async def eth_getCode(chain: Backend, request: Request, caller: Caller, view: St
     at = address(param(request, 0))
     visibility.require(visibility.contracts(caller), "code")
     _, state = await state_of(chain, param(request, 1, "latest"), view)
-    shown = _shown(chain, at, caller, state)
-    return "0x" + chain.chain.code(state.native, at if shown else _NOBODY).hex()
+    shown, is_contract = _shown(chain, at, caller, state)
+    code = "0x" + chain.chain.code(state.native, at if shown else _NOBODY).hex()
+    return Visible([visibility.OfAccount(at, is_contract, code)], lambda seen: seen[0].value if seen else "0x")
 
 
 def _slot(value: Any) -> bytes:
@@ -79,7 +87,7 @@ async def eth_getStorageAt(chain: Backend, request: Request, caller: Caller, vie
     at, slot = address(param(request, 0)), _slot(param(request, 1))
     visibility.require(visibility.storage(caller), "raw storage")
     _, state = await state_of(chain, param(request, 2, "latest"), view)
-    return "0x" + chain.chain.storage(state.native, at, slot).hex()
+    return visibility.of_all("0x" + chain.chain.storage(state.native, at, slot).hex(), "raw storage")
 
 
 @method
@@ -100,7 +108,7 @@ async def eth_getProof(chain: Backend, request: Request, caller: Caller, view: S
     slots = [_slot(key) for key in keys]
     account_proof, storage_root, storage_proofs = chain.chain.proof(at, slots)
     code = chain.chain.code(state.native, at)
-    return {
+    proof = {
         "address": "0x" + at.hex(),
         "accountProof": ["0x" + node.hex() for node in account_proof],
         "balance": hex(balance),
@@ -111,8 +119,9 @@ async def eth_getProof(chain: Backend, request: Request, caller: Caller, view: S
             {
                 "key": key,
                 "value": hex(int.from_bytes(chain.chain.storage(state.native, at, slot), "big")),
-                "proof": ["0x" + node.hex() for node in proof],
+                "proof": ["0x" + node.hex() for node in nodes],
             }
-            for key, slot, proof in zip(keys, slots, storage_proofs, strict=True)
+            for key, slot, nodes in zip(keys, slots, storage_proofs, strict=True)
         ],
     }
+    return visibility.of_all(proof, "a proof")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coco._native import Block
-from coco.enclave.adapters.contract import Caller, Request
+from coco.enclave.adapters.contract import Caller, Request, Visible
 from coco.enclave.adapters.ethereum import visibility
 from coco.enclave.adapters.ethereum.backend import Backend
 from coco.enclave.adapters.ethereum.parameters import data, param, quantity
@@ -22,20 +22,28 @@ async def eth_getTransactionByHash(chain: Backend, request: Request, caller: Cal
         found = await _located(chain, identity, caller, view)
         if found is not None:
             held.shown = True
-            return found[0].transaction(found[1])
+            return _transaction(found)
         pooled = chain.services.pooled(identity)
         if pooled is not None and visibility.may_see(caller, pooled.payload.sender, pooled.payload.to):
             held.shown = True
-            return pooled.payload.describe()
-    return None
+            item = visibility.Pooled(pooled.payload)
+            return Visible([item], lambda seen: seen[0].transaction.describe() if seen else None)
+    return visibility.NOTHING
 
 
-async def _located(chain: Backend, identity: bytes, caller: Caller, view: StoreView) -> tuple[Block, int] | None:
+def _transaction(item: visibility.Transactions) -> Visible:
+    return Visible([item], lambda seen: seen[0].block.transaction(seen[0].indices[0]) if seen else None)
+
+
+async def _located(chain: Backend, identity: bytes, caller: Caller, view: StoreView) -> visibility.Transactions | None:
     """Where a transaction is that the caller may see; whoever owns nothing sees none, and none is looked for."""
     if not visibility.sees_all(caller) and not visibility.accounts(caller):
         return None
-    found = await chain.locate(identity, view)
-    return found if found is not None and chain.redact([found], caller, view) else None
+    place = await chain.locate(identity, view)
+    if place is None:
+        return None
+    (*seen,) = visibility.visible([visibility.Transactions(place[0], [place[1]])], caller)
+    return visibility.Transactions(place[0], [place[1]], caller) if seen else None
 
 
 @method
@@ -46,17 +54,22 @@ async def eth_getTransactionReceipt(chain: Backend, request: Request, caller: Ca
         found = await _located(chain, identity, caller, view)
         if found is not None:
             held.shown = True
-            return found[0].receipt(found[1])
+            return receipt(found)
         # Whoever waits for a transaction of its own need not wait for this answer.
         pooled = chain.services.pooled(identity)
         held.shown |= pooled is not None and visibility.may_see(caller, pooled.payload.sender, pooled.payload.to)
-    return None
+    return visibility.NOTHING
 
 
-async def _by_index(chain: Backend, block: Block | None, index: int, caller: Caller, view: StoreView) -> Any:
+def receipt(item: visibility.Transactions) -> Visible:
+    """The receipt of a transaction."""
+    return Visible([item], lambda seen: seen[0].block.receipt(seen[0].indices[0]) if seen else None)
+
+
+def _by_index(block: Block | None, index: int, caller: Caller) -> Visible:
     if block is None or index not in visibility.transactions(block, caller):
-        return None
-    return block.transaction(index)
+        return visibility.NOTHING
+    return _transaction(visibility.Transactions(block, [index], caller))
 
 
 @method
@@ -65,7 +78,7 @@ async def eth_getTransactionByBlockNumberAndIndex(
 ) -> Any:
     """A transaction by its place."""
     block = await block_of(chain, param(request, 0), view)
-    return await _by_index(chain, block, quantity(param(request, 1)), caller, view)
+    return _by_index(block, quantity(param(request, 1)), caller)
 
 
 @method
@@ -74,4 +87,4 @@ async def eth_getTransactionByBlockHashAndIndex(
 ) -> Any:
     """A transaction by its place."""
     block = await chain.block_by_hash(data(param(request, 0), size=32), view)
-    return await _by_index(chain, block, quantity(param(request, 1)), caller, view)
+    return _by_index(block, quantity(param(request, 1)), caller)
