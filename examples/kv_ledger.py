@@ -9,9 +9,8 @@ The first participant to write a key owns it: only the owner may write or read i
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coco._native import WriteSet, keccak256
@@ -21,6 +20,7 @@ from coco.enclave.adapters.contract import (
     BlockContext,
     Caller,
     Envelope,
+    Events,
     Items,
     LedgerAdapter,
     Manifest,
@@ -30,6 +30,7 @@ from coco.enclave.adapters.contract import (
     Route,
     RouteKind,
     Settled,
+    Stream,
     Table,
     Verdict,
     Visible,
@@ -71,14 +72,14 @@ class KeyValueLedger(LedgerAdapter):
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._uncommitted: list[tuple[int, dict[str, Any]]] = []
-        self._streams: set[asyncio.Queue[dict[str, Any]]] = set()
+        self._events = Events()
 
     def manifest(self) -> Manifest:
         """Two tables, three routes."""
         routes = (
             Route("kv.put", RouteKind.SUBMIT_AND_WAIT, "PUT", "/kv/{key}"),
             Route("kv.get", RouteKind.QUERY, "GET", "/kv/{key}"),
-            Route("kv.stream", RouteKind.SUBSCRIBE, "GET", "/kv-stream"),
+            Route("kv.stream", RouteKind.STREAM, "GET", "/kv-stream"),
         )
         return Manifest("kv", "1", routes, (Table("kv.rows"), Table("kv.history", log=True)), "kv.history")
 
@@ -139,25 +140,15 @@ class KeyValueLedger(LedgerAdapter):
         """Tell the streams."""
         done = [change for seqno, change in self._uncommitted if seqno <= position.seqno]
         self._uncommitted = self._uncommitted[len(done) :]
-        for stream in self._streams:
-            for change in done:
-                stream.put_nowait(change)
+        self._events.tell(done)
 
     def rolled_back(self, position: Position) -> None:
         """Forget what is gone."""
         self._uncommitted = [item for item in self._uncommitted if item[0] <= position.seqno]
 
-    async def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
+    async def stream(self, request: Request, caller: Caller, stream: Stream) -> None:
         """Changes from now on."""
-        stream: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._streams.add(stream)
-        try:
-            while True:
-                change = await stream.get()
-                if caller.auditor or change["owner"] == caller.actor:
-                    yield change
-        finally:
-            self._streams.discard(stream)
+        await self._events.follow(stream, lambda change: Visible([change], only))
 
 
 def only(seen: Sequence[dict[str, Any]]) -> dict[str, Any]:

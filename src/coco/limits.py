@@ -64,6 +64,8 @@ BODY_BYTES_MAX: Final = 5 * MIB
 HEAD_BYTES_MAX: Final = 32 * KIB
 #: Names and values of the headers that an adapter adds to a reply.
 REPLY_HEADERS_BYTES_MAX: Final = 8 * KIB
+#: Events that wait for one client that reads slowly.
+EVENTS_WAITING_MAX: Final = 1_000
 #: Bodies that all connections may hold at once.
 BODIES_BYTES_MAX: Final = 256 * MIB
 #: The same for connections of strangers.

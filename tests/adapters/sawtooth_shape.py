@@ -11,9 +11,8 @@ processor outside the enclave, events, and a state root of its own. The wire for
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha512
 from typing import Any
 
@@ -29,6 +28,7 @@ from coco.enclave.adapters.contract import (
     Caller,
     CallerKind,
     Envelope,
+    Events,
     LedgerAdapter,
     Manifest,
     Outcome,
@@ -39,6 +39,7 @@ from coco.enclave.adapters.contract import (
     RouteKind,
     Services,
     Settled,
+    Stream,
     Table,
     Verdict,
     Visible,
@@ -109,7 +110,7 @@ class SawtoothShape(LedgerAdapter):
         self._root = bytes(32)
         self._roots: list[tuple[int, bytes]] = []
         self._events: list[tuple[int, dict[str, Any]]] = []
-        self._streams: set[asyncio.Queue[dict[str, Any]]] = set()
+        self._told = Events()
 
     def manifest(self) -> Manifest:
         routes = (
@@ -117,7 +118,7 @@ class SawtoothShape(LedgerAdapter):
             Route("batches.wait", RouteKind.SUBMIT_AND_WAIT, "POST", "/batches-and-wait"),
             Route("status", RouteKind.QUERY, "GET", "/batch_statuses/{id}"),
             Route("state", RouteKind.QUERY, "GET", "/state/{key}"),
-            Route("events", RouteKind.SUBSCRIBE, "GET", "/subscriptions"),
+            Route("events", RouteKind.STREAM, "GET", "/subscriptions"),
         )
         tables = (Table("sawtooth.state"), Table("sawtooth.root"), Table("sawtooth.batches", log=True))
         return Manifest("sawtooth", "1", routes, tables, reply=Status, waits_outside=True, externals=("doubler",))
@@ -179,9 +180,7 @@ class SawtoothShape(LedgerAdapter):
         done = [event for seqno, event in self._events if seqno <= position.seqno]
         self._events = self._events[len(done) :]
         self._roots = [item for item in self._roots if item[0] > position.seqno]
-        for stream in self._streams:
-            for event in done:
-                stream.put_nowait(event)
+        self._told.tell(done)
 
     def rolled_back(self, position: Position) -> None:
         while self._roots and self._roots[-1][0] > position.seqno:
@@ -191,14 +190,8 @@ class SawtoothShape(LedgerAdapter):
         self._root = view.get("sawtooth.root", bytes(8)) or bytes(32)
         self._roots = []
 
-    async def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
-        stream: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._streams.add(stream)
-        try:
-            while True:
-                yield await stream.get()
-        finally:
-            self._streams.discard(stream)
+    async def stream(self, request: Request, caller: Caller, stream: Stream) -> None:
+        await self._told.follow(stream, lambda event: Visible([event], lambda seen: seen[0]))
 
 
 def root_of(tx: StoreTransaction) -> bytes:

@@ -18,6 +18,8 @@ from coco.enclave.adapters.contract import (
     Request,
     Route,
     RouteKind,
+    Stream,
+    Subscriptions,
     Table,
     Verdict,
 )
@@ -43,8 +45,10 @@ class Twin(LedgerAdapter):
             Route("eth_chainId", RouteKind.QUERY, headers=("psi",)),
             Route("eth_sendRawTransaction", RouteKind.SUBMIT),
             Route("rows", RouteKind.QUERY, "GET", "/rows/{identity}"),
+            Route("echo", RouteKind.STREAM, "GET", "/echo/{room}"),
         )
-        return Manifest("twin", "1", routes, (Table("twin.rows"),), mount="/twin")
+        named = Subscriptions("eth_subscribe", "eth_unsubscribe", "twin_told")
+        return Manifest("twin", "1", routes, (Table("twin.rows"),), mount="/twin", subscriptions=named)
 
     def parse_submission(self, request: Request) -> Sequence[bytes]:
         params: Any = request.params
@@ -63,6 +67,14 @@ class Twin(LedgerAdapter):
             return Reply(None if row is None else row.hex(), public=True)
         asked = {"rest": request.rest, "query": request.query, "headers": request.headers}
         return Reply({"twin": asked, "settings": self.settings}, public=True)
+
+    async def stream(self, request: Request, caller: Caller, stream: Stream) -> None:
+        if request.name == "eth_subscribe":
+            await stream.send({"params": list(request.params)}, public=True)
+            await stream.receive()
+        await stream.send({"room": request.params, "query": request.query}, public=True)
+        while (message := await stream.receive()) is not None and message != "enough":
+            await stream.send(message, public=True)
 
     def redact(self, items: Sequence[Any], caller: Caller, view: Any) -> list[Any]:
         return list(items)

@@ -26,6 +26,7 @@ from coco.enclave.adapters.contract import (
     Outcome,
     Request,
     Services,
+    Stream,
     Verdict,
     visible,
 )
@@ -552,6 +553,26 @@ def test_a_block_of_others_looks_empty(caller: Caller):
     in_process(story)
 
 
+class Told(Stream):
+    """The attacker's stream."""
+
+    caller = ATTACKER
+
+    def __init__(self, chain: Hiding) -> None:
+        self._chain = chain
+        self.events: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def accept(self) -> None:
+        pass
+
+    async def receive(self) -> None:
+        return None
+
+    async def send(self, value: Any, *, public: bool = False) -> None:
+        redact, view = self._chain.adapter.redact, self._chain.store.view()
+        self.events.put_nowait(await visible.told(value, redact, ATTACKER, view, public=public, name=""))
+
+
 @attack(
     "A",
     was="every new head tells a subscriber the gas and size of others' blocks",
@@ -559,10 +580,12 @@ def test_a_block_of_others_looks_empty(caller: Caller):
 )
 def test_a_subscriber_is_told_nothing_of_others():
     async def story(chain: Hiding) -> None:
-        events: dict[str, Any] = {
-            kind: chain.adapter.subscribe(Request("eth_subscribe", [kind]), ATTACKER) for kind in ("newHeads", "logs")
-        }
-        following = {kind: asyncio.ensure_future(anext(stream)) for kind, stream in events.items()}
+        told_of: dict[str, Told] = {kind: Told(chain) for kind in ("newHeads", "logs")}
+        streaming = [
+            asyncio.ensure_future(chain.adapter.stream(Request("eth_subscribe", [kind]), ATTACKER, stream))
+            for kind, stream in told_of.items()
+        ]
+        following = {kind: asyncio.ensure_future(stream.events.get()) for kind, stream in told_of.items()}
         await asyncio.sleep(0)
         code = "0x" + told("balance", VICTIM.address, LOG)
         await chain.included(signed(VICTIM, 6, None, code))
@@ -571,8 +594,8 @@ def test_a_subscriber_is_told_nothing_of_others():
         assert not following["logs"].done()
         await chain.included(signed(MINE, 0, None, code))
         assert (await following["logs"])["transactionIndex"] == "0x0"
-        for stream in events.values():
-            await stream.aclose()
+        for task in streaming:
+            task.cancel()
 
     in_process(story)
 

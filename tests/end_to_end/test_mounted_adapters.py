@@ -82,6 +82,21 @@ def test_the_same_methods_are_served_by_two_adapters_at_two_paths(network):
                 await stream.send(call("eth_chainId").decode())
                 told = json.loads(await asyncio.wait_for(stream.recv(), 5))["result"]["twin"]
                 assert (told["rest"], told["query"]) == ("/x", {"y": "1"})
+                await stream.send(call("eth_subscribe", 7).decode())
+                identity = json.loads(await asyncio.wait_for(stream.recv(), 5))["result"]
+                told = json.loads(await asyncio.wait_for(stream.recv(), 5))
+                assert told["method"] == "twin_told", "as this adapter names it"
+                assert told["params"] == {"subscription": identity, "result": {"params": [7]}}
+            async with connect(f"wss://localhost:{port}/twin/echo/a%20b?x=1", ssl=network.tls("dapp")) as stream:
+                begun = json.loads(await asyncio.wait_for(stream.recv(), 5))
+                assert begun == {"room": {"room": "a b"}, "query": {"x": "1"}}
+                for message in ("text", b"\x00bytes"):
+                    await stream.send(message)
+                    answer = await asyncio.wait_for(stream.recv(), 5)
+                    assert answer == (json.dumps(message) if isinstance(message, str) else message)
+                await stream.send("enough")
+                await asyncio.wait_for(stream.wait_closed(), 5)
+                assert stream.close_code == 1000
             async with connect(f"wss://localhost:{port}/", ssl=network.tls("dapp")) as stream:
                 await stream.send(call("eth_chainId").decode())
                 assert json.loads(await asyncio.wait_for(stream.recv(), 5))["result"] == hex(2017)

@@ -27,7 +27,7 @@ def get(path: str, method: str = "GET") -> Route:
 
 
 def stream(path: str) -> Route:
-    return Route(path, RouteKind.SUBSCRIBE, "GET", path)
+    return Route(path, RouteKind.STREAM, "GET", path)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_genesis_chooses_the_mount_over_the_manifest():
         Route("r", RouteKind.QUERY, "GET", "/x", ("X-Upper",)),
         Route("r", RouteKind.QUERY, "GET", "/x", body_bytes_max=1 << 40),
         Route("r", RouteKind.QUERY, body_bytes_max=5),
-        Route("r", RouteKind.SUBSCRIBE, "POST", "/x"),
+        Route("r", RouteKind.STREAM, "POST", "/x"),
     ],
 )
 def test_a_route_that_cannot_be_served_is_refused_when_the_adapter_is_made(route):

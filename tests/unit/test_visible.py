@@ -72,7 +72,9 @@ def asked(reply: Reply, kind: RouteKind = RouteKind.QUERY, caller: Caller = MINE
     async def story() -> tuple[Any, Adapter]:
         adapter = Adapter(reply)
         routes = [Route("ask", kind)]
-        runtime: Any = SimpleNamespace(adapter=adapter, manifest=SimpleNamespace(routes=routes), mount="/", name="x")
+        runtime: Any = SimpleNamespace(
+            adapter=adapter, manifest=SimpleNamespace(routes=routes, subscriptions=None), mount="/", name="x"
+        )
         sequencer: Any = SimpleNamespace(
             store=SimpleNamespace(view=lambda number: None), replica=SimpleNamespace(committed=1)
         )
@@ -122,7 +124,9 @@ def test_what_is_said_to_be_public_is_told_as_it_is_but_items_are_redacted_all_t
 
 def test_a_routes_answer_that_forgets_is_a_fault_of_the_adapter():
     async def story() -> None:
-        runtime: Any = SimpleNamespace(adapter=Adapter(Reply(ROWS)), manifest=SimpleNamespace(routes=()), mount="/")
+        runtime: Any = SimpleNamespace(
+            adapter=Adapter(Reply(ROWS)), manifest=SimpleNamespace(routes=(), subscriptions=None), mount="/"
+        )
         sequencer: Any = SimpleNamespace(
             store=SimpleNamespace(view=lambda number: None), replica=SimpleNamespace(committed=1)
         )

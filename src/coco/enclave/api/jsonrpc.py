@@ -350,7 +350,7 @@ class JsonRpc:
         """Serve one call; its answer."""
         if call.refusal is not None:
             return _encode(call.refusal)
-        if call.route is None or call.kind is RouteKind.SUBSCRIBE:
+        if call.route is None:
             message = f"the method {call.request.name[:80]} does not exist"
             return _encode(_failure(call.identity, METHOD_NOT_FOUND, message, "rpc.method_not_found"))
         try:

@@ -23,6 +23,7 @@ from coco.enclave.adapters.contract import (
     Route,
     RouteKind,
     Settled,
+    Subscriptions,
     Verdict,
     Visible,
     mounts,
@@ -59,6 +60,8 @@ class Service:
         #: JSON-RPC methods at ``/``, and at other mounts.
         self._rpc: dict[str, tuple[AdapterRuntime, Route]] = {}
         self._rpc_below: dict[str, dict[str, tuple[AdapterRuntime, Route]]] = {}
+        #: Adapters with streams that JSON-RPC begins.
+        self._streaming: list[AdapterRuntime] = []
         #: Of HTTP; their paths are below the mounts of their adapters.
         self.routes: list[tuple[AdapterRuntime, Route]] = []
         for runtime in served:
@@ -67,6 +70,10 @@ class Service:
     def add(self, runtime: AdapterRuntime) -> None:
         """Serve an adapter from now on."""
         root = runtime.mount == mounts.ROOT
+        if runtime.manifest.subscriptions is not None:
+            self._streaming.append(runtime)
+            if not root:
+                self._rpc_below.setdefault(runtime.mount, {})
         for route in runtime.manifest.routes:
             if route.path:
                 self.routes.append((runtime, route))
@@ -79,6 +86,14 @@ class Service:
         if mount == mounts.ROOT:
             return self._rpc.get(name)
         return self._rpc_below.get(mount, {}).get(name)
+
+    def subscription(self, method: str, mount: str) -> tuple[AdapterRuntime, Subscriptions] | None:
+        """The adapter at a mount whose streams a JSON-RPC method begins or ends."""
+        for runtime in self._streaming:
+            named = runtime.manifest.subscriptions
+            if runtime.mount == mount and named is not None and method in (named.subscribe, named.unsubscribe):
+                return runtime, named
+        return None
 
     @property
     def rpc_mounts(self) -> list[str]:
@@ -107,7 +122,7 @@ class Service:
         """Serve a request of an adapter."""
         ASKING.set(caller.actor)
         if route.kind is RouteKind.QUERY:
-            view = self._view()
+            view = self.view()
             return await self._told(runtime, await runtime.adapter.query(request, caller, view), request, caller, view)
         raw = runtime.adapter.parse_submission(request)
         wait = route.kind is RouteKind.SUBMIT_AND_WAIT
@@ -117,7 +132,7 @@ class Service:
                 runtime.adapter.accepted(request, [envelope for envelope, _ in submitted]), request.name
             )
         settled = [await self._settled(runtime, envelope, fate) for envelope, fate in submitted if fate is not None]
-        view = self._view()
+        view = self.view()
         reply = await runtime.adapter.acknowledge(request, settled, caller, view)
         return await self._told(runtime, reply, request, caller, view)
 
@@ -127,7 +142,8 @@ class Service:
         value = await visible.told(reply.value, redact, caller, view, public=reply.public, name=request.name)
         return reply if value is reply.value else msgspec.structs.replace(reply, value=value, public=True)
 
-    def _view(self) -> StoreView:
+    def view(self) -> StoreView:
+        """Committed state."""
         return self._sequencer.store.view(self._sequencer.replica.committed)
 
     async def _submit(
@@ -165,7 +181,7 @@ class Service:
                 data="0x" + envelope.id.hex(),
             ) from error
         if runtime.manifest.reply is not None:
-            recorded = await records.read(self._view(), runtime.manifest, envelope.id)
+            recorded = await records.read(self.view(), runtime.manifest, envelope.id)
             if recorded is not None:
                 return Settled(envelope, recorded)
         return Settled(envelope, Outcome(Verdict.REFUSED if reason else Verdict.INCLUDED, reason))

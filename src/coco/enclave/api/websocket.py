@@ -29,7 +29,8 @@ from coco.enclave.api.budget import Budget, Rate
 from coco.errors import OverBudgetError
 
 _INCOMING_MAX, _QUERY_FIELDS_MAX = 256, 64
-_TOO_BIG, _POLICY = 1009, 1008
+#: Codes with which a session ends (RFC 6455, 7.4.1).
+_TOO_BIG, POLICY, UNSUPPORTED = 1009, 1008, 1003
 #: Frames of one read: more messages than may wait, and what may be between them.
 _FRAMES_MAX = _INCOMING_MAX + limits.IDLE_FRAMES_MAX
 #: Microseconds of the event loop: what came at once, each frame of it, each kilobyte.
@@ -89,7 +90,7 @@ async def _nothing() -> None:
 
 
 class WebSocketSession:
-    """One open WebSocket; messages in both directions are text."""
+    """One open WebSocket; messages in both directions are text or bytes."""
 
     def __init__(
         self,
@@ -110,8 +111,8 @@ class WebSocketSession:
         self.message_bytes_max = limits.BODY_BYTES_MAX
         self._connection, self._write, self._drained = connection, write, drained
         self._on_close: Callable[[], None] = lambda: None
-        self._incoming: asyncio.Queue[str | None] = asyncio.Queue()
-        self._parts: list[str] = []
+        self._incoming: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        self._parts: list[Any] = []
         self._size = 0
         self._over = False
         self._frames = FrameCounter()
@@ -134,7 +135,7 @@ class WebSocketSession:
             try:
                 self._idle_frames.take("", idle, asyncio.get_running_loop().time())
             except OverBudgetError:
-                self.close(_POLICY, "budget.idle_frames: too many frames that carry nothing")
+                self.close(POLICY, "budget.idle_frames: too many frames that carry nothing")
                 return _READ_WORK_US
         try:
             self._connection.receive_data(data)
@@ -147,17 +148,16 @@ class WebSocketSession:
         return _READ_WORK_US + frames * _FRAME_WORK_US + len(data) * _KIB_WORK_US // 1024
 
     def _handle(self, event: Any) -> None:
-        if isinstance(event, TextMessage):
+        if isinstance(event, TextMessage | BytesMessage):
             self._size += len(event.data)
             if event.data:
                 self._parts.append(event.data)
             if self._size > self.message_bytes_max or self._incoming.qsize() >= _INCOMING_MAX:
                 self.close(_TOO_BIG)
             elif event.message_finished:
-                self._incoming.put_nowait("".join(self._parts))
+                whole = "".join(self._parts) if isinstance(event, TextMessage) else b"".join(self._parts)
+                self._incoming.put_nowait(whole)
                 self._parts, self._size = [], 0
-        elif isinstance(event, BytesMessage):
-            self.close(1003)
         elif isinstance(event, Ping):
             self._write(self._connection.send(event.response()))
         elif isinstance(event, CloseConnection):
@@ -165,22 +165,27 @@ class WebSocketSession:
             self.lost()
             self._on_close()
 
-    async def receive(self) -> str | None:
+    async def receive(self) -> str | bytes | None:
         """The next message, or None when the client is gone."""
         return None if self._over and self._incoming.empty() else await self._incoming.get()
 
-    async def send(self, text: str) -> None:
+    async def drained(self) -> None:
+        """Wait while the client reads too slowly."""
+        await self._drained.wait()
+
+    async def send(self, message: str | bytes) -> None:
         """Send a message; waits while the client reads too slowly."""
         await self._drained.wait()
         if not self._over:
-            self._write(self._connection.send(TextMessage(data=text)))
+            event = TextMessage(data=message) if isinstance(message, str) else BytesMessage(data=message)
+            self._write(self._connection.send(event))
 
     def close(self, code: int = 1000, reason: str | None = None) -> None:
         """End the session."""
         if not self._over:
             self._write(self._connection.send(CloseConnection(code=code, reason=reason)))
             self.lost()
-            if code == _POLICY:
+            if code == POLICY:
                 # The client hears of it at once, and its connection ends later: coming again at once gains nothing.
                 asyncio.get_running_loop().call_later(limits.REFUSAL_SECONDS, self._on_close)
             else:

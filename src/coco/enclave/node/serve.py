@@ -131,7 +131,7 @@ class Serving:
 
     def _listen_application(self) -> None:
         self._rpc = rpc = JsonRpc(self._service, self._ground.faults.unexpected, self._admission)
-        streams = Streams(self._service, rpc, self._admission)
+        streams = Streams(self._service, rpc, self._admission, self._ground.faults.unexpected)
         self._application = listener = Listener(
             self._ground.doors.pop("application"),
             caller=self._parts.callers.caller,

@@ -41,9 +41,11 @@ from coco.enclave.adapters.contract.routes import (
     Request,
     Route,
     RouteKind,
+    Subscriptions,
     Table,
 )
 from coco.enclave.adapters.contract.services import Services
+from coco.enclave.adapters.contract.streams import Events, Stream
 from coco.enclave.adapters.contract.visible import Visible
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "Child",
     "Cost",
     "Envelope",
+    "Events",
     "ExternalSession",
     "Items",
     "Key",
@@ -73,6 +76,8 @@ __all__ = [
     "RouteKind",
     "Services",
     "Settled",
+    "Stream",
+    "Subscriptions",
     "Table",
     "Verdict",
     "Visible",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coco._native import Chain, WriteSet
@@ -11,6 +11,7 @@ from coco.configuration.callers import Caller, CallerKind
 from coco.enclave.adapters.contract.execution import BatchSession, BlockContext, Envelope, PoolPolicy, Settled
 from coco.enclave.adapters.contract.routes import AdapterError, Cost, Manifest, Reply, Request
 from coco.enclave.adapters.contract.services import Services
+from coco.enclave.adapters.contract.streams import Stream
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, ConfigurationError
 from coco.ledger import statements
@@ -151,13 +152,14 @@ class LedgerAdapter(ABC):
             one.require_included()
         return self.accepted(request, [one.envelope for one in settled])
 
-    def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
-        """Events from now on, as JSON values; only committed ones.
+    async def stream(self, request: Request, caller: Caller, stream: Stream) -> None:
+        """Serve a stream until it ends: of a route of kind STREAM, or a subscription of JSON-RPC, whose request has the
+        name of :attr:`Manifest.subscriptions`. Only what is committed is told.
 
         Raises:
-            CocoError: refused.
+            CocoError: refused, or ended.
         """
-        raise AdapterError("this protocol has no events", code="adapter.no_events")
+        raise AdapterError("this protocol has no streams", code="adapter.no_streams")
 
     @abstractmethod
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:

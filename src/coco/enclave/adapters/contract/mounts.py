@@ -86,9 +86,9 @@ def check_clash(manifest: Manifest, mount: str, others: Sequence[tuple[Manifest,
 
 
 def _check_route(manifest: Manifest, route: Route) -> None:
-    is_stream = route.kind is RouteKind.SUBSCRIBE
+    is_stream = route.kind is RouteKind.STREAM
     if not route.path:
-        fits = not (route.method or route.body_bytes_max)
+        fits = not (route.method or route.body_bytes_max or is_stream)
     else:
         fits = bool(_METHOD.fullmatch(route.method)) and bool(_PATH.fullmatch(route.path)) and "//" not in route.path
         fits = fits and (route.method == "GET" or not is_stream)
@@ -102,11 +102,13 @@ def _paths(manifest: Manifest, mount: str) -> Iterator[tuple[str, str]]:
     """Method and path of each HTTP route and stream."""
     for route in manifest.routes:
         if route.path:
-            yield (_STREAM if route.kind is RouteKind.SUBSCRIBE else route.method), below(mount, route.path)
+            yield (_STREAM if route.kind is RouteKind.STREAM else route.method), below(mount, route.path)
 
 
 def _methods(manifest: Manifest) -> list[str]:
-    return [route.name for route in manifest.routes if not route.path]
+    named = manifest.subscriptions
+    methods = [route.name for route in manifest.routes if not route.path]
+    return methods if named is None else [*methods, named.subscribe, named.unsubscribe]
 
 
 def _check_alone(manifest: Manifest, mount: str) -> None:

@@ -22,8 +22,8 @@ class RouteKind(Enum):
     SUBMIT = "submit"
     #: The same, answered by ``acknowledge`` once they are committed.
     SUBMIT_AND_WAIT = "submit_and_wait"
-    #: A stream of events, served by ``subscribe`` over a WebSocket.
-    SUBSCRIBE = "subscribe"
+    #: Messages both ways over a WebSocket, served by ``stream``: a route of HTTP with the method ``GET``.
+    STREAM = "stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,18 @@ class Route:
     headers: Sequence[str] = ()
     #: What a body may have at most, of an HTTP route; 0: what the listener takes (``limits.BODY_BYTES_MAX``).
     body_bytes_max: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriptions:
+    """JSON-RPC methods over WebSocket that begin and end a stream (``streams.py``), and the name under which it tells.
+
+    ``stream`` is asked by a request with the name of ``subscribe``.
+    """
+
+    subscribe: str
+    unsubscribe: str
+    notification: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,8 @@ class Manifest:
     externals: Sequence[str] = ()
     #: Path below which its routes and its JSON-RPC are (``mounts.py``), such as ``/quorum``.
     mount: str = "/"
+    #: JSON-RPC methods that begin and end a stream; None: it has none such.
+    subscriptions: Subscriptions | None = None
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,6 +32,7 @@ from coco.enclave.adapters.contract import (
     Request,
     Services,
     Settled,
+    Stream,
     Table,
 )
 from coco.enclave.adapters.ethereum import costs, rpc, visibility
@@ -97,7 +98,14 @@ class EthereumAdapter(LedgerAdapter):
 
     def manifest(self) -> Manifest:
         """Tables, and the JSON-RPC methods."""
-        return Manifest("ethereum", "1", rpc.ROUTES, TABLES, transactions="ethereum.transactions")
+        return Manifest(
+            "ethereum",
+            "1",
+            rpc.ROUTES,
+            TABLES,
+            transactions="ethereum.transactions",
+            subscriptions=rpc.SUBSCRIPTIONS,
+        )
 
     def start(self, services: Services) -> None:
         """Take the services."""
@@ -396,9 +404,9 @@ class EthereumAdapter(LedgerAdapter):
             raise AdapterError("the transaction is in no block", code="ethereum.transaction_not_found")
         return Reply(rpc.transactions.receipt(visibility.Transactions(found[0], [found[1]])))
 
-    def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
+    async def stream(self, request: Request, caller: Caller, stream: Stream) -> None:
         """``newHeads`` and ``logs``."""
-        return self.events.subscribe(request, self.viewer(caller))
+        await self.events.stream(request, stream)
 
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         """Those of the items (``visibility.py``) that the caller may see."""

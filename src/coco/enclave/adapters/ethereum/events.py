@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 from coco import limits
 from coco._native import Block
-from coco.enclave.adapters.contract import AdapterError, Caller, Request
+from coco.enclave.adapters.contract import AdapterError, Caller, Request, Stream, Visible
 from coco.enclave.adapters.ethereum import visibility
 from coco.enclave.adapters.ethereum.backend import Backend, Filter
 from coco.enclave.adapters.ethereum.parameters import LogQuery, log_query
@@ -99,42 +98,49 @@ class EventHub:
                     break
                 stream.put_nowait(block)
 
-    def subscribe(self, request: Request, caller: Caller) -> AsyncIterator[Any]:
+    async def stream(self, request: Request, stream: Stream) -> None:
         """Heads or logs as they are committed.
 
         Raises:
-            AdapterError: the caller has too many, or it is nothing to subscribe to.
+            AdapterError: the caller has too many, or it is nothing to subscribe to, or too slow for it.
         """
         params = list(request.params)
         kind = params[0] if params else None
         if kind not in ("newHeads", "logs"):
             raise AdapterError(f"unsupported subscription {kind!r}", code="ethereum.bad_subscription", rpc_code=-32602)
-        self._check_streams(caller)
+        actor = stream.caller.actor
+        self._check_streams(stream.caller)
         wanted = log_query(params[1] if len(params) > 1 else {}) if kind == "logs" else None
-        return self._told(wanted, caller)
+        blocks: asyncio.Queue[Block | None] = asyncio.Queue()
+        self._streams[blocks] = None
+        self._streams_of[actor] += 1
+        try:
+            await stream.accept()
+            while (block := await blocks.get()) is not None:
+                await self._tell(stream, block, wanted)
+        finally:
+            self._streams.pop(blocks, None)
+            self._streams_of[actor] -= 1
+            if not self._streams_of[actor]:
+                del self._streams_of[actor]
+
+    async def _tell(self, stream: Stream, block: Block, wanted: LogQuery | None) -> None:
+        if wanted is None:
+            await stream.send(Visible([visibility.Head(block.header())], lambda seen: seen[0].document))
+            return
+        caller = visibility.viewer(stream.caller, self._chain.settings.visibility)
+        for place in wanted.matches(block, caller):
+            await stream.send(Visible([visibility.Logs([(block, [place])], caller)], _log))
 
     def _check_streams(self, caller: Caller) -> None:
         most = limits.ACTOR_SUBSCRIPTIONS_MAX if caller.actor else limits.ANONYMOUS_SUBSCRIPTIONS_MAX
         if self._streams_of[caller.actor] >= most or len(self._streams) >= limits.FILTERS_MAX:
             raise _too_many("subscriptions", caller.actor, most)
 
-    async def _told(self, wanted: LogQuery | None, caller: Caller) -> AsyncIterator[Any]:
-        self._check_streams(caller)  # several may have been allowed before the first of them began
-        stream: asyncio.Queue[Block | None] = asyncio.Queue()
-        self._streams[stream] = None
-        self._streams_of[caller.actor] += 1
-        try:
-            while (block := await stream.get()) is not None:
-                if wanted is None:
-                    yield visibility.header(block.header(), caller)
-                    continue
-                for index, position in wanted.matches(block, caller):
-                    yield block.log(index, position)
-        finally:
-            self._streams.pop(stream, None)
-            self._streams_of[caller.actor] -= 1
-            if not self._streams_of[caller.actor]:
-                del self._streams_of[caller.actor]
+
+def _log(seen: list[visibility.Logs]) -> Any:
+    ((block, (place,)),) = seen[0].blocks
+    return block.log(*place)
 
 
 def _too_many(what: str, actor: str, most: int) -> AdapterError:

@@ -174,7 +174,7 @@ def application_app(
                     0,
                 )
                 for runtime, served in service.routes
-                if served.kind is not RouteKind.SUBSCRIBE
+                if served.kind is not RouteKind.STREAM
             ),
             *(
                 route("POST", path, _json_rpc(rpc, mount, position), admission, 0)

@@ -6,11 +6,11 @@ a revert is error 3 with the revert bytes as data; an unknown block is null or "
 
 from __future__ import annotations
 
-from coco.enclave.adapters.contract import Route, RouteKind
+from coco.enclave.adapters.contract import Route, RouteKind, Subscriptions
 from coco.enclave.adapters.ethereum.rpc import blocks, calls, chain, logs, state, transactions
 from coco.enclave.adapters.ethereum.rpc.registry import METHODS, PUBLIC
 
-__all__ = ["METHODS", "PUBLIC", "ROUTES", "blocks", "calls", "chain", "logs", "state", "transactions"]
+__all__ = ["METHODS", "PUBLIC", "ROUTES", "SUBSCRIPTIONS", "blocks", "calls", "chain", "logs", "state", "transactions"]
 
 _SUBMISSIONS = {
     "eth_sendRawTransaction": RouteKind.SUBMIT,
@@ -20,5 +20,5 @@ _SUBMISSIONS = {
 ROUTES = (
     *(Route(name, RouteKind.QUERY) for name in METHODS),
     *(Route(name, kind) for name, kind in _SUBMISSIONS.items()),
-    Route("eth_subscribe", RouteKind.SUBSCRIBE),
 )
+SUBSCRIPTIONS = Subscriptions("eth_subscribe", "eth_unsubscribe", "eth_subscription")
