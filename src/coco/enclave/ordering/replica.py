@@ -173,6 +173,10 @@ class Replica:
             await self._worker
         assert self._driver.is_primary, "a network of one elects itself"
 
+    def stand(self) -> None:
+        """Ask for an election now, without waiting for the time at which this node would."""
+        self._guarded(self._driver.campaign)
+
     def follow(self) -> None:
         """Let time pass: from now on there are other nodes."""
         if self._ticking is None:

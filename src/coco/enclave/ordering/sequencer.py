@@ -134,7 +134,11 @@ class Sequencer:
         if self.replica.is_primary and self.store.journal.last_seqno > self.replica.committed:
             self._sign_due.set()
             await self.committed(self.store.journal.last_seqno)
-        for task in self._tasks:
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Do nothing more, whatever was begun."""
+        for task in [*self._tasks, *self._outside]:
             task.cancel()
 
     # --- submissions ---
