@@ -148,7 +148,7 @@ def test_the_door_checks_early_only_what_is_this_adapters_at_the_root():
     service = Service(nothing, nothing, runtimes)
     checks: list[Any] = [service.early_checks(runtime) for runtime in runtimes]
     assert checks == [{}, {"send": "check of root"}]
-    routed = service.rpc_route("send"), service.rpc_route("send", "/q"), service.rpc_route("send", "/other")
+    routed = service.rpc_route("send"), service.rpc_route_below("/q", "send"), service.rpc_route_below("/other", "send")
     assert [route and route[0].manifest.name for route in routed] == ["root", "q", None]
     assert service.rpc_mounts == ["/q"]
 

@@ -233,7 +233,7 @@ class JsonRpc:
         if target is AT_ROOT:
             request, route = Request(name, params), self._service.rpc_route(name)
         else:
-            route = self._service.rpc_route(name, target.mount)
+            route = self._service.rpc_route_below(target.mount, name)
             request = target.request(name, params, None if route is None else route[1])
         return _Call(identity, request, route, self._service.cost(route, request))
 

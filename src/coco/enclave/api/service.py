@@ -81,10 +81,12 @@ class Service:
                 methods = self._rpc if root else self._rpc_below.setdefault(runtime.mount, {})
                 methods.setdefault(route.name, (runtime, route))
 
-    def rpc_route(self, name: str, mount: str = mounts.ROOT) -> tuple[AdapterRuntime, Route] | None:
-        """The adapter that has a JSON-RPC method at a mount."""
-        if mount == mounts.ROOT:
-            return self._rpc.get(name)
+    def rpc_route(self, name: str) -> tuple[AdapterRuntime, Route] | None:
+        """The adapter that has a JSON-RPC method at ``/``."""
+        return self._rpc.get(name)
+
+    def rpc_route_below(self, mount: str, name: str) -> tuple[AdapterRuntime, Route] | None:
+        """The same, at another mount."""
         return self._rpc_below.get(mount, {}).get(name)
 
     def subscription(self, method: str, mount: str) -> tuple[AdapterRuntime, Subscriptions] | None:
