@@ -21,7 +21,6 @@ from coco.enclave.adapters.contract import (
     Caller,
     Envelope,
     Events,
-    Items,
     LedgerAdapter,
     Manifest,
     Outcome,
@@ -39,8 +38,7 @@ from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, NotFoundError
 from coco.ledger.position import Position
 
-VALUE_BYTES_MAX = 64 * 1024
-_KEY_CHARACTERS_MAX = 200
+VALUE_BYTES_MAX, KEY_CHARACTERS_MAX = 64 * 1024, 200
 
 
 class Changes(BatchSession):
@@ -48,7 +46,6 @@ class Changes(BatchSession):
 
     def __init__(self, tx: StoreTransaction, block: BlockContext) -> None:
         self._tx, self._block = tx, block
-        self._documents: list[bytes] = []
 
     async def run(self, envelope: Envelope) -> Outcome:
         """Write what its owner may write."""
@@ -59,12 +56,7 @@ class Changes(BatchSession):
         document = json.dumps({**change, "time_ms": self._block.time_ms}, sort_keys=True).encode()
         self._tx.put("kv.rows", key, document)
         self._tx.put("kv.history", envelope.id, document)
-        self._documents.append(document)
-        return Outcome(Verdict.INCLUDED)
-
-    async def close(self) -> Items:
-        """A receipt proves each change by itself."""
-        return Items(self._documents)
+        return Outcome(Verdict.INCLUDED, item=document)
 
 
 class KeyValueLedger(LedgerAdapter):
@@ -85,19 +77,15 @@ class KeyValueLedger(LedgerAdapter):
 
     def parse_submission(self, request: Request) -> Sequence[bytes]:
         """Key and value as one transaction."""
-        assert isinstance(request.params, Mapping)
-        key = str(request.params["key"])
-        if len(key) > _KEY_CHARACTERS_MAX or len(request.body) > VALUE_BYTES_MAX:
+        key = request.param("key")
+        if len(key) > KEY_CHARACTERS_MAX or len(request.body) > VALUE_BYTES_MAX:
             raise AdapterError("the key or the value is too large", code="kv.too_large")
-        change = {"key": key, "value": request.body.hex(), "nonce": request.nonce.hex()}
-        return [json.dumps(change).encode()]
+        return [json.dumps({"key": key, "value": request.body.hex(), "nonce": request.nonce.hex()}).encode()]
 
     async def admit(self, raw: Sequence[bytes], caller: Caller) -> Sequence[Envelope | CocoError]:
         """Every change carries its author, whom the connection proved."""
-        return [
-            Envelope(keccak256(one + caller.actor.encode()), {**json.loads(one), "owner": caller.actor}, len(one))
-            for one in raw
-        ]
+        owned = [(change + caller.actor.encode(), {**json.loads(change), "owner": caller.actor}) for change in raw]
+        return [Envelope(keccak256(named), change, len(named)) for named, change in owned]
 
     async def open(self, tx: StoreTransaction, block: BlockContext) -> BatchSession:
         """Changes run one by one."""
@@ -105,26 +93,17 @@ class KeyValueLedger(LedgerAdapter):
 
     async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
         """The row of a key."""
-        assert isinstance(request.params, Mapping)
-        row = view.get("kv.rows", str(request.params["key"]).encode())
-        return Reply(Visible([json.loads(row)] if row is not None else [], only))
+        return Reply(Visible(rows(view.get("kv.rows", request.param("key").encode())), only))
 
     async def acknowledge(self, request: Request, settled: Sequence[Settled], caller: Caller, view: StoreView) -> Reply:
         """Committed: give the record from the history, which lies in the ledger."""
         settled[0].require_included()
-        record = await view.fetch("kv.history", settled[0].envelope.id)
-        return Reply(Visible([json.loads(record)] if record is not None else [], only), status=201)
+        return Reply(Visible(rows(await view.fetch("kv.history", settled[0].envelope.id)), only), status=201)
 
-    async def may_learn_fate(self, identity: bytes, caller: Caller, view: StoreView) -> bool:
-        """Its owner, and an auditor."""
-        pooled, record = self.services.pooled(identity), await view.fetch("kv.history", identity)
-        known = [pooled.payload] if pooled is not None else [json.loads(record)] if record is not None else []
-        return bool(self.redact(known, caller, view))
-
-    async def prove(self, identity: bytes, caller: Caller, view: StoreView) -> tuple[int, dict[str, Any]] | None:
-        """The document of a change, for whoever may see it."""
-        seen = await self.may_learn_fate(identity, caller, view)
-        return await self.services.prove_item(identity, view) if seen else None
+    async def item(self, identity: bytes, view: StoreView) -> Any:
+        """A change, for whoever asks what became of it, or for a proof."""
+        pooled = self.services.pooled(identity)
+        return pooled.payload if pooled else next(iter(rows(await view.fetch("kv.history", identity))), None)
 
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         """Owners see their own; an auditor sees all."""
@@ -132,8 +111,7 @@ class KeyValueLedger(LedgerAdapter):
 
     async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
         """Remember what changed until it is committed."""
-        changes = [json.loads(value) for _, value in writes.rows("kv.rows") if value is not None]
-        self._uncommitted += [(position.seqno, change) for change in changes]
+        self._uncommitted += [(position.seqno, json.loads(value or b"")) for _, value in writes.rows("kv.rows")]
         return [identity for identity, _ in writes.rows("kv.history")]
 
     def committed(self, position: Position) -> None:
@@ -151,6 +129,11 @@ class KeyValueLedger(LedgerAdapter):
         await self._events.follow(stream, lambda change: Visible([change], only))
 
 
+def rows(document: bytes | None) -> list[dict[str, Any]]:
+    """A document as an item, if it is there."""
+    return [json.loads(document)] if document is not None else []
+
+
 def only(seen: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The one row that is left, if the caller may see it: a hidden one looks like none."""
     if not seen:
@@ -158,6 +141,5 @@ def only(seen: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return seen[0]
 
 
-def adapter(settings: Mapping[str, Any]) -> KeyValueLedger:
-    """Make the adapter of a genesis document's ``kv`` section."""
-    return KeyValueLedger(settings)
+#: Makes the adapter of a genesis document's ``kv`` section.
+adapter = KeyValueLedger

@@ -163,7 +163,7 @@ class Batches:
         else:
             outcomes = await self._one_by_one(runtime, session, batch, transaction)
         claimed = Claimed()
-        included = [e.id for e, outcome in zip(batch, outcomes, strict=True) if outcome.verdict is Verdict.INCLUDED]
+        included = [(e.id, o.item) for e, o in zip(batch, outcomes, strict=True) if o.verdict is Verdict.INCLUDED]
         if included and isinstance(session, CompositeSession):
             claimed = session.claimed
         elif included:

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from coco._native import ClaimTree
-from coco.enclave.adapters.contract import Items
 from coco.enclave.store import StoreView
 from coco.ledger import proofs, tables
 from coco.ledger.claims import Claim
@@ -40,15 +39,25 @@ class Claimed:
         #: By adapter.
         self._kept: dict[str, _Kept] = {}
 
-    def add(self, adapter: str, claimed: Claim | Items | None, ids: Sequence[bytes], secret: bytes) -> Claim | None:
-        """What a session claims of the transactions ``ids``, salted from a secret of the batch."""
-        if isinstance(claimed, Items):
-            assert len(claimed.items) == len(ids), "one item for each transaction that is included; else it has failed"
-            kept = _Kept(derived(secret, b"items", adapter), list(ids), list(claimed.items))
+    def add(
+        self, adapter: str, claim: Claim | None, included: Sequence[tuple[bytes, bytes | None]], secret: bytes
+    ) -> Claim | None:
+        """What an adapter claims of what is included.
+
+        Args:
+            adapter: its name.
+            claim: what its session gave.
+            included: id and item of each.
+            secret: of the batch; salts come from it.
+        """
+        items = [item for _, item in included if item is not None]
+        if claim is None and items:
+            assert len(items) == len(included), "all of a batch have an item, or none has; else the adapter has failed"
+            kept = _Kept(derived(secret, b"items", adapter), [identity for identity, _ in included], items)
             self._kept[adapter] = kept
-            claimed = Claim(adapter, claimed.head, kept.tree().root())
-        self.claim = claimed
-        return claimed
+            claim = Claim(adapter, b"", kept.tree().root())
+        self.claim = claim
+        return claim
 
     def combine(self, record: CompositeRecord, parts: Mapping[str, Claim | None], secret: bytes) -> None:
         """One claim over those of several adapters."""

@@ -13,7 +13,7 @@ composite transaction; what waits for somebody outside cannot be a part, since t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -260,29 +260,29 @@ class CompositeSession(BatchSession):
         for name, (runtime, parts) in by_adapter.items():
             secret = claimed.derived(self._block.secret, b"part", name)
             session = await runtime.adapter.open(self._tx, replace(self._block, secret=secret, target_ms=0))
-            async for reason in _failures(session, parts):
-                return Outcome(Verdict.REFUSED, f"{name}: {reason}")
-            claims[name] = self.claimed.add(name, await session.close(), [part.id for part in parts], secret)
+            outcomes = await _run(session, parts)
+            for outcome in outcomes:
+                if outcome.verdict is not Verdict.INCLUDED or not outcome.succeeded:
+                    reason = "it cannot run yet" if outcome.verdict is Verdict.DEFERRED else outcome.reason or "refused"
+                    return Outcome(Verdict.REFUSED, f"{name}: {reason}")
+            included = [(part.id, outcome.item) for part, outcome in zip(parts, outcomes, strict=True)]
+            claims[name] = self.claimed.add(name, await session.close(), included, secret)
         record = CompositeRecord(envelope.id, [(runtime.name, part.id) for runtime, part in envelope.payload])
         self._tx.put(tables.COMPOSITES, envelope.id, record.encode())
         self.claimed.combine(record, claims, self._block.secret)
         return Outcome(Verdict.INCLUDED)
 
 
-async def _failures(session: BatchSession, parts: Sequence[Envelope]) -> AsyncIterator[str]:
-    """Why parts were not included or did not do what they are for."""
-    if isinstance(session, WholeBatchSession):
-        outcomes = list(await session.run_all(parts))
-        for index, outcome in enumerate(outcomes):
-            if outcome.verdict is Verdict.INCLUDED and not session.succeeded(index):
-                yield "the transaction failed"
-    else:
-        outcomes = [await session.run(part) for part in parts]
-    for outcome in outcomes:
-        if outcome.verdict is Verdict.DEFERRED:
-            yield "it cannot run yet"
-        elif outcome.verdict is Verdict.REFUSED or not outcome.succeeded:
-            yield outcome.reason or "refused"
+async def _run(session: BatchSession, parts: Sequence[Envelope]) -> Sequence[Outcome]:
+    if not isinstance(session, WholeBatchSession):
+        return [await session.run(part) for part in parts]
+    outcomes = await session.run_all(parts)
+    return [
+        replace(outcome, succeeded=False, reason="the transaction failed")
+        if outcome.verdict is Verdict.INCLUDED and not session.succeeded(index)
+        else outcome
+        for index, outcome in enumerate(outcomes)
+    ]
 
 
 class _Policy(PoolPolicy):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from coco._native import Chain, WriteSet
 from coco.configuration.callers import Caller, CallerKind
@@ -19,6 +19,10 @@ from coco.ledger.position import Position
 
 if TYPE_CHECKING:
     from coco._native import Admitted
+
+
+#: An adapter does not say what its transactions are.
+_HIDES_NONE: Final = object()
 
 
 class LedgerAdapter(ABC):
@@ -132,15 +136,28 @@ class LedgerAdapter(ABC):
         """
         raise AdapterError("this protocol binds no identities", code="adapter.no_identities")
 
+    async def item(self, identity: bytes, view: StoreView) -> Any:
+        """A transaction that waits or is included, as :meth:`redact` takes it; None: there is none such.
+
+        As it stands the protocol hides none: every participant may know what became of each, and no item is proven.
+        """
+        return _HIDES_NONE
+
     async def may_learn_fate(self, identity: bytes, caller: Caller, view: StoreView) -> bool:
-        """Whether the caller may know what became of the transaction with this id; every participant, as it stands."""
-        return caller.kind is CallerKind.PARTICIPANT
+        """Whether the caller may know what became of the transaction with this id: whoever may see it."""
+        item = await self.item(identity, view)
+        if item is _HIDES_NONE:
+            return caller.kind is CallerKind.PARTICIPANT
+        return item is not None and bool(self.redact([item], caller, view))
 
     async def prove(self, identity: bytes, caller: Caller, view: StoreView) -> tuple[int, dict[str, Any]] | None:
         """Seqno of the entry that a transaction is in, and the proof, from the claim of that entry, of the transaction
-        and its outcome; None where the caller may see none. A protocol without such proofs has none, as it stands.
+        and its outcome; None where the caller may see none. As it stands, of its :attr:`Outcome.item`.
         """
-        return None
+        item = await self.item(identity, view)
+        if item is None or item is _HIDES_NONE or not self.redact([item], caller, view):
+            return None
+        return await self.services.prove_item(identity, view)
 
     async def acknowledge(self, request: Request, settled: Sequence[Settled], caller: Caller, view: StoreView) -> Reply:
         """Answer a submission of kind SUBMIT_AND_WAIT, once what became of it is known; ``view`` is committed.

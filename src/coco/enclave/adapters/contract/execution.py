@@ -58,6 +58,10 @@ class Outcome:
     took_us: int = 0
     #: Whether an included one did what it is for. One that did not undoes the composite transaction that it is part of.
     succeeded: bool = True
+    #: What the entry claims of an included one. The framework salts it, keeps it and proves it
+    #: (:attr:`Services.prove_item`); whoever is shown the proof learns nothing of the others. All of a batch have one,
+    #: or none has.
+    item: bytes | None = None
     #: What :meth:`LedgerAdapter.acknowledge` answers from: a value of the type :attr:`Manifest.reply`.
     reply: Any = None
     #: Keep verdict, reason and reply in the ledger, so that every node can answer, now and after a restart; of a
@@ -82,17 +86,6 @@ class Settled:
             raise AdapterError(f"the transaction was dropped: {self.outcome.reason}", code="node.dropped")
 
 
-@dataclass(frozen=True, slots=True)
-class Items:
-    """What an entry claims, one item for each INCLUDED envelope in their order; the framework salts them, keeps them
-    and proves them (:attr:`Services.prove_item`). Whoever is shown the proof of one learns nothing of the others.
-    """
-
-    items: Sequence[bytes]
-    #: Of the batch as a whole, for everybody who is shown any of them.
-    head: bytes = b""
-
-
 class BatchSession(ABC):
     """One batch of an adapter under way on one store transaction: opened, run, and closed or left.
 
@@ -108,9 +101,11 @@ class BatchSession(ABC):
         and no other one (G3); nothing that the session remembers of it may be in its way afterwards.
         """
 
-    async def close(self) -> Claim | Items | None:
-        """Write what concerns the batch as a whole; what receipts of the entry prove, or None. At least one envelope
-        was INCLUDED; called once, and last. An adapter with proofs of its own gives a claim of its own.
+    async def close(self) -> Claim | None:
+        """Write what concerns the batch as a whole. At least one envelope was INCLUDED; called once, and last.
+
+        Returns:
+            What receipts of the entry prove, of an adapter with proofs of its own; None: its outcomes' items, if any.
         """
         return None
 

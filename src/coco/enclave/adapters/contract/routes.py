@@ -106,6 +106,16 @@ class Request(msgspec.Struct, frozen=True):
     #: What follows the adapter's mount in the path, decoded, of JSON-RPC: empty, or with a slash at its beginning.
     rest: str = ""
 
+    def param(self, name: str) -> str:
+        """A path parameter of an HTTP route.
+
+        Raises:
+            AdapterError: the request has none of that name (``request.no_parameter``).
+        """
+        if isinstance(self.params, Mapping) and name in self.params:
+            return str(self.params[name])
+        raise AdapterError(f"the request has no {name}", code="request.no_parameter")
+
 
 class Cost(msgspec.Struct, frozen=True):
     """What answering a request takes, at most, as far as that can be known before it runs.

@@ -35,8 +35,8 @@ class Services:
     pending_position: Callable[[Hashable], Awaitable[int | None]]
     #: The store at its newest version, committed or not: for ``applied``.
     newest: Callable[[], StoreView]
-    #: The proof, from what its entry claims (:class:`Items`), of a transaction that :attr:`Manifest.transactions` has,
-    #: with the seqno of that entry; None: there is none. Whoever is shown it sees the item.
+    #: The proof, from what its entry claims (:attr:`Outcome.item`), of a transaction that :attr:`Manifest.transactions`
+    #: has, with the seqno of that entry; None: there is none. Whoever is shown it sees the item.
     prove_item: Callable[[bytes, StoreView], Awaitable[tuple[int, dict[str, Any]] | None]]
     #: Asks an external processor that the manifest names; not confidential.
     call_external: Callable[[str, bytes], Awaitable[bytes]]
