@@ -7,9 +7,13 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$root"
-cargo_home=${CARGO_HOME:-$HOME/.cargo}
 export SOURCE_DATE_EPOCH=1577836800 LC_ALL=C TZ=UTC
-export RUSTFLAGS="--remap-path-prefix=$root=/src --remap-path-prefix=$cargo_home=/cargo -C link-arg=-Wl,--build-id=none -C symbol-mangling-version=v0"
-# C parts of dependencies (libsecp256k1, blst, c-kzg) must not learn where they are built either.
-export CFLAGS="-ffile-prefix-map=$root=/src -ffile-prefix-map=$cargo_home=/cargo -g0"
-maturin build --release --locked --target-dir "${COCO_WHEEL_TARGET:-rust/target/wheel}" --out "$out" ${MATURIN_ARGS:-}
+unset RUSTFLAGS # it would replace the flags of .cargo/config.toml, as RUSTC_WRAPPER would the wrapper
+unset RUSTC_WRAPPER
+if [ "${COCO_WHEEL_PROFILE:=release}" = release ]; then
+    # C parts of dependencies (libsecp256k1, blst, c-kzg) must not learn where they are built either.
+    cargo_home=${CARGO_HOME:-$HOME/.cargo}
+    export CFLAGS="-ffile-prefix-map=$root=/src -ffile-prefix-map=$cargo_home=/cargo -g0"
+fi
+maturin build --profile "$COCO_WHEEL_PROFILE" --locked --target-dir "${COCO_WHEEL_TARGET:-rust/target/wheel}" \
+    --out "$out" ${MATURIN_ARGS:-}
