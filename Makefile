@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 CARGO_TARGET := rust/target
 RUST_SOURCES := $(shell find rust -name '*.rs' -not -path 'rust/target/*') rust/Cargo.toml rust/Cargo.lock rust/coco-core/Cargo.toml rust/coco-native/Cargo.toml .cargo/config.toml
 DIR ?= tests/vectors/ethereum-tests
+# More workers than cores, for tests of whole networks wait now and then; in the order of tests/order.py.
+ALL_TESTS := -n $(or $(WORKERS),3) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: build sandbox test fuzz test-clients test-net test-vectors check format bench bench-attack wheel bundle verify-release lock soak forge clean
 
@@ -44,13 +46,7 @@ sandbox: build ## Start a network on this machine (development only)
 
 test: build .venv-ccf/.built tests/clients/node_modules/.built ## All tests
 	cd rust && PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo test --profile develop --locked --target-dir target -p coco-core --quiet
-ifeq ($(strip $(ARGS)),)
-	$(BIN)/python -m pytest --durations 20 -n 2 tests/unit tests/simulation tests/conformance
-	$(BIN)/python -m pytest --durations 20 -n 2 -m "slow and not clients" tests/end_to_end tests/adversary
-	$(BIN)/python -m pytest --durations 20 -n 2 --dist loadfile -m "not slow and not clients" tests/end_to_end tests/adversary
-else
-	$(BIN)/python -m pytest $(ARGS)
-endif
+	$(BIN)/python -m pytest --durations 20 $(or $(ARGS),$(ALL_TESTS))
 
 test-vectors: build ## Conformance data below DIR; ends with "N passed, N failed"
 	$(BIN)/python tests/conformance/ethereum_tests.py $(DIR)

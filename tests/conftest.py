@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,11 +18,35 @@ from typing import Any
 
 import pytest
 
+import forks
+import order
+from forks import CCF_PYTHON
+from forks import ROOT as ROOT
 from operators import Operator
 
-ROOT = Path(__file__).parent.parent
-#: The independent ledger reader needs an older cbor2, so it has an environment of its own (Makefile).
-CCF_PYTHON = ROOT / ".venv-ccf" / "bin" / "python"
+_FORKS: pytest.StashKey[Any] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    forks.install()
+    if not hasattr(config, "workerinput") and "COCO_TESTS_STARTED" not in os.environ:
+        config.stash[_FORKS] = forks.begin()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = order.arrange(items)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _FORKS in config.stash:
+        config.stash[_FORKS].cleanup()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is marked so has every process started, also those of its fixtures."""
+    with forks.started() if item.get_closest_marker("started") else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -1174,6 +1174,7 @@ def test_a_disk_without_room_is_named(tmp_path: Path, typed: list[str], bytes_ma
     now="a node that is not ready has acknowledged nothing: it ends at once",
 )
 @pytest.mark.parametrize("command", ["sandbox", "join"])
+@pytest.mark.started
 def test_a_start_that_is_broken_off_waits_for_nothing(tmp_path: Path, command: str):
     make_actor(tmp_path, "service")
     (tmp_path / "genesis.json").write_text('{"network": "n"}')

@@ -23,6 +23,8 @@ from network import ADAPTERS, TestNetwork, run, running
 KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 CANARY = "c4n4ryc4n4ryc4n4ry"
 
+pytestmark = pytest.mark.started
+
 
 @pytest.fixture
 def network(tmp_path):

@@ -314,7 +314,7 @@ def test_receipts_of_the_ledger_are_verified_by_others(sandbox, node, tmp_path):
     from eth_account import Account
 
     from coco.ledger import outcomes, receipts
-    from conftest import CCF_PYTHON
+    from forks import CCF_PYTHON
 
     account = Account.from_key("0x2a871d0798f97d79848a013d4936a73bf4cc922c825d33c1cf7073dff6d409c6")
     fields = {"to": "0x" + "44" * 20, "value": 1, "gas": 21000, "nonce": 0, "chainId": 2017}

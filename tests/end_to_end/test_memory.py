@@ -35,6 +35,7 @@ def scan(pid: int, needles: dict[str, bytes]) -> Counter[str]:
     return found
 
 
+@pytest.mark.started
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the memory of a process that is not dumpable")
 def test_K5_no_share_is_left_in_memory_after_a_recovery(sandboxes):
     sandbox = sandboxes()

@@ -6,12 +6,14 @@ import json
 import re
 import time
 
+import pytest
 import requests
 
 from conftest import ROOT
 from operators import PATIENCE_S, Operator
 
 
+@pytest.mark.started
 def test_a_network_of_processes_and_a_host_that_dies(operator):
     assert operator.run("n0", "start")["status"] == "Open"
     operator.join("n1")

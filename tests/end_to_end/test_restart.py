@@ -76,6 +76,7 @@ def is_signature(entry):
     return tables.SIGNATURES in Entry.parse(entry).public_writes().tables()
 
 
+@pytest.mark.started
 def test_ctrl_c_and_start_again_keeps_everything(sandboxes):
     sandbox = sandboxes()
     sandbox.start()
@@ -252,6 +253,7 @@ def test_export_and_show_speak_json(sandboxes, written, tmp_path):
     assert Path(ledger).exists()
 
 
+@pytest.mark.started
 def test_a_signal_at_any_moment_of_the_start_ends_it_in_good_order(sandboxes):
     sandbox = sandboxes()
     for delay_s in (0.2, 0.5, 0.8, 1.2):

@@ -21,6 +21,7 @@ def coco(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.started
 def test_version_and_doctor_and_accounts_speak_json():
     code, out, _ = coco("version", "--json")
     assert code == 0 and json.loads(out)["platforms"] == ["insecure_virtual"]
