@@ -21,7 +21,7 @@ $(VENV)/.packages: requirements.lock
 
 $(VENV)/.built: $(VENV)/.packages $(RUST_SOURCES) pyproject.toml
 	@command -v cargo >/dev/null || { echo "Rust is needed: https://rustup.rs" >&2; exit 3; }
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --profile develop --locked --target-dir $(CARGO_TARGET)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop $$(test ! -x $(BIN)/uv || echo --uv) --profile develop --locked --target-dir $(CARGO_TARGET)
 	touch $@
 
 # The independent ledger reader needs an older cbor2 than Coco: an environment of its own.

@@ -33,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_FORKS] = forks.begin()
 
 
+@pytest.hookimpl(tryfirst=True)  # a worker takes the groups' names right after
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = order.arrange(items)
 

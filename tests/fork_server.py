@@ -25,7 +25,8 @@ def prepare(kind, folders):
     """Import what a process of this kind runs; returns what runs it."""
     if kind == "command":
         import forks
-        from coco.cli import commands, main as command  # noqa: F401
+        from coco.cli import commands  # noqa: F401 - what the entry point imports by itself
+        from coco.cli import main as command
 
         forks.install()
         return lambda: sys.exit(command.main())

@@ -20,7 +20,7 @@ _NETWORKS = ("end_to_end", "adversary")
 
 def shared(item: pytest.Item) -> str:
     """A name for what a test shares with others of its module; empty if it shares nothing."""
-    definitions = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009 - pytest has no other name for it
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs  # pytest has no other name for it
     names = sorted(
         name
         for name, (*_, definition) in definitions.items()

@@ -58,6 +58,7 @@ def coco(bundle: Path, home: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_sandbox_runs_out_of_a_bundle_as_an_ordinary_user(bundle, home):
     measured = coco(bundle, home, "measure")
     assert measured["bundle"] == code_identity.check(bundle) and measured["altered"] == []

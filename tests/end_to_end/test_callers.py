@@ -6,12 +6,16 @@ import json
 import ssl
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from eth_account import Account
 from eth_account.messages import encode_defunct
 
+from coco.attestation.evidence import Evidence, report_data
 from coco.client.http import HttpsClient, RemoteError
 from coco.client.pin import Pin
 from coco.client.verify import service_context, verify_node
@@ -441,6 +445,15 @@ def test_recovery_messages_are_checked(network):
     run(story())
 
 
+def key_of(pem: str) -> bytes:
+    """DER SubjectPublicKeyInfo of a certificate's key."""
+    return (
+        x509.load_pem_x509_certificate(pem.encode())
+        .public_key()
+        .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    )
+
+
 def test_tls_ends_in_the_enclave(network):
     """The certificate's key is not in the host process or on its disk: it is the one in the evidence."""
 
@@ -449,6 +462,18 @@ def test_tls_ends_in_the_enclave(network):
             port = network.node.relays["application"].port
             shown = ssl.get_server_certificate(("127.0.0.1", port))
             assert shown.strip() != network.service.strip()
+            nonce = b"of this test"
+            client = network.client(listener="administration")
+            said = (await client.request("GET", f"/node/attestation?nonce={nonce.hex()}")).json()
+            proven = Evidence.parse(said).verify(now_s=int(time.time())).report_data
+            bound = {
+                "nonce": nonce,
+                "service": key_of(network.service),
+                "constitution": bytes.fromhex(said["constitution_hash"]),
+                "configuration": bytes.fromhex(said["configuration_hash"]),
+            }
+            assert proven == report_data(key_of(shown), **bound)
+            assert proven != report_data(key_of(network.service), **bound), "it is of one key"
             for path in network.files.directory.rglob("*"):
                 if path.is_file() and "key" not in path.name:
                     assert b"PRIVATE KEY" not in path.read_bytes()

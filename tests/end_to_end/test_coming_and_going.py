@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 from eth_account import Account
 
@@ -123,6 +124,7 @@ def paying(operator: Operator, accounts: int) -> Iterator[list[Load]]:
                 assert load.call("eth_getTransactionReceipt", identity, node=name)["status"] == "0x1"
 
 
+@pytest.mark.slow
 def test_nodes_come_and_go_under_load(operator):
     operator.run("n0", "start")
     for name in ("n1", "n2"):
@@ -154,6 +156,7 @@ def _measured(code: Path | None) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
 
+@pytest.mark.slow
 def test_new_code_is_voted_in_and_rolled_out_under_load_and_who_keeps_the_old_is_ejected(operator, tmp_path):
     code = tmp_path / "v2"
     shutil.copytree(Path(coco.__file__).parent, code / "coco")

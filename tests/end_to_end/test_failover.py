@@ -301,6 +301,8 @@ def enclaves(sandbox: SandboxProcess) -> list[int]:
     return sorted(found)
 
 
+@pytest.mark.started
+@pytest.mark.slow
 def test_nodes_die_at_random_under_load_and_nothing_is_lost_or_done_twice(network):
     chance = random.Random(20)
     clients = [Payments(network.url, account) for account in range(4)]

@@ -27,6 +27,7 @@ def test_the_document_names_every_route_and_no_other():
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.slow
 def test_schemathesis_finds_no_5xx(sandbox, tmp_path):
     admin, service = sandbox.summary["administration_url"], sandbox.summary["service_certificate"]
     served = requests.get(f"{admin}/openapi.json", verify=service, timeout=10).json()

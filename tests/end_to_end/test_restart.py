@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import select
 import shutil
 import signal
 import sqlite3
@@ -116,12 +117,15 @@ def test_kill_9_at_random_moments_loses_nothing_acknowledged(sandboxes):
 
         thread = threading.Thread(target=load)
         thread.start()
+        # Mostly there is something to lose, however busy the machine is.
+        while following not in acknowledged and thread.is_alive() and round_number % 5:
+            time.sleep(0.005)
         time.sleep(chosen.uniform(0.05, 0.6))
         sandbox.kill(chosen.choice(["host", "enclave"]))
         stop.set()
         thread.join()
     sandbox.start()
-    assert len(acknowledged) > KILLS
+    assert len(acknowledged) >= KILLS * 4 // 5, "there was something to lose"
     for receipt in acknowledged.values():
         assert call(sandbox.url, "eth_getTransactionReceipt", receipt["transactionHash"]) == receipt
 
@@ -253,28 +257,40 @@ def test_export_and_show_speak_json(sandboxes, written, tmp_path):
     assert Path(ledger).exists()
 
 
+def has_a_folder(process: subprocess.Popen[bytes], directory: Path) -> bool:
+    return directory.exists()
+
+
+def has_an_enclave(process: subprocess.Popen[bytes], directory: Path) -> bool:
+    return bool(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+
+
+def has_a_ledger(process: subprocess.Popen[bytes], directory: Path) -> bool:
+    return any(directory.glob("n*/ledger.db"))
+
+
+def has_said_where(process: subprocess.Popen[bytes], directory: Path) -> bool:
+    assert process.stdout is not None
+    return bool(select.select([process.stdout], [], [], 0)[0])
+
+
 @pytest.mark.started
-def test_a_signal_at_any_moment_of_the_start_ends_it_in_good_order(sandboxes):
+@pytest.mark.parametrize("moment", [has_a_folder, has_an_enclave, has_a_ledger, has_said_where])
+def test_a_signal_at_any_moment_of_the_start_ends_it_in_good_order(sandboxes, moment):
     sandbox = sandboxes()
-    for delay_s in (0.2, 0.5, 0.8, 1.2):
-        command = [
-            sys.executable,
-            "-m",
-            "coco.cli.main",
-            "sandbox",
-            "--json",
-            "--port",
-            "0",
-            "--dir",
-            str(sandbox.directory),
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-        time.sleep(delay_s)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
-        assert process.returncode in (0, 130, -signal.SIGINT)
-        # Whoever was told where to find the sandbox gets an orderly end.
-        assert not output or process.returncode == 0
+    command = [sys.executable, "-m", "coco.cli.main", "sandbox", "--json", "--port", "0"]
+    command += ["--dir", str(sandbox.directory)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    until = time.monotonic() + 60
+    while not moment(process, sandbox.directory):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    output, said = process.communicate(timeout=30)
+    assert process.returncode in (0, 130), said
+    assert b"Traceback" not in said
+    # Whoever was told where to find the sandbox gets an orderly end.
+    assert not output or process.returncode == 0
     sandbox.start()
 
 

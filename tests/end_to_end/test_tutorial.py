@@ -18,6 +18,7 @@ TUTORIAL = ROOT / "docs" / "tutorial" / "README.md"
 
 
 @pytest.mark.timeout(280)
+@pytest.mark.slow
 def test_the_tutorial_does_what_it_says(tmp_path):
     blocks = re.findall(r"```bash\n(.*?)```", TUTORIAL.read_text(), re.DOTALL)
     assert len(blocks) > 8

@@ -11,6 +11,7 @@ from coco.simulator import Plan, run
 
 
 @pytest.mark.parametrize("nodes", [3, 5])
+@pytest.mark.slow
 def test_sealed_ledgers_agree_under_faults(nodes):
     reports = [run(Plan(nodes=nodes, seed=seed), LedgerCluster) for seed in range(12)]
     assert [report.violation for report in reports] == [""] * len(reports)

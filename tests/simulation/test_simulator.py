@@ -31,6 +31,7 @@ def campaign(nodes: int, seeds: range) -> list[Any]:
 
 
 @pytest.mark.parametrize("nodes", [3, 5])
+@pytest.mark.slow
 def test_two_hundred_seeds_hold(nodes):
     reports = campaign(nodes, range(200))
     broken = [f"coco simulate --nodes {nodes} --seeds {r.plan.seed}: {r.violation}" for r in reports if r.violation]
@@ -74,6 +75,7 @@ def test_a_mistake_is_caught(mutant, says):
     assert any(says in seen for seen in caught(cluster_of(mutant), range(40)))
 
 
+@pytest.mark.slow
 def test_an_identity_may_be_used_again_only_if_the_disk_is_honest():
     # The control: with an honest disk nothing is wrong with it, so what follows is caught for its own reason.
     assert list(caught(reviving(Revivable), range(60), CrashingCampaign)) == []
