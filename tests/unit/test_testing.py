@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from eth_account import Account
 
@@ -83,3 +86,13 @@ def test_networks_of_one_process_know_nothing_of_one_another():
     with Network(adapters={"kv": kv_ledger.adapter}) as one, Network(adapters={"kv": kv_ledger.adapter}) as other:
         assert one.participant("alice").request("PUT", "/kv/colour", b"blue").status == 201
         assert other.participant("alice").request("GET", "/kv/colour").status == 404
+
+
+def test_what_the_page_for_newcomers_shows_is_true(coco_network):
+    page = (Path(__file__).parents[2] / "docs/adapters.md").read_text()
+    (code,) = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/adapters.md", "exec"), names)
+    names["test_a_key_has_one_owner"](coco_network)
+    lines = len((Path(kv_ledger.__file__)).read_text().splitlines())
+    assert lines < 150, "the page says so"
