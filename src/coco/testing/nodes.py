@@ -153,6 +153,17 @@ class InProcessNode:
         self, method: str, target: str, body: bytes, headers: Sequence[tuple[bytes, bytes]], caller: Caller
     ) -> Response:
         """Serve one request as the application listener would, after TLS and its budget."""
+        asked = self.ground.loop.create_task(self._answer(method, target, body, headers, caller))
+        # A node that would have ended answers nobody any more.
+        await asyncio.wait({asked, self.ground.failure}, return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            asked.cancel()
+        self.check()
+        return await asked
+
+    async def _answer(
+        self, method: str, target: str, body: bytes, headers: Sequence[tuple[bytes, bytes]], caller: Caller
+    ) -> Response:
         path, _, query = target.partition("?")
         if method == "POST" and path == "/":
             answer: asyncio.Future[bytes] = self.ground.loop.create_future()
@@ -186,7 +197,6 @@ class InProcessNode:
         except CocoError as error:
             refusal = {"error": {"code": error.code, "message": str(error)}}
             return Response(error.http_status, json.dumps(refusal).encode())
-        self.check()
         begin = sent[0]
         named = {name.decode(): value.decode() for name, value in begin["headers"]}
         return Response(begin["status"], b"".join(message.get("body", b"") for message in sent[1:]), named)
