@@ -155,7 +155,8 @@ class InProcessNode:
         """Serve one request as the application listener would, after TLS and its budget."""
         asked = self.ground.loop.create_task(self._answer(method, target, body, headers, caller))
         # A node that would have ended answers nobody any more.
-        await asyncio.wait({asked, self.ground.failure}, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {asked, self.ground.failure}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not asked.done():
             asked.cancel()
         self.check()
