@@ -36,7 +36,7 @@ from coco.enclave.adapters.contract import (
 )
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, NotFoundError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 VALUE_BYTES_MAX, KEY_CHARACTERS_MAX = 64 * 1024, 200
 
@@ -109,18 +109,18 @@ class KeyValueLedger(LedgerAdapter):
         """Owners see their own; an auditor sees all."""
         return [item for item in items if caller.auditor or item["owner"] == caller.actor]
 
-    async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+    async def applied(self, position: TransactionId, writes: WriteSet) -> Sequence[bytes]:
         """Remember what changed until it is committed."""
         self._uncommitted += [(position.seqno, json.loads(value or b"")) for _, value in writes.rows("kv.rows")]
         return [identity for identity, _ in writes.rows("kv.history")]
 
-    def committed(self, position: Position) -> None:
+    def committed(self, position: TransactionId) -> None:
         """Tell the streams."""
         done = [change for seqno, change in self._uncommitted if seqno <= position.seqno]
         self._uncommitted = self._uncommitted[len(done) :]
         self._events.tell(done)
 
-    def rolled_back(self, position: Position) -> None:
+    def rolled_back(self, position: TransactionId) -> None:
         """Forget what is gone."""
         self._uncommitted = [item for item in self._uncommitted if item[0] <= position.seqno]
 

@@ -30,8 +30,8 @@ from coco.configuration import nodes, platforms, succession
 from coco.configuration import secrets as wrapping
 from coco.configuration.draft import Draft
 from coco.configuration.genesis import Genesis
-from coco.configuration.keepers import keepers
 from coco.configuration.proposals import Change, Proposals
+from coco.configuration.share_holders import share_holders
 from coco.crypto import cose
 from coco.crypto.certificates import endorsed_names, pem
 from coco.enclave.keys.certificates import Certificates
@@ -41,7 +41,6 @@ from coco.enclave.network.snapshots import evidence_row
 from coco.enclave.platform.rules_worker import call_here
 from coco.host.persistence import open_database
 from coco.ledger import receipts, signature, tables
-from coco.ledger.position import Position
 from coco.ledger.statements import (
     IDENTITY_STATEMENT,
     NODE_STATEMENT,
@@ -52,6 +51,7 @@ from coco.ledger.statements import (
     sign_as_member,
     spki_of,
 )
+from coco.ledger.transaction_id import TransactionId
 from members import Member
 
 Row = tuple[str, bytes, bytes | None]
@@ -87,7 +87,7 @@ class Signing:
 
     node: str
     time_s: int
-    committed: Position
+    committed: TransactionId
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Consortium:
         self.rows: dict[tuple[str, bytes], bytes] = {}
         self.now_s = BEGAN_S
         self.view, self.primary = 2, ""
-        self.first, self.committed = 1, Position(0, 0)
+        self.first, self.committed = 1, TransactionId(0, 0)
         self.proposals = Proposals(call)
         self._new_service()
 
@@ -233,7 +233,7 @@ class Consortium:
         at = next(n for n, entry in enumerate(self.entries, 1) if n > seqno and entry.signing)
         parsed, writes = (NativeEntry.parse(self.sealed[n - 1]) for n in (seqno, at))
         rows = (dict(writes.public_writes().rows(t)) for t in (tables.SIGNATURES, tables.COSE_SIGNATURES))
-        position = Position(parsed.view, seqno)
+        position = TransactionId(parsed.view, seqno)
         return receipts.Receipt(
             position=position,
             write_set_digest=parsed.write_set_digest,
@@ -265,7 +265,7 @@ class Consortium:
         """A signature entry, of the primary."""
         made = Signing(node or self.primary, self.now_s, self.committed)
         self._append(Entry(self.view, signing=made, service=pem(self.service.certificate)))
-        self.committed = Position(self.view, len(self.entries))
+        self.committed = TransactionId(self.view, len(self.entries))
         return len(self.entries)
 
     def _append(self, entry: Entry) -> None:
@@ -314,7 +314,7 @@ class Consortium:
         rows.append((tables.SERVICE_INFO, tables.SINGLETON, self._service("Opening", 0)))
         before = dict(self.rows)
         self.rows |= {(table, key): value for table, key, value in rows if value is not None}
-        rows += self.epochs.found(keepers(self), 1000 * self.now_s)
+        rows += self.epochs.found(share_holders(self), 1000 * self.now_s)
         self.rows = before
         self.write([*rows, ("private", b"", b"first")])
         self.sign()
@@ -465,7 +465,7 @@ class Consortium:
             if row["status"] == nodes.RETIRED and not row.get("retired_committed"):
                 left.append((tables.NODES_INFO, key, tables.row({**row, "retired_committed": True})))
         draft = Draft(self)
-        self.write([*left, *self._epoch(draft.keepers(), draft.node_keys())])
+        self.write([*left, *self._epoch(draft.share_holders(), draft.node_keys())])
 
     def _epoch(self, keeping: Any, node_keys: Any, following: bytes = b"") -> list[Row]:
         first = len(self.entries) + 2
@@ -493,9 +493,9 @@ class Consortium:
             if table == tables.NODES_INFO and value
         )
         if change.rekey and not leaves:
-            rows += self._epoch(change.keepers, change.node_keys)
+            rows += self._epoch(change.share_holders, change.node_keys)
         elif change.reshare:
-            rows.append(self.epochs.wrap(change.keepers))
+            rows.append(self.epochs.wrap(change.share_holders))
         self.write(rows)
         return change.answer
 
@@ -554,7 +554,7 @@ class Consortium:
             "number": seqno,
             "previous": self.info["cert"],
             "next": pem(following.certificate),
-            "transaction_id": str(Position(self.entries[-1].view, seqno - 1)),
+            "transaction_id": str(TransactionId(self.entries[-1].view, seqno - 1)),
             "root": self.tree.root(seqno - 1).hex(),
             "keys": {node: wrapping.seal_service_key(following.key, key).hex() for node, key in keys.items()},
             **other,
@@ -577,7 +577,7 @@ class Consortium:
         ]
         info = succession.succeeded(document, self.info, len(self.entries) + 1)
         rows.append((tables.SERVICE_INFO, tables.SINGLETON, tables.row(info)))
-        rows += self._epoch(draft.keepers(), draft.node_keys(), following.spki)
+        rows += self._epoch(draft.share_holders(), draft.node_keys(), following.spki)
         self.write(rows)
         self.service = following
 
@@ -601,7 +601,7 @@ class Consortium:
         self.stated = identity_payload(
             spki_of(former["cert"]),
             self.service.spki,
-            str(Position(self.entries[-1].view, since - 1)),
+            str(TransactionId(self.entries[-1].view, since - 1)),
             self.tree.root(since - 1).hex(),
         )
         self.count = count
@@ -627,7 +627,7 @@ class Consortium:
         former = wrapping.wrap_former(self.keys.secret, self.former_first, LedgerSecret.generate())
         self.write(
             [
-                *self.epochs.found(keepers(self), 1000 * self.now_s),
+                *self.epochs.found(share_holders(self), 1000 * self.now_s),
                 (tables.FORMER_SECRETS, self.former_first.to_bytes(8, "big"), former),
             ]
         )
@@ -659,7 +659,7 @@ def seal(
             node.key,
             keys.services[entry.service].key,
             node_certificate=certificate_of(node.id),
-            position=Position(entry.view, seqno),
+            position=TransactionId(entry.view, seqno),
             root=tree.root(),
             committed=made.committed,
             time_s=made.time_s,

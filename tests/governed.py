@@ -78,7 +78,7 @@ class Network:
         self.rekeyed += change.rekey
         self.renewed, self.renewed_service = change.renew, change.renew_service
         if change.reshare:
-            self.reshared.append((set(change.keepers.members), change.keepers.threshold))
+            self.reshared.append((set(change.share_holders.members), change.share_holders.threshold))
         return change.answer
 
     def propose(self, member: Member, *actions: Any, body: bytes = b"") -> Any:

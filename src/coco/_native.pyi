@@ -392,7 +392,7 @@ class Front:
         """
 
     def check_early(self, id: int) -> None:
-        """Submissions of this connection are checked early from now on."""
+        """Forwarding of this connection are checked early from now on."""
 
     def fileno(self) -> int: ...
     def take(self) -> list[tuple[Any, ...]]: ...

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from coco._native import WriteSet
 from coco.enclave.adapters.contract import (
     AdapterError,
+    AdapterServices,
     BatchSession,
     BlockContext,
     Caller,
@@ -37,7 +38,6 @@ from coco.enclave.adapters.contract import (
     Request,
     Route,
     RouteKind,
-    Services,
     Settled,
     Stream,
     Table,
@@ -47,7 +47,7 @@ from coco.enclave.adapters.contract import (
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, NotFoundError
 from coco.ledger.claims import Claim
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 
 class InvalidTransactionError(AdapterError):
@@ -64,7 +64,7 @@ class Status(msgspec.Struct, frozen=True):
 class Batches(BatchSession):
     """All transactions of a batch, or none: a session runs one envelope under a savepoint."""
 
-    def __init__(self, tx: StoreTransaction, services: Services) -> None:
+    def __init__(self, tx: StoreTransaction, services: AdapterServices) -> None:
         self._tx, self._services = tx, services
 
     async def run(self, envelope: Envelope) -> Outcome:
@@ -167,7 +167,7 @@ class SawtoothShape(LedgerAdapter):
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         return list(items)
 
-    async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+    async def applied(self, position: TransactionId, writes: WriteSet) -> Sequence[bytes]:
         rows = writes.rows("sawtooth.root")
         if rows:
             self._roots.append((position.seqno, self._root))
@@ -176,13 +176,13 @@ class SawtoothShape(LedgerAdapter):
                 self._events.append((position.seqno, {"batch": identity.hex(), "root": self._root.hex()}))
         return ()
 
-    def committed(self, position: Position) -> None:
+    def committed(self, position: TransactionId) -> None:
         done = [event for seqno, event in self._events if seqno <= position.seqno]
         self._events = self._events[len(done) :]
         self._roots = [item for item in self._roots if item[0] > position.seqno]
         self._told.tell(done)
 
-    def rolled_back(self, position: Position) -> None:
+    def rolled_back(self, position: TransactionId) -> None:
         while self._roots and self._roots[-1][0] > position.seqno:
             self._root = self._roots.pop()[1]
 

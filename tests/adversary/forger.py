@@ -42,7 +42,7 @@ from coco.crypto.certificates import pem  # noqa: E402
 from coco.enclave.keys.identity import ServiceIdentity  # noqa: E402
 from coco.ledger import tables  # noqa: E402
 from coco.ledger.chunks import write_chunk  # noqa: E402
-from coco.ledger.position import Position  # noqa: E402
+from coco.ledger.transaction_id import TransactionId  # noqa: E402
 from consortium import Consortium, Entry, Row, Signing  # noqa: E402
 
 SINGLETON = tables.SINGLETON
@@ -152,7 +152,7 @@ class Forger:
     def _closing(self, last: Entry, upto: int) -> Entry:
         known = [entry.signing.time_s for entry in self.made.entries[:upto] if entry.signing]
         later = [entry.signing.time_s for entry in self.made.entries[upto:] if entry.signing]
-        signing = Signing(self.primaries[upto - 1], later[0] if later else known[-1] + 2, Position(0, 0))
+        signing = Signing(self.primaries[upto - 1], later[0] if later else known[-1] + 2, TransactionId(0, 0))
         return Entry(last.view, signing=signing, service=self._service(last))
 
     def _service(self, last: Entry) -> str:
@@ -547,7 +547,7 @@ class Edit:
         return self._signed(time_s=max(0, self.entry.signing.time_s + by))
 
     def other_commit(self) -> list[Entry] | None:
-        place = Position(self.chance.randrange(1, 12), self.chance.randrange(0, self.at + 10))
+        place = TransactionId(self.chance.randrange(1, 12), self.chance.randrange(0, self.at + 10))
         return self._signed(committed=place)
 
     def signature_row(self) -> list[Entry] | None:

@@ -36,7 +36,7 @@ from coco.enclave.store import Journal, Store
 from coco.errors import CocoError, ConsensusError, HostLiedError
 from coco.host.persistence import open_database
 from coco.ledger import tables
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 from consortium import Consortium
 from network import TestNetwork, run
 
@@ -117,7 +117,7 @@ def test_a_primary_that_is_held_up_while_it_seals_goes_on_as_a_backup():
     net.cut = {old.node}
     net.write(old, b"only here")
     net.write(old, b"nor this")
-    sealed = LedgerEntry(Position(old.view, old.applied + 1), b"being sealed", False)
+    sealed = LedgerEntry(TransactionId(old.view, old.applied + 1), b"being sealed", False)
     new = net.elect()
     net.write(new, b"signature", signature=True)
     net.cut = set()

@@ -19,13 +19,13 @@ from coco import limits
 from coco._native import Background, LedgerSecret
 from coco.enclave.adapters.contract import (
     AdapterError,
+    AdapterServices,
     BlockContext,
     Caller,
     CallerKind,
     Envelope,
     Outcome,
     Request,
-    Services,
     Stream,
     Verdict,
     visible,
@@ -74,7 +74,7 @@ class Chained:
             return None
 
         self.adapter.start(
-            Services(
+            AdapterServices(
                 pooled=lambda identity: None,
                 pending_position=nothing,
                 newest=self.store.view,

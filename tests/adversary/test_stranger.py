@@ -34,8 +34,8 @@ from coco.client.pin import Pin
 from coco.client.verify import unverified_context
 from coco.enclave.adapters.contract import Caller, CallerKind, Route, RouteKind
 from coco.enclave.adapters.ethereum.adapter import adapter as ethereum
+from coco.enclave.api.dispatcher import Dispatcher
 from coco.enclave.api.jsonrpc import JsonRpc
-from coco.enclave.api.service import Service
 from coco.enclave.transport import listener as doors
 from coco.errors import HostError
 from network import TestNetwork, run, running
@@ -161,7 +161,7 @@ def test_C2_a_batch_is_paid_for_before_it_runs_whoever_sends_it():
         chain._committed_number = 5_000
         runtime = SimpleNamespace(adapter=chain)
         nothing: Any = None
-        service: Any = Service(nothing, nothing, [])
+        service: Any = Dispatcher(nothing, nothing, [])
         ran, replies = [], list[Any]()
         service._rpc["eth_feeHistory"] = runtime, Route("eth_feeHistory", RouteKind.QUERY)
 

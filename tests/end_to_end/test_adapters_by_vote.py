@@ -19,7 +19,7 @@ from coco import constitutions
 from coco.client.governance import Governance
 from coco.client.signer import Signer
 from coco.enclave.adapters.contract import PoolPolicy
-from coco.enclave.ordering.registry import Protocols
+from coco.enclave.ordering.registry import AdapterRegistry
 from coco.enclave.ordering.subscribers import Subscribers
 from coco.ledger import tables
 from network import ADAPTERS, ROOT, TestNetwork, run, running
@@ -165,7 +165,7 @@ class Fake:
 def test_what_is_rolled_back_is_forgotten_and_what_did_not_begin_is_fresh():
     sequencer: Any = SimpleNamespace(runtimes=[], subscribers=Subscribers())
     nothing: Any = lambda *given: None  # noqa: E731
-    protocols: Any = Protocols({"fake": Fake}, sequencer, nothing, nothing)  # type: ignore[dict-item]
+    protocols: Any = AdapterRegistry({"fake": Fake}, sequencer, nothing, nothing)  # type: ignore[dict-item]
 
     def row(status: str, genesis: Any) -> Any:
         return [(b"fake", tables.row({"status": status, "genesis": genesis}))]

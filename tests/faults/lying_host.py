@@ -46,7 +46,7 @@ from coco.client.verify import service_context
 from coco.errors import CocoError, HostError
 from coco.host.node import Node, NodeOptions
 from coco.ledger import receipts
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 from network import Several
 
 KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
@@ -764,9 +764,9 @@ class Campaign:
         client = HttpsClient("localhost", node.relays["administration"].port, context)
         service = x509.load_pem_x509_certificate(self.network.service.encode())
         try:
-            position = Position.parse((await client.request("GET", "/node/commit")).json()["transaction_id"])
+            position = TransactionId.parse((await client.request("GET", "/node/commit")).json()["transaction_id"])
             for _ in range(4):
-                asked = Position(position.view, rng.randrange(1, position.seqno))
+                asked = TransactionId(position.view, rng.randrange(1, position.seqno))
                 asking = asyncio.create_task(client.request("GET", f"/node/receipt?id={asked}"))
                 waiting: set[asyncio.Future[Any]] = {asking, node.ended}
                 await asyncio.wait(waiting, timeout=2, return_when=asyncio.FIRST_COMPLETED)

@@ -16,12 +16,12 @@ import atheris
 
 with atheris.instrument_imports(include=["coco", "wsproto"]):
     from coco.channel import messages
-    from coco.enclave.adapters.contract import BlockContext, Caller, CallerKind, Services
+    from coco.enclave.adapters.contract import AdapterServices, BlockContext, Caller, CallerKind
     from coco.enclave.adapters.ethereum.adapter import adapter
+    from coco.enclave.api.dispatcher import Dispatcher
     from coco.enclave.api.jsonrpc import JsonRpc
-    from coco.enclave.api.service import Service
     from coco.enclave.api.websocket import accept_websocket
-    from coco.enclave.ordering.forwarding import Submissions
+    from coco.enclave.ordering.forwarding import Forwarding
     from coco.enclave.ordering.pool import Pool
     from coco.enclave.ordering.runtime import AdapterRuntime
     from coco.enclave.ordering.subscribers import Subscribers
@@ -76,7 +76,7 @@ class _Sequencer:
         async def pending_position(lane: Any) -> int | None:
             return self.runtimes[0].pool.pending_position(lane)
 
-        services = Services(
+        services = AdapterServices(
             pooled=self.runtimes[0].pool.get,
             pending_position=pending_position,
             newest=lambda: self.store.view(),
@@ -104,10 +104,10 @@ class _Sequencer:
         return dropped
 
 
-async def _service() -> Service:
+async def _service() -> Dispatcher:
     sequencer: Any = _Sequencer()
     links: Any = SimpleNamespace(tell=lambda *message: True)
-    return Service(sequencer, Submissions(sequencer, links, lambda certificate: _CALLER), sequencer.runtimes)
+    return Dispatcher(sequencer, Forwarding(sequencer, links, lambda certificate: _CALLER), sequencer.runtimes)
 
 
 _CALLER = Caller(kind=CallerKind.PARTICIPANT, actor="aa" * 32, any_account=True)

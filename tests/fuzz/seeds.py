@@ -12,7 +12,7 @@ from coco._native import WriteSet
 from coco.channel import messages
 from coco.channel.framing import FrameWriter
 from coco.consensus import Driver, LedgerEntry, Members, Send, Start
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 _KEY = "0x" + "11" * 32
 #: Whose transactions they are.
@@ -40,8 +40,8 @@ def peers() -> list[bytes]:
     votes = [action.message for action in driver.campaign() + driver.persisted(9) if isinstance(action, Send)]
     alone = Driver(1, Start(Members((1,))))
     alone.campaign()
-    alone.propose(LedgerEntry(Position(2, 1), b"entry", False))
-    alone.propose(LedgerEntry(Position(2, 2), b"signature", True))
+    alone.propose(LedgerEntry(TransactionId(2, 1), b"entry", False))
+    alone.propose(LedgerEntry(TransactionId(2, 2), b"signature", True))
     alone.persisted(9)
     joining = alone.change_members([("learner", 2)]) + alone.persisted(99) + alone.tick() + alone.tick()
     return votes + [action.message for action in joining if isinstance(action, Send)]

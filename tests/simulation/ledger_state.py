@@ -15,7 +15,7 @@ from coco.enclave.keys.identity import ServiceIdentity
 from coco.enclave.store import Journal, Store
 from coco.errors import LedgerError
 from coco.ledger import signature, tables
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 from coco.simulator.campaign import Cluster
 from coco.simulator.model import State, Violation
 
@@ -60,7 +60,7 @@ class LedgerState(State):
         self.leading = 0
 
     @property
-    def position(self) -> Position:  # type: ignore[override]
+    def position(self) -> TransactionId:  # type: ignore[override]
         return self.journal.position(self.journal.last_seqno)
 
     @property
@@ -86,7 +86,7 @@ class LedgerState(State):
         if self.leading != view:
             self.journal.lead(view)
             self.leading = view
-        position = Position(view, self.journal.last_seqno + 1)
+        position = TransactionId(view, self.journal.last_seqno + 1)
         rows = []
         for kind, first, *rest in operations:
             if kind == "execute":
@@ -102,7 +102,7 @@ class LedgerState(State):
                 node_certificate=_CERTIFICATE,
                 position=position,
                 root=root or self.journal.tree.root(),
-                committed=Position(0, 0),
+                committed=TransactionId(0, 0),
                 time_s=0,
             )
             rows.append((tables.SIGNATURES, tables.SINGLETON, signed.signatures_row()))

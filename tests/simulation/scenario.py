@@ -45,7 +45,7 @@ from coco.consensus import (
     ViewChanged,
 )
 from coco.errors import CocoError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 
 def _span(entries: tuple[LedgerEntry, ...]) -> str:
@@ -136,7 +136,7 @@ class Scenario(Wire):
 
     def _propose(self, node: int, data: bytes, *, is_signature: bool) -> None:
         driver = self.nodes[node]
-        position = Position(driver.view, driver.applied + 1)
+        position = TransactionId(driver.view, driver.applied + 1)
         self._say(node, f"proposes {position}{'*' if is_signature else ''}")
         self.do(node, driver.propose(LedgerEntry(position, data, is_signature)))
 
@@ -188,7 +188,7 @@ class Scenario(Wire):
         driver.compact(driver.anchor)
 
     def do_fetch(self, node: str) -> None:
-        position = Position.parse(self._installing.pop(int(node)).pointer.decode())
+        position = TransactionId.parse(self._installing.pop(int(node)).pointer.decode())
         source = next(driver for driver in self.nodes.values() if driver.anchor.position >= position)
         signed = min(source.committed, position)
         self.do(int(node), self.nodes[int(node)].installed(position, signed))

@@ -27,7 +27,7 @@ from coco.consensus import (
 )
 from coco.consensus.pieces import Assembler, cut
 from coco.errors import ConsensusError, NativeError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 MEMBERS = Members((1, 2, 3))
 
@@ -56,13 +56,13 @@ class Network(Wire):
                 return leaders[0]
         raise AssertionError("nobody was elected")
 
-    def write(self, primary: Driver, data: bytes, *, signature: bool = False) -> Position:
-        position = Position(primary.view, primary.applied + 1)
+    def write(self, primary: Driver, data: bytes, *, signature: bool = False) -> TransactionId:
+        position = TransactionId(primary.view, primary.applied + 1)
         self.do(primary.node, primary.propose(LedgerEntry(position, data, signature)))
         self.deliver()
         return position
 
-    def applied(self, node: int) -> list[Position]:
+    def applied(self, node: int) -> list[TransactionId]:
         return [entry.position for action in self.seen[node] if isinstance(action, Apply) for entry in action.entries]
 
 
@@ -77,7 +77,7 @@ def network() -> tuple[Network, Driver]:
 
 @given(st.integers(0, 3 * limits.PIECE_BYTES_MAX + 2), st.booleans())
 def test_pieces_make_the_entry_again(size, is_signature):
-    entry = LedgerEntry(Position(7, 9), bytes(size % 251 for _ in range(1)) * size, is_signature)
+    entry = LedgerEntry(TransactionId(7, 9), bytes(size % 251 for _ in range(1)) * size, is_signature)
     assembler = Assembler()
     made = [assembler.add(index, *piece) for index, piece in enumerate(cut(entry), 1)]
     assert made[:-1] == [None] * (len(made) - 1)
@@ -86,8 +86,8 @@ def test_pieces_make_the_entry_again(size, is_signature):
 
 
 def test_pieces_out_of_order_are_refused():
-    pieces = list(cut(LedgerEntry(Position(2, 3), bytes(3 * limits.PIECE_BYTES_MAX), False)))
-    other = list(cut(LedgerEntry(Position(2, 4), bytes(3 * limits.PIECE_BYTES_MAX), False)))
+    pieces = list(cut(LedgerEntry(TransactionId(2, 3), bytes(3 * limits.PIECE_BYTES_MAX), False)))
+    other = list(cut(LedgerEntry(TransactionId(2, 4), bytes(3 * limits.PIECE_BYTES_MAX), False)))
     for wrong in ([pieces[1]], [pieces[0], pieces[2]], [pieces[0], other[1]], [(b"short", b"")]):
         with pytest.raises(ConsensusError) as refused:
             assembler = Assembler()
@@ -98,9 +98,9 @@ def test_pieces_out_of_order_are_refused():
 
 def test_committed_is_told_only_of_what_a_signature_covers(network):
     net, primary = network
-    assert primary.committed == Position(2, 2)
+    assert primary.committed == TransactionId(2, 2)
     data = net.write(primary, b"x")
-    assert primary.committed == Position(2, 2) and data == (2, 3)
+    assert primary.committed == TransactionId(2, 2) and data == (2, 3)
     signature = net.write(primary, b"signature", signature=True)
     assert primary.committed == signature
     for _ in range(5):
@@ -108,8 +108,8 @@ def test_committed_is_told_only_of_what_a_signature_covers(network):
     for node, driver in net.nodes.items():
         assert driver.committed == signature
         told = [action.position for action in net.seen[node] if isinstance(action, Committed)]
-        assert told == [Position(2, 2), signature]
-        assert net.applied(node) == ([] if driver is primary else [Position(2, seqno) for seqno in range(1, 5)])
+        assert told == [TransactionId(2, 2), signature]
+        assert net.applied(node) == ([] if driver is primary else [TransactionId(2, seqno) for seqno in range(1, 5)])
 
 
 def test_a_deposed_primary_rolls_back_and_a_new_one_signs_first(network):
@@ -119,7 +119,7 @@ def test_a_deposed_primary_rolls_back_and_a_new_one_signs_first(network):
     new = net.elect()
     assert new is not old
     with pytest.raises(ConsensusError) as refused:
-        new.propose(LedgerEntry(Position(new.view, new.applied + 1), b"too early", False))
+        new.propose(LedgerEntry(TransactionId(new.view, new.applied + 1), b"too early", False))
     assert refused.value.code == "consensus.not_primary"
 
 
@@ -146,7 +146,7 @@ def test_the_log_of_the_elected_survives_with_its_old_view(network):
 
 def test_nobody_but_the_leader_of_the_term_proposes(network):
     net, primary = network
-    entry = LedgerEntry(Position(primary.view, primary.applied + 1), b"x", False)
+    entry = LedgerEntry(TransactionId(primary.view, primary.applied + 1), b"x", False)
     for driver in net.nodes.values():
         if driver is not primary:
             with pytest.raises(ConsensusError) as refused:
@@ -155,7 +155,7 @@ def test_nobody_but_the_leader_of_the_term_proposes(network):
     with pytest.raises(ConsensusError):
         primary._engine.propose(primary.view, b"", b"another term")
     assert primary.is_primary
-    stale = LedgerEntry(Position(primary.view - 1, entry.position.seqno), b"x", False)
+    stale = LedgerEntry(TransactionId(primary.view - 1, entry.position.seqno), b"x", False)
     with pytest.raises(ConsensusError):
         primary.propose(stale)
     primary.advance()

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from coco import limits
 from coco.consensus import Driver, LedgerEntry, Members, Start
 from coco.consensus.pieces import Assembler, cut
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 #: Term, and context and data of a piece; no context: the engine's own entry, with which a term begins.
 Slot = tuple[int, bytes, bytes]
 
 
-def whole(log: list[Slot]) -> list[Position]:
+def whole(log: list[Slot]) -> list[TransactionId]:
     """The entries of a log that are whole, by looking at all of it."""
     found, assembler = [], Assembler()
     for index, (_, context, data) in enumerate(log, 1):
@@ -34,7 +34,7 @@ def extend(log: list[Slot], term: int, sizes: list[int], lacking: int) -> list[S
     seqno = whole(log)[-1].seqno if whole(log) else 0
     for size in sizes:
         seqno += 1
-        entry = LedgerEntry(Position(term + 1, seqno), bytes(size * limits.PIECE_BYTES_MAX), False)
+        entry = LedgerEntry(TransactionId(term + 1, seqno), bytes(size * limits.PIECE_BYTES_MAX), False)
         made += [(term, context, data) for context, data in cut(entry)]
     return made[: max(len(log) + 1, len(made) - lacking)]
 

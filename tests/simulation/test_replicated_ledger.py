@@ -6,7 +6,7 @@ import pytest
 from ledger_state import EXECUTED, LedgerCluster, LedgerState
 
 from coco.errors import LedgerError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 from coco.simulator import Plan, run
 
 
@@ -31,7 +31,7 @@ def pair() -> tuple[LedgerState, LedgerState]:
     for transaction in ("a", "b"):
         backup.apply(written(primary, 2, transaction))
     backup.apply(written(primary, 2, is_signature=True))
-    assert primary.digest == backup.digest and backup.position == Position(2, 3)
+    assert primary.digest == backup.digest and backup.position == TransactionId(2, 3)
     return primary, backup
 
 

@@ -30,7 +30,7 @@ from coco.enclave.adapters.contract import (
 )
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 COUNTER = b"counter"
 
@@ -89,7 +89,7 @@ class Counting(LedgerAdapter):
     def redact(self, items: Sequence[Any], caller: Caller, view: StoreView) -> list[Any]:
         return list(items)
 
-    async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+    async def applied(self, position: TransactionId, writes: WriteSet) -> Sequence[bytes]:
         return [identity for identity, _ in writes.rows("count.seen")]
 
 

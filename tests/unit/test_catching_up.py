@@ -18,8 +18,8 @@ from coco.enclave.network.state_transfer import CatchUp
 from coco.enclave.store import Journal, Store
 from coco.errors import BusyError, LedgerError, NotFoundError
 from coco.ledger import tables
-from coco.ledger.position import Position
 from coco.ledger.signature import sign_root
+from coco.ledger.transaction_id import TransactionId
 
 _STATE = (tables.GENESIS, tables.SIGNATURES, tables.COSE_SIGNATURES, tables.TREE, tables.PREDECESSOR)
 SNAPSHOT_AT, END = 8, 14
@@ -71,14 +71,14 @@ class Network:
         self.store.write(WriteSet(list(rows)))
 
     def _sign(self) -> None:
-        at = Position(2, self.journal.last_seqno + 1)
+        at = TransactionId(2, self.journal.last_seqno + 1)
         signed = sign_root(
             self.node.key,
             self.service.key,
             node_certificate=pem(self.node.certificate),
             position=at,
             root=self.journal.tree.root(),
-            committed=Position(2, at.seqno - 1),
+            committed=TransactionId(2, at.seqno - 1),
             time_s=0,
         )
         rows = [(tables.SIGNATURES, signed.signatures_row()), (tables.COSE_SIGNATURES, signed.cose_row())]
@@ -160,7 +160,7 @@ def join(network: Network, disk: list[bytes]) -> tuple[dict[str, int], Store, Di
         begun.append(genesis)
         network._declare(store)
 
-    end = Position(2, END)
+    end = TransactionId(2, END)
     joined: Any = SimpleNamespace(start=SimpleNamespace(position=end, signed=end), service=network.service)
     control: Any = host
     joiner: Any = network
@@ -215,7 +215,7 @@ def test_a_snapshot_whose_evidence_nothing_has_signed_yet_is_not_begun_from():
     journal = Journal(append=lambda *entry: None, read=None)  # type: ignore[arg-type]
     journal.hold(1, network.secret)
     store, host = make_store(journal), Disk([])
-    start = SimpleNamespace(position=Position(2, SNAPSHOT_AT + 1), signed=Position(2, SNAPSHOT_AT))
+    start = SimpleNamespace(position=TransactionId(2, SNAPSHOT_AT + 1), signed=TransactionId(2, SNAPSHOT_AT))
     joined: Any = SimpleNamespace(start=start, service=network.service)
     control: Any = host
     joiner: Any = network

@@ -109,7 +109,7 @@ def test_an_owner_recovers_alone_and_counts_beside_the_threshold(members):
     network: Any = Network(members[:3], constitutions.text("sandbox"))
     owner = action("set_member", cert=members[1].pem, encryption_pub_key=rsa_pem(), recovery_role="Owner")
     assert network.propose(members[0], owner)["proposalState"] == "Accepted"
-    keeping = Draft(network).keepers()
+    keeping = Draft(network).share_holders()
     assert set(keeping.members) == {members[0].id} and set(keeping.owners) == {members[1].id}
     # With an owner, no share of the others is needed.
     gone = network.propose(members[0], action("set_recovery_threshold", recovery_threshold=3))

@@ -23,7 +23,7 @@ from coco.attestation.evidence import Evidence
 from coco.client.endorsements import source
 from coco.configuration import nodes
 from coco.enclave.platform import forked
-from coco.enclave.platform.evidence.attester import Apart
+from coco.enclave.platform.evidence.attester import Forked
 from coco.errors import CocoError
 
 
@@ -131,7 +131,7 @@ def test_a_row_takes_newer_evidence_of_the_same_alone(monkeypatch):
 def test_who_asks_a_platform_too_often_waits_his_turn_or_is_told():
     async def story() -> None:
         ours, theirs = socket.socketpair()
-        apart = Apart("snp", ours)
+        apart = Forked("snp", ours)
         asked = [asyncio.ensure_future(apart.evidence(bytes([n]) * 64)) for n in range(20)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -19,7 +19,7 @@ from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, Share, Wrappin
 from coco.attestation import evidence, policy
 from coco.configuration import secrets as wrapping
 from coco.configuration.genesis import Genesis
-from coco.configuration.keepers import Keepers
+from coco.configuration.share_holders import ShareHolders
 from coco.consensus import Members, Start
 from coco.crypto.certificates import pem
 from coco.enclave.keys.identity import ServiceIdentity
@@ -35,8 +35,8 @@ from coco.errors import (
     StoreError,
 )
 from coco.ledger import receipts, signature, tables
-from coco.ledger.position import Position
 from coco.ledger.replay import Replay
+from coco.ledger.transaction_id import TransactionId
 
 TIME_MS = 1_800_000_000_000
 
@@ -88,9 +88,9 @@ class Ledger:
             self.node_key,
             self.service.key,
             node_certificate=pem(self.node_certificate),
-            position=Position(2, seqno),
+            position=TransactionId(2, seqno),
             root=self.journal.tree.root(),
-            committed=Position(2, 0),
+            committed=TransactionId(2, 0),
             time_s=TIME_MS // 1000,
         )
         rows = ((tables.SIGNATURES, made.signatures_row()), (tables.COSE_SIGNATURES, made.cose_row()))
@@ -197,9 +197,9 @@ def test_K4_a_wrapped_secret_opens_for_its_own_service_members_and_threshold_onl
 def test_an_owner_opens_alone_and_the_members_without_the_owner():
     keys, public = recovery_members()
     names = sorted(public)
-    keepers = Keepers({name: public[name] for name in names[:2]}, {names[2]: public[names[2]]}, 2)
+    share_holders = ShareHolders({name: public[name] for name in names[:2]}, {names[2]: public[names[2]]}, 2)
     secret = LedgerSecret.generate()
-    row = wrapping.keep(secret, 9, keepers, b"service")
+    row = wrapping.keep(secret, 9, share_holders, b"service")
     from coco.ledger.statements import decrypt_share
 
     def share(name: str) -> Share:
@@ -211,14 +211,14 @@ def test_an_owner_opens_alone_and_the_members_without_the_owner():
     for submitted in ([names[2]], names[:2], names):
         shares = {name: share(name) for name in submitted}
         assert all(wrapping.is_share_of(row, name, one) for name, one in shares.items())
-        first, opened = wrapping.recovered(row, shares, keepers, b"service")
+        first, opened = wrapping.recovered(row, shares, share_holders, b"service")
         assert (first, opened.fingerprint) == (9, secret.fingerprint)
     assert not wrapping.is_share_of(row, names[0], share(names[1]))
     for submitted, service in (([names[0]], b"service"), ([names[2]], b"other")):
         with pytest.raises(LedgerError):
-            wrapping.recovered(row, {name: share(name) for name in submitted}, keepers, service)
+            wrapping.recovered(row, {name: share(name) for name in submitted}, share_holders, service)
     # The owner's part says nothing to a member who is made to pass for one.
-    other = Keepers(keepers.members, {names[0]: public[names[0]]}, 2)
+    other = ShareHolders(share_holders.members, {names[0]: public[names[0]]}, 2)
     with pytest.raises(LedgerError):
         wrapping.recovered(row, {names[0]: share(names[0])}, other, b"service")
 
@@ -340,7 +340,7 @@ def test_L4_a_receipt_proves_one_transaction_and_nothing_else():
     service = ledger.service.certificate
     bodies = [asyncio_run(ledger.journal.receipt(seqno, signed)).to_json() for seqno in written]
     for seqno, body in zip(written, bodies, strict=True):
-        assert receipts.verify(json.loads(json.dumps(body)), service) == Position(2, seqno)
+        assert receipts.verify(json.loads(json.dumps(body)), service) == TransactionId(2, seqno)
 
     def refused(body, by=service):
         with pytest.raises(LedgerError) as error:
@@ -377,17 +377,17 @@ def test_L4_a_leaf_that_names_another_place_is_refused_though_it_is_signed():
         node_key,
         service.key,
         node_certificate=pem(node_certificate),
-        position=Position(2, 8),
+        position=TransactionId(2, 8),
         root=tree.root(),
-        committed=Position(2, 0),
+        committed=TransactionId(2, 0),
         time_s=TIME_MS // 1000,
     )
 
     def body(index):
         path = tuple(tree.proof(index, 8))
-        return receipts.Receipt(Position(2, 5), bytes(32), evidence_text, bytes(32), path, signed).to_json()
+        return receipts.Receipt(TransactionId(2, 5), bytes(32), evidence_text, bytes(32), path, signed).to_json()
 
-    assert receipts.verify(body(5), service.certificate) == Position(2, 5)
+    assert receipts.verify(body(5), service.certificate) == TransactionId(2, 5)
     with pytest.raises(LedgerError) as refused:
         receipts.verify(body(3), service.certificate)
     assert refused.value.code == "receipt.invalid"
@@ -558,7 +558,7 @@ async def commit_story(steps, former):
     disk, signatures, durable = SlowDisk(), [], former
     told: list[Any] = []
     disk.last = former
-    replica = await founded(disk, Position(3, former), told.append)
+    replica = await founded(disk, TransactionId(3, former), told.append)
     replica.on_committed = told.append
     for step in steps:
         if step == "durable" and disk.last > durable:
@@ -567,7 +567,7 @@ async def commit_story(steps, former):
         elif step != "durable":
             if step == "sign":
                 signatures.append(disk.last + 1)
-            replica.append(Position(5, disk.last + 1), b"entry", step == "sign")
+            replica.append(TransactionId(5, disk.last + 1), b"entry", step == "sign")
         expected = max((s for s in signatures if s <= durable), default=former)
         assert replica.committed == expected
         assert told == sorted(set(told)) and set(told) <= set(signatures)
@@ -578,8 +578,8 @@ def test_a_broken_engine_ends_the_process(monkeypatch):
     ended: list[Any] = []
 
     async def story():
-        replica = await founded(disk, Position(0, 0), ended.append)
-        replica.append(Position(5, 1), b"entry", False)
+        replica = await founded(disk, TransactionId(0, 0), ended.append)
+        replica.append(TransactionId(5, 1), b"entry", False)
         monkeypatch.setattr(replica._driver, "persisted", lambda number: replica._driver._engine.applied(99))
         disk.on_appended(1)
 

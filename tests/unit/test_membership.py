@@ -18,7 +18,7 @@ from coco.crypto.certificates import pem
 from coco.enclave.network.membership import Waiting, Welcome
 from coco.errors import AccessError, BusyError, CocoError
 from coco.ledger import tables
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 from membership import ADDRESS, SERVICE, JoinerSide, Primary
 
 
@@ -75,7 +75,7 @@ def test_J4_nothing_leaves_before_the_row_is_committed_and_the_joiner_is_a_learn
         primary.members = Members((1,), (row.engine,))
         welcome = await joiner.ask(primary)
         assert isinstance(welcome, Welcome) and welcome.engine == row.engine and welcome.secrets
-        assert Position.parse(welcome.position).seqno == primary.committed
+        assert TransactionId.parse(welcome.position).seqno == primary.committed
 
     story(tell)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from coco.enclave.adapters.contract import Manifest, Route, RouteKind, mounts
-from coco.enclave.api.service import Service
-from coco.enclave.ordering.registry import Protocols
+from coco.enclave.api.dispatcher import Dispatcher
+from coco.enclave.ordering.registry import AdapterRegistry
 from coco.enclave.ordering.subscribers import Subscribers
 from coco.errors import ConfigurationError, GovernanceError
 
@@ -145,7 +145,7 @@ def test_the_door_checks_early_only_what_is_this_adapters_at_the_root():
         SimpleNamespace(adapter=Adapter(manifest), manifest=manifest, mount=mount)
         for manifest, mount in ((of(*routes, name="q"), "/q"), (of(*routes, name="root"), "/"))
     ]
-    service = Service(nothing, nothing, runtimes)
+    service = Dispatcher(nothing, nothing, runtimes)
     checks: list[Any] = [service.early_checks(runtime) for runtime in runtimes]
     assert checks == [{}, {"send": "check of root"}]
     routed = service.rpc_route("send"), service.rpc_route_below("/q", "send"), service.rpc_route_below("/other", "send")
@@ -153,10 +153,11 @@ def test_the_door_checks_early_only_what_is_this_adapters_at_the_root():
     assert service.rpc_mounts == ["/q"]
 
 
-def protocols(**factories: Manifest) -> Protocols:
+def protocols(**factories: Manifest) -> AdapterRegistry:
     sequencer: Any = SimpleNamespace(runtimes=[], subscribers=Subscribers())
     nothing: Any = None
-    return Protocols({name: lambda _, m=m: Adapter(m) for name, m in factories.items()}, sequencer, nothing, nothing)  # type: ignore[misc]
+    made: Any = {name: lambda _, m=m: Adapter(m) for name, m in factories.items()}
+    return AdapterRegistry(made, sequencer, nothing, nothing)
 
 
 def test_no_vote_brings_adapters_that_are_in_each_others_way():

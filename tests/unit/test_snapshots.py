@@ -17,7 +17,7 @@ from coco.enclave.store import Journal
 from coco.enclave.store import Store as Tables
 from coco.errors import CocoError, HostLiedError, LedgerError, NotFoundError, StoreError
 from coco.ledger import tables
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 STATE, LOG = ("a", "public:b"), "log"
 rows = st.tuples(st.sampled_from(STATE), st.binary(min_size=1, max_size=2), st.none() | st.binary(max_size=8))
@@ -222,7 +222,7 @@ def test_every_node_takes_the_snapshot_that_the_ledger_names_and_gives_it_once_p
                 begun.load(2, piece)
         assert evidence_row(2, reader.digest) == row
         assert reader.header is not None and reader.header.genesis == b"genesis"
-        assert Position.parse(reader.header.position) == Position(2, 2)
+        assert TransactionId.parse(reader.header.position) == TransactionId(2, 2)
         assert [reader.leaf(seqno) for seqno in range(3)] == [backup.journal.tree.leaf(seqno) for seqno in range(3)]
         begun.begin_at(2)
         assert (begun.get("a", b"k"), begun.get("public:b", b"x")) == (b"2", b"3")

@@ -25,8 +25,8 @@ from coco.enclave.adapters.contract import (
     Visible,
 )
 from coco.enclave.api.admission import Admission
+from coco.enclave.api.dispatcher import Dispatcher
 from coco.enclave.api.jsonrpc import JsonRpc
-from coco.enclave.api.service import Service
 from coco.enclave.api.streams import Streams
 from coco.errors import CocoError
 
@@ -97,7 +97,7 @@ class Node:
         nothing: Any = None
         self.failed: list[BaseException] = []
         self.admission = Admission()
-        service = Service(sequencer, nothing, [runtime])
+        service = Dispatcher(sequencer, nothing, [runtime])
         rpc = JsonRpc(service, self.failed.append, self.admission)
         self._streams = Streams(service, rpc, self.admission, self.failed.append)
 

@@ -1,4 +1,4 @@
-"""Submissions between a client and its fate: gathered, checked in parts, pooled in order, forwarded, held, sent again."""
+"""Forwarding between a client and its fate: gathered, checked in parts, pooled in order, forwarded, held, sent again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 
 from coco import limits
 from coco.enclave.adapters.contract import Caller, CallerKind, Envelope
-from coco.enclave.ordering.forwarding import EXECUTING, EXECUTING_FORMERLY, SUBMIT, ExecutingOf, Submissions, _encode
+from coco.enclave.ordering.forwarding import EXECUTING, EXECUTING_FORMERLY, SUBMIT, ExecutingOf, Forwarding, _encode
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.sequencer import Sequencer
 from coco.enclave.ordering.subscribers import Subscribers
@@ -62,7 +62,7 @@ class Node:
         self.peer: Node | None = None
         self.links: Any = SimpleNamespace(tell=lambda *message: True)
         links: Any = self.links
-        self.submissions = Submissions(sequencer, links, lambda certificate: CALLERS[certificate or b""])
+        self.forwarding = Forwarding(sequencer, links, lambda certificate: CALLERS[certificate or b""])
         self._sequencer = sequencer
 
     def _accept(self, runtime: Any, envelopes: list[Envelope]) -> list[CocoError | None]:
@@ -76,11 +76,11 @@ class Node:
 
     async def _ask_primary(self, kind: str, body: bytes) -> bytes:
         assert kind == SUBMIT and self.peer is not None
-        return await self.peer.submissions.serve(7, kind, body)
+        return await self.peer.forwarding.serve(7, kind, body)
 
     def submit(self, *raw: bytes, caller: Caller = PARTICIPANT) -> None:
         for one in raw:
-            self.submissions.add(self.runtime, caller, [(one, functools.partial(self.answers.__setitem__, one))])
+            self.forwarding.add(self.runtime, caller, [(one, functools.partial(self.answers.__setitem__, one))])
 
     def hand_in(self, *checked: Any, caller: Caller = PARTICIPANT) -> None:
         """As the door does with what it has checked: texts, or refusals."""
@@ -89,14 +89,14 @@ class Node:
             name = b"%d" % number if isinstance(one, CocoError) else one
             found = one if isinstance(one, CocoError) else (Envelope(one, None, 1), one)
             calls.append((found, lambda answer, name=name: self.answers.__setitem__(name, answer)))
-        self.submissions.add_checked(self.runtime, caller, calls, 5)
+        self.forwarding.add_checked(self.runtime, caller, calls, 5)
 
     async def answered(self, count: int) -> None:
         async with asyncio.timeout(10):
             while len(self.answers) < count:
                 await asyncio.sleep(0.001)
         await asyncio.sleep(0)
-        own = self.submissions
+        own = self.forwarding
         assert not own._checks and not own._waiting and not own._count
 
 
@@ -150,8 +150,8 @@ def test_what_the_door_has_checked_enters_at_once():
         node.hand_in(b"a", RequestError("no", code="test.no"), b"b")
         assert node.pooled == [b"a", b"b"]
         assert node.answers[b"a"].id == b"a" and node.answers[b"1"].code == "test.no"
-        assert list(node.submissions._held) == [("test", b"a"), ("test", b"b")] and not node.submissions._count
-        assert (node.submissions.checked, node.submissions.check_us) == (3, 5)
+        assert list(node.forwarding._held) == [("test", b"a"), ("test", b"b")] and not node.forwarding._count
+        assert (node.forwarding.checked, node.forwarding.check_us) == (3, 5)
         assert node.adapter.parts == [], "nothing is checked twice"
 
     asyncio.run(story())
@@ -161,14 +161,14 @@ def test_what_is_committed_or_dropped_is_held_no_longer():
     async def story() -> None:
         node = Node()
         node.hand_in(b"a", b"b")
-        assert node.submissions.held == 2
+        assert node.forwarding.held == 2
         node._resolve(node.runtime, b"a", "")
         node._resolve(node.runtime, b"b", "replaced")
-        assert node.submissions.held == 0
-        assert node.submissions.why_dropped(node.runtime, b"b") == "replaced"
-        assert node.submissions.why_dropped(node.runtime, b"b", PARTICIPANT.actor) == "replaced", "it handed it in"
+        assert node.forwarding.held == 0
+        assert node.forwarding.why_dropped(node.runtime, b"b") == "replaced"
+        assert node.forwarding.why_dropped(node.runtime, b"b", PARTICIPANT.actor) == "replaced", "it handed it in"
         for nobody in ("", "another"):
-            assert node.submissions.why_dropped(node.runtime, b"b", nobody) == ""
+            assert node.forwarding.why_dropped(node.runtime, b"b", nobody) == ""
 
     asyncio.run(story())
 
@@ -183,7 +183,7 @@ def test_a_caller_hears_what_its_protocol_lets_it_hear():
         node.hand_in(b"a")
         assert node.answers[b"a"] is refusal
         node.hand_in(b"b", caller=other)
-        assert node.answers[b"b"].id == b"b" and node.submissions.held == 0, "as if taken, and not held"
+        assert node.answers[b"b"].id == b"b" and node.forwarding.held == 0, "as if taken, and not held"
 
     asyncio.run(story())
 
@@ -239,7 +239,7 @@ def test_what_was_dropped_once_may_be_handed_in_again():
         node.pooled.clear()
         node.hand_in(b"a")
         assert node.pooled == [b"a"] and node.answers[b"a"].id == b"a"
-        assert node.submissions.why_dropped(node.runtime, b"a") == ""
+        assert node.forwarding.why_dropped(node.runtime, b"a") == ""
 
     asyncio.run(story())
 
@@ -264,9 +264,9 @@ def test_a_backup_forwards_and_holds():
         await backup.answered(3)
         assert primary.pooled == [b"a", b"b"] and backup.pooled == []
         assert backup.answers[b"no"].code == "test.no"
-        assert list(backup.submissions._held) == [("test", b"a"), ("test", b"b")]
+        assert list(backup.forwarding._held) == [("test", b"a"), ("test", b"b")]
         backup._resolve(backup.runtime, b"a", "")
-        assert list(backup.submissions._held) == [("test", b"b")]
+        assert list(backup.forwarding._held) == [("test", b"b")]
 
     network(story)
 
@@ -276,7 +276,7 @@ def test_a_backup_forwards_what_its_door_has_checked():
         backup.hand_in(b"a", b"b")
         await backup.answered(2)
         assert primary.pooled == [b"a", b"b"] and primary.adapter.parts == [2], "the primary checks for itself (G4)"
-        assert list(backup.submissions._held) == [("test", b"a"), ("test", b"b")]
+        assert list(backup.forwarding._held) == [("test", b"a"), ("test", b"b")]
 
     network(story)
 
@@ -306,14 +306,14 @@ def test_without_a_primary_a_submission_waits_for_one():
 
 def test_what_the_former_primary_took_is_not_taken_twice(monkeypatch):
     async def story(backup: Node, primary: Node) -> None:
-        serve = primary.submissions.serve
+        serve = primary.forwarding.serve
 
         async def serve_and_die(sender: int, kind: str, body: bytes) -> bytes:
             await serve(sender, kind, body)
-            primary.submissions.serve = serve
+            primary.forwarding.serve = serve
             raise BusyError("gone", code="peers.unreachable")
 
-        primary.submissions.serve = serve_and_die
+        primary.forwarding.serve = serve_and_die
         backup.submit(b"a")
         await backup.answered(1)
         assert isinstance(backup.answers[b"a"], Envelope) and primary.pooled == [b"a"]
@@ -323,20 +323,20 @@ def test_what_the_former_primary_took_is_not_taken_twice(monkeypatch):
 
 def test_word_of_a_fate_may_overtake_the_answer():
     async def story(backup: Node, primary: Node) -> None:
-        serve = primary.submissions.serve
+        serve = primary.forwarding.serve
 
         async def serve_and_drop(sender: int, kind: str, body: bytes) -> bytes:
             answer = await serve(sender, kind, body)
             backup._resolve(backup.runtime, b"a", "too much")
             return answer
 
-        primary.submissions.serve = serve_and_drop
+        primary.forwarding.serve = serve_and_drop
         backup.submit(b"a", b"b")
         await backup.answered(2)
         assert backup.answers[b"a"].code == "node.dropped" and "too much" in str(backup.answers[b"a"])
-        assert list(backup.submissions._held) == [("test", b"b")]
+        assert list(backup.forwarding._held) == [("test", b"b")]
         # Whoever submits it anew gets another chance.
-        primary.submissions.serve, backup.answers = serve, {}
+        primary.forwarding.serve, backup.answers = serve, {}
         backup.submit(b"a")
         await backup.answered(1)
         assert isinstance(backup.answers[b"a"], Envelope)
@@ -351,14 +351,14 @@ def test_what_a_lost_link_may_have_said_is_asked_again():
         # The primary drops one, and its word is lost; another one is not in its pool for some reason.
         primary._resolve(primary.runtime, b"a", "too much")
         primary.pooled.remove(b"c")
-        backup.submissions.link_lost(5)
+        backup.forwarding.link_lost(5)
         await asyncio.sleep(0.01)
         assert backup.outcomes == {}, "another node's link"
-        backup.submissions.link_lost(backup.replica.primary)
+        backup.forwarding.link_lost(backup.replica.primary)
         await asyncio.sleep(0.1)
         assert backup.outcomes == {b"a": "too much"}
         assert primary.pooled == [b"a", b"b", b"c"], "nothing twice"
-        assert not backup.submissions._outlived, "no primary has ended"
+        assert not backup.forwarding._outlived, "no primary has ended"
 
     network(story)
 
@@ -370,10 +370,10 @@ def test_a_new_primary_gets_what_is_held_once():
         following = Node()
         following.runtime.included[b"b"] = 3
         backup.peer, backup.replica.view = following, 4
-        backup.submissions.view_changed()
+        backup.forwarding.view_changed()
         await asyncio.sleep(0.3)
         assert following.pooled == [b"a"], "b is executed already"
-        backup.submissions.view_changed()
+        backup.forwarding.view_changed()
         await asyncio.sleep(0.6)
         assert following.pooled == [b"a"]
 
@@ -385,7 +385,7 @@ def test_a_backup_that_becomes_primary_takes_what_it_holds():
         backup.submit(b"a")
         await backup.answered(1)
         backup.replica.is_primary, backup.replica.view = True, 4
-        backup.submissions.view_changed()
+        backup.forwarding.view_changed()
         await asyncio.sleep(0.1)
         assert backup.pooled == [b"a"]
 
@@ -399,9 +399,9 @@ def test_what_a_new_primary_refuses_is_told():
         following = Node()
         following._sequencer.accept = lambda runtime, envelopes: [RequestError("no", code="test.too_low")]
         backup.peer, backup.replica.view = following, 4
-        backup.submissions.view_changed()
+        backup.forwarding.view_changed()
         await asyncio.sleep(0.3)
-        assert backup.outcomes == {b"a": "test.too_low"} and not backup.submissions._held
+        assert backup.outcomes == {b"a": "test.too_low"} and not backup.forwarding._held
 
     network(story)
 
@@ -413,12 +413,12 @@ def test_G3_what_primaries_die_with_is_suspected_then_dropped():
         suspected = []
         for number in range(2, 10):
             # The primary says what it executes, and dies.
-            backup.submissions.executing(backup.replica.primary, EXECUTING, _encode(ExecutingOf("test", [b"x"])))
-            backup.submissions.executing(backup.replica.primary, EXECUTING, _encode(ExecutingOf("test", [b"a"])))
+            backup.forwarding.executing(backup.replica.primary, EXECUTING, _encode(ExecutingOf("test", [b"x"])))
+            backup.forwarding.executing(backup.replica.primary, EXECUTING, _encode(ExecutingOf("test", [b"a"])))
             following = Node()
             following.runtime.pool.suspect = lambda *suspect: suspected.append(suspect)
             backup.peer, backup.replica.view, backup.replica.primary = following, number + 2, number
-            backup.submissions.view_changed()
+            backup.forwarding.view_changed()
             async with asyncio.timeout(5):
                 while b"b" not in following.pooled:
                     await asyncio.sleep(0.01)
@@ -428,7 +428,7 @@ def test_G3_what_primaries_die_with_is_suspected_then_dropped():
                 break
         assert backup.outcomes == {b"a": "pool.outlived_its_primaries"}
         assert suspected == [(b"a", outlived) for outlived in range(1, limits.PRIMARIES_OUTLIVED_MAX)]
-        assert ("test", b"b") in backup.submissions._held, "of others nobody thinks ill"
+        assert ("test", b"b") in backup.forwarding._held, "of others nobody thinks ill"
 
     network(story)
 
@@ -438,19 +438,19 @@ def test_G3_what_a_primary_died_with_is_known_whoever_submits_it():
         node, suspected = Node(), []
         node.runtime.pool.suspect = lambda *suspect: suspected.append(suspect)
         for primary in range(2, 2 + limits.PRIMARIES_OUTLIVED_MAX):
-            node.submissions.executing(primary - 1, EXECUTING, _encode(ExecutingOf("test", [b"a"])))
+            node.forwarding.executing(primary - 1, EXECUTING, _encode(ExecutingOf("test", [b"a"])))
             node.replica.primary = primary
-            node.submissions.view_changed()
-            node.submissions.view_changed()
+            node.forwarding.view_changed()
+            node.forwarding.view_changed()
         node.hand_in(b"a", b"b")
         assert node.pooled == [b"b"] and node.answers[b"a"].code == "node.dropped" and suspected == []
-        node.submissions._outlived["test", b"a"] = 1
+        node.forwarding._outlived["test", b"a"] = 1
         node.hand_in(b"a")
         assert node.pooled == [b"b", b"a"] and suspected == [(b"a", 1)]
         # What is committed was not why.
         node._resolve(node.runtime, b"a", "")
         node.hand_in(b"c")
-        assert suspected == [(b"a", 1)] and not node.submissions._outlived
+        assert suspected == [(b"a", 1)] and not node.forwarding._outlived
 
     asyncio.run(story())
 
@@ -463,18 +463,18 @@ def test_an_id_is_one_of_its_adapter_and_of_no_other():
         backup._sequencer.runtimes.append(other)
         # A client of another protocol has chosen the same id, and that protocol's transaction is settled and dies.
         backup._resolve(other, b"a", "refused")
-        assert list(backup.submissions._held) == [("test", b"a")], "it is not the one that was settled"
-        assert not backup.submissions.why_dropped(backup.runtime, b"a")
-        assert backup.submissions.why_dropped(other, b"a") == "refused"
-        backup.submissions.executing(1, EXECUTING, _encode(ExecutingOf("other", [b"a"])))
+        assert list(backup.forwarding._held) == [("test", b"a")], "it is not the one that was settled"
+        assert not backup.forwarding.why_dropped(backup.runtime, b"a")
+        assert backup.forwarding.why_dropped(other, b"a") == "refused"
+        backup.forwarding.executing(1, EXECUTING, _encode(ExecutingOf("other", [b"a"])))
         backup.replica.primary = 2
-        backup.submissions.view_changed()
-        assert list(backup.submissions._outlived) == [("other", b"a")]
+        backup.forwarding.view_changed()
+        assert list(backup.forwarding._outlived) == [("other", b"a")]
         # What a former version says, names no adapter.
-        backup.submissions.executing(2, EXECUTING_FORMERLY, msgspec.msgpack.encode([[b"a"]]))
+        backup.forwarding.executing(2, EXECUTING_FORMERLY, msgspec.msgpack.encode([[b"a"]]))
         backup.replica.primary = 3
-        backup.submissions.view_changed()
-        assert backup.submissions._outlived == {("other", b"a"): 2, ("test", b"a"): 1}
+        backup.forwarding.view_changed()
+        assert backup.forwarding._outlived == {("other", b"a"): 2, ("test", b"a"): 1}
 
     network(story)
 
@@ -482,10 +482,10 @@ def test_an_id_is_one_of_its_adapter_and_of_no_other():
 def test_a_primary_that_gets_another_view_has_not_died():
     async def story() -> None:
         node = Node()
-        node.submissions.executing(1, EXECUTING, _encode(ExecutingOf("test", [b"a"])))
+        node.forwarding.executing(1, EXECUTING, _encode(ExecutingOf("test", [b"a"])))
         node.replica.view += 1
-        node.submissions.view_changed()
-        assert not node.submissions._outlived
+        node.forwarding.view_changed()
+        assert not node.forwarding._outlived
 
     asyncio.run(story())
 
@@ -562,7 +562,7 @@ def test_D_one_actor_cannot_take_every_place_on_the_way_into_the_pool(monkeypatc
         codes = [getattr(node.answers[b"%d" % number], "code", None) for number in range(5)]
         assert codes == [None, None, None, "pool.actor_full", "pool.actor_full"]
         assert node.answers[b"other"].id == b"other"
-        assert not node.submissions._counts
+        assert not node.forwarding._counts
         node.submit(b"again")
         await node.answered(7)
         assert node.answers[b"again"].id == b"again"

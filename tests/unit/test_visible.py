@@ -21,8 +21,8 @@ from coco.enclave.adapters.contract import (
     Visible,
 )
 from coco.enclave.adapters.ethereum import rpc, visibility
+from coco.enclave.api.dispatcher import Dispatcher
 from coco.enclave.api.jsonrpc import JsonRpc
-from coco.enclave.api.service import Service
 
 MINE = Caller(CallerKind.PARTICIPANT, actor="aa" * 32, identities={"ethereum": frozenset({b"m" * 20})})
 OTHER = Caller(CallerKind.PARTICIPANT, actor="bb" * 32, identities={"ethereum": frozenset({b"o" * 20})})
@@ -58,7 +58,7 @@ class Adapter:
         return [item for item in items if item["owner"] == caller.actor]
 
 
-class Submissions:
+class Forwarding:
     """Takes everything at once."""
 
     def add(self, runtime: Any, caller: Caller, submitted: Any) -> None:
@@ -78,13 +78,13 @@ def asked(reply: Reply, kind: RouteKind = RouteKind.QUERY, caller: Caller = MINE
         sequencer: Any = SimpleNamespace(
             store=SimpleNamespace(view=lambda number: None), replica=SimpleNamespace(committed=1)
         )
-        submissions: Any = Submissions()
+        submissions: Any = Forwarding()
         replies: list[bytes] = []
 
         def failed(error: BaseException) -> None:
             raise error
 
-        rpc_server = JsonRpc(Service(sequencer, submissions, [runtime]), failed)
+        rpc_server = JsonRpc(Dispatcher(sequencer, submissions, [runtime]), failed)
         rpc_server.handle(b'{"jsonrpc":"2.0","id":1,"method":"ask"}', caller, replies.append)
         async with asyncio.timeout(5):
             while not replies:
@@ -130,8 +130,8 @@ def test_a_routes_answer_that_forgets_is_a_fault_of_the_adapter():
         sequencer: Any = SimpleNamespace(
             store=SimpleNamespace(view=lambda number: None), replica=SimpleNamespace(committed=1)
         )
-        submissions: Any = Submissions()
-        service = Service(sequencer, submissions, [runtime])
+        submissions: Any = Forwarding()
+        service = Dispatcher(sequencer, submissions, [runtime])
         with pytest.raises(AdapterFault) as refused:
             await service.serve(runtime, Route("ask", RouteKind.QUERY, "GET", "/x"), Request("ask", {}), MINE)
         assert refused.value.code == "adapter.not_redacted" and "secret" not in str(refused.value)

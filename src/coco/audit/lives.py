@@ -14,7 +14,7 @@ from coco.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
 from coco.configuration.actors import signed_by_its_own_key
 from coco.configuration.draft import ACTIVE
 from coco.configuration.genesis import Genesis
-from coco.configuration.keepers import keepers
+from coco.configuration.share_holders import share_holders
 from coco.crypto.certificates import CERTIFICATE_DAYS
 from coco.ledger import tables
 from coco.ledger.statements import IDENTITY_STATEMENT, identity_payload, parse_json
@@ -55,7 +55,7 @@ def founding(state: State, written: Written) -> None:
     _fresh(state, info["cert"])
     following = state.rows.copy()
     following.apply(written.changes)
-    secrets.take_first(state, written, keepers(following), 1)
+    secrets.take_first(state, written, share_holders(following), 1)
     names = written.keys(tables.NODES_INFO)
     if len(names) != 1:
         raise illegal("one node founds a service", "node")
@@ -167,7 +167,7 @@ def succeeded(state: State, written: Written) -> None:
             row = state.node(one.node_id)
             certificates.take(state, written, one.node_id, row, service=following, wanted=wanted)
     draft = state.draft
-    secrets.take_epoch(state, written, draft.keepers(), draft.node_keys())
+    secrets.take_epoch(state, written, draft.share_holders(), draft.node_keys())
     state.event(written.seqno, "identity_changed")
 
 
@@ -240,7 +240,7 @@ def keeping(state: State, written: Written) -> None:
     if state.secret() >= life.began:
         raise illegal("the secret of this life is kept already", "secret")
     secrets.take_former(state, written)
-    secrets.take_first(state, written, keepers(state.rows), life.began)
+    secrets.take_first(state, written, share_holders(state.rows), life.began)
 
 
 def recovered(state: State, written: Written) -> None:

@@ -301,7 +301,7 @@ def epoch(state: State, written: Written) -> None:
             left += 1
             written.expect(tables.NODES_INFO, key, tables.row({**row, "retired_committed": True}))
     draft = state.draft
-    began_ms = secrets.take_epoch(state, written, draft.keepers(), draft.node_keys())
+    began_ms = secrets.take_epoch(state, written, draft.share_holders(), draft.node_keys())
     if not left and not secrets.epoch_is_old(state, began_ms):
         raise illegal("an epoch began that was not due", "secret")
     state.event(written.seqno, "epoch_began", left=left)

@@ -101,9 +101,9 @@ def _take(state: State, written: Written, change: Change) -> None:
     rows = [json.loads(value) for (table, _), value in after.items() if table == tables.NODES_INFO and value]
     leaves = any(row["status"] == nodes.RETIRED for row in rows)
     if change.rekey and not leaves:
-        secrets.take_epoch(state, written, change.keepers, change.node_keys)
+        secrets.take_epoch(state, written, change.share_holders, change.node_keys)
     elif change.reshare:
-        secrets.take_wrapped(written, change.keepers, state.secret())
+        secrets.take_wrapped(written, change.share_holders, state.secret())
 
 
 def _take_service(state: State, written: Written, change: Change, value: bytes | None) -> None:

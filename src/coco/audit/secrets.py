@@ -15,7 +15,7 @@ from coco import limits
 from coco._native import LedgerSecret, WrappingKey
 from coco.audit.rows import Written, document, illegal
 from coco.audit.state import State
-from coco.configuration.keepers import Keepers
+from coco.configuration.share_holders import ShareHolders
 from coco.ledger import tables
 
 _DIGEST_DIGITS = 64
@@ -30,12 +30,12 @@ def _wrapped_size() -> int:
     return len(LedgerSecret.generate().wrap(WrappingKey.generate(), b""))
 
 
-def take_wrapped(written: Written, keepers: Keepers, first: int) -> None:
+def take_wrapped(written: Written, share_holders: ShareHolders, first: int) -> None:
     """Take the row that keeps a secret for a recovery.
 
     Args:
         written: the entry.
-        keepers: for whom.
+        share_holders: for whom.
         first: first entry that the secret seals.
 
     Raises:
@@ -43,13 +43,13 @@ def take_wrapped(written: Written, keepers: Keepers, first: int) -> None:
     """
     row = document(written.take(tables.WRAPPED_SECRET), "a wrapped secret")
     owners = row.pop("owners", None)
-    if keepers.owners:
-        _check(owners, keepers.owners, first, 1)
+    if share_holders.owners:
+        _check(owners, share_holders.owners, first, 1)
     elif owners is not None:
         raise _refuse("for owners that there are not")
-    if len(keepers.members) >= keepers.threshold:
-        _check(row, keepers.members, first, keepers.threshold)
-    elif row != {"first_seqno": first, "threshold": keepers.threshold, "encrypted_shares": {}}:
+    if len(share_holders.members) >= share_holders.threshold:
+        _check(row, share_holders.members, first, share_holders.threshold)
+    elif row != {"first_seqno": first, "threshold": share_holders.threshold, "encrypted_shares": {}}:
         raise _refuse("for members that do not suffice")
 
 
@@ -64,7 +64,7 @@ def _check(row: Any, members: Mapping[str, bytes], first: int, threshold: int) -
         raise _refuse("it has another length")
     shares, commitments = row["encrypted_shares"], row["share_commitments"]
     if shares.keys() != members.keys() or commitments.keys() != members.keys():
-        raise _refuse("for others than its keepers")
+        raise _refuse("for others than its share_holders")
     for member, pem in members.items():
         if len(_bytes(shares[member])) != _key_bytes(pem) or not _is_digest(commitments[member]):
             raise _refuse(f"the share of {member[:16]} has another form")
@@ -89,9 +89,9 @@ def _key_bytes(pem: bytes) -> int:
     return key.key_size // 8
 
 
-def take_first(state: State, written: Written, keepers: Keepers, first: int) -> None:
+def take_first(state: State, written: Written, share_holders: ShareHolders, first: int) -> None:
     """Take the rows that keep the first secret of a life of the service."""
-    take_wrapped(written, keepers, first)
+    take_wrapped(written, share_holders, first)
     row = document(written.take(tables.NODE_SECRETS), "the nodes' secrets")
     _check_began(state, row)
     if row != {"first_seqno": first, "began_ms": row["began_ms"], "nodes": {}}:
@@ -107,7 +107,7 @@ def _check_began(state: State, row: Mapping[str, Any]) -> None:
     state.issued_s = max(state.issued_s, began_ms // 1000)
 
 
-def take_epoch(state: State, written: Written, keepers: Keepers, node_keys: Mapping[str, str]) -> int:
+def take_epoch(state: State, written: Written, share_holders: ShareHolders, node_keys: Mapping[str, str]) -> int:
     """Take the rows of an epoch that begins with the next entry; when it began, in ms since the Unix epoch.
 
     Raises:
@@ -115,7 +115,7 @@ def take_epoch(state: State, written: Written, keepers: Keepers, node_keys: Mapp
     """
     first = written.seqno + 1
     take_former(state, written)
-    take_wrapped(written, keepers, first)
+    take_wrapped(written, share_holders, first)
     row = document(written.take(tables.NODE_SECRETS), "the nodes' secrets")
     _check_began(state, row)
     known = {node: key for node, key in node_keys.items() if key}

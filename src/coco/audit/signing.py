@@ -12,8 +12,8 @@ from coco.audit.state import State, key_of
 from coco.configuration import nodes
 from coco.crypto import cose
 from coco.ledger import tables
-from coco.ledger.position import Position
 from coco.ledger.signature import CWT_CLAIMS, ISSUED_AT, VDS, VDS_CCF_LEDGER, RootSignature, parse_rows, verify_root
+from coco.ledger.transaction_id import TransactionId
 
 
 def signature(state: State, written: Written) -> RootSignature:
@@ -24,7 +24,7 @@ def signature(state: State, written: Written) -> RootSignature:
     """
     seqno = written.seqno
     rows = written.take(tables.SIGNATURES), written.take(tables.COSE_SIGNATURES)
-    found, position = parse_rows(*rows), Position(written.view, seqno)
+    found, position = parse_rows(*rows), TransactionId(written.view, seqno)
     service = certificates.parse(str(state.service["cert"]))
     verify_root(found, root=state.tree.root(seqno), position=position, service_key=key_of(service))
     if (found.signatures_row(), found.cose_row()) != rows:
@@ -76,5 +76,5 @@ def _check_signer(state: State, written: Written, found: RootSignature) -> None:
         raise illegal("two nodes signed in one view", "signer")
     committed = found.committed
     there = committed.seqno < written.seqno and state.view_at(committed.seqno) == committed.view
-    if not there and committed != Position(0, 0):
+    if not there and committed != TransactionId(0, 0):
         raise illegal("a signature calls a place committed that there is not", "signature")

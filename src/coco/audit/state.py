@@ -18,8 +18,8 @@ from coco.configuration.draft import Draft
 from coco.configuration.proposals import Proposals
 from coco.crypto import cose
 from coco.ledger import tables
-from coco.ledger.position import Position
 from coco.ledger.statements import spki_of
+from coco.ledger.transaction_id import TransactionId
 
 OPENING, OPEN, RECOVERING, WAITING = "Opening", "Open", "Recovering", "WaitingForRecoveryShares"
 
@@ -125,7 +125,7 @@ class State:
 
     def position(self, seqno: int) -> str:
         """Transaction id of an entry."""
-        return str(Position(self.view_at(seqno), seqno))
+        return str(TransactionId(self.view_at(seqno), seqno))
 
     def node(self, node_id: str) -> dict[str, Any]:
         """A node's row; an empty one where there is none."""

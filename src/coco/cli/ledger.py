@@ -20,9 +20,9 @@ from coco.errors import CocoError, ConfigurationError, LedgerError
 from coco.ledger import receipts, tables
 from coco.ledger.chunks import write_chunk
 from coco.ledger.constitution import Constitution
-from coco.ledger.position import Position
 from coco.ledger.replay import Replay
 from coco.ledger.statements import parse_json
+from coco.ledger.transaction_id import TransactionId
 
 _MEASUREMENT = re.compile("[0-9a-fA-F]{1,256}")
 _CHUNK_BYTES = 5_000_000
@@ -107,7 +107,7 @@ def _verified(replay: Replay, service: str, expect: str, receipts_held: Sequence
             raise LedgerError("the ledger belongs to another service", code="ledger.other_service")
     committed = replay.proven_committed(end)
     if expect:
-        _contains(replay, end, Position.parse(expect))
+        _contains(replay, end, TransactionId.parse(expect))
     held = [str(_holds(replay, end, path)) for path in receipts_held]
     views = [0, *(entry.view for entry in replay.entries)]
     return {
@@ -118,11 +118,13 @@ def _verified(replay: Replay, service: str, expect: str, receipts_held: Sequence
         "signatures": sum(1 for seqno in replay.signatures if seqno <= end),
         "root": replay.tree.root(end).hex(),
         "service_pinned": bool(service),
-        "cut_excluded_up_to": max([expect, *held], key=lambda one: Position.parse(one) if one else Position(0, 0)),
+        "cut_excluded_up_to": max(
+            [expect, *held], key=lambda one: TransactionId.parse(one) if one else TransactionId(0, 0)
+        ),
     }
 
 
-def _contains(replay: Replay, end: int, position: Position) -> None:
+def _contains(replay: Replay, end: int, position: TransactionId) -> None:
     """Whether the signed part of a ledger has a transaction: who knows it sees a cut before it (L5)."""
     if not 0 < position.seqno <= end or replay.entries[position.seqno - 1].view != position.view:
         raise LedgerError(
@@ -133,7 +135,7 @@ def _contains(replay: Replay, end: int, position: Position) -> None:
         )
 
 
-def _holds(replay: Replay, end: int, path: Path) -> Position:
+def _holds(replay: Replay, end: int, path: Path) -> TransactionId:
     """Whether a ledger has the transaction of a receipt, bit for bit; which one that is."""
     try:
         if path.stat().st_size > limits.BODY_BYTES_MAX:

@@ -29,9 +29,9 @@ from coco.errors import CocoError, ConfigurationError, HostError, LedgerError
 from coco.host.folder import LOCK, FolderLock
 from coco.host.persistence import iterate_entries, last_signed, open_database, set_aside, unreadable
 from coco.ledger import tables
-from coco.ledger.position import Position
 from coco.ledger.replay import Replay
 from coco.ledger.statements import spki_of
+from coco.ledger.transaction_id import TransactionId
 
 MEMBER, PARTICIPANT, OPERATOR = "alice", "dapp", "operator"
 MARKER, LOG = "sandbox.json", "sandbox.log"
@@ -268,9 +268,9 @@ def examine(files: SandboxFiles, service: str, say: Callable[[str], None] = lamb
     if len(ordered) + len(found.bad) < 2:
         found.best = ordered[0] if ordered else None
         return found  # there is no choice: the enclave says what is wrong with it
-    believed: dict[int, Position] = {}
+    believed: dict[int, TransactionId] = {}
     for number in ordered:
-        if believed and max(believed.values()) >= Position(*claimed[number]):
+        if believed and max(believed.values()) >= TransactionId(*claimed[number]):
             break
         say(f"looking at the ledger of n{number}")
         try:
@@ -285,7 +285,7 @@ def examine(files: SandboxFiles, service: str, say: Callable[[str], None] = lamb
     return found
 
 
-def _believable(ledger: Path, service: str) -> Position:
+def _believable(ledger: Path, service: str) -> TransactionId:
     """Where the last life that opened ends.
 
     Raises:
@@ -299,7 +299,7 @@ def _believable(ledger: Path, service: str) -> Position:
     keys = {spki_of(one.public_bytes(Encoding.PEM).decode()) for one in replay.services()}
     if service and spki_of(service) not in keys:
         raise LedgerError("the ledger belongs to another service", code="ledger.other_service")
-    return Position(replay.entries[end - 1].view, end)
+    return TransactionId(replay.entries[end - 1].view, end)
 
 
 def move_away(ledger: Path) -> Path:

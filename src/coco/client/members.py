@@ -19,7 +19,6 @@ from coco.client.pin import service_key
 from coco.client.signer import Token, TokenKey
 from coco.client.verify import service_context, verify_node
 from coco.errors import AttestationError, ConfigurationError, RequestError
-from coco.ledger.position import Position
 from coco.ledger.statements import (
     IDENTITY_STATEMENT,
     RECOVERY_SHARE,
@@ -31,6 +30,7 @@ from coco.ledger.statements import (
     share_payload,
     sign_as_member,
 )
+from coco.ledger.transaction_id import TransactionId
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Record:
             document = parse_json(path.read_bytes())
             record = cls(dict(document["seen"]), dict(document["released"]))
             for position in record.seen.values():
-                Position.parse(position)
+                TransactionId.parse(position)
         except FileNotFoundError:
             return cls()
         except (ValueError, KeyError, TypeError, RequestError) as error:
@@ -108,7 +108,7 @@ class Record:
     def saw(self, service: str, position: str) -> bool:
         """Remember a committed position of a service (PEM); True when it is news."""
         key = service_key(service).hex()
-        if position and Position.parse(position) > Position.parse(self.seen.get(key, "0.0")):
+        if position and TransactionId.parse(position) > TransactionId.parse(self.seen.get(key, "0.0")):
             self.seen[key] = position
             return True
         return False
@@ -184,7 +184,7 @@ async def recover(
     previous = service_key(state["previous_service"])
     if previous != service_key(pinned_service):
         raise AttestationError("the node recovers another service", code="client.other_service")
-    if Position.parse(state["transaction_id"]) < Position.parse(seen):
+    if TransactionId.parse(state["transaction_id"]) < TransactionId.parse(seen):
         raise AttestationError(
             f"the recovered ledger ends at {state['transaction_id']}, but {seen} was seen committed",
             code="client.rolled_back",

@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from coco.client.files import write_whole
 from coco.crypto import cose
 from coco.errors import AttestationError, ConfigurationError, RequestError
-from coco.ledger.position import Position
 from coco.ledger.statements import IDENTITY_STATEMENT, MESSAGE_TYPE, fingerprint, parse_json, spki_of
+from coco.ledger.transaction_id import TransactionId
 
 _STATEMENTS_MAX = 100_000
 #: Former and new key of the service, where in the ledger, and whether the ledger goes on.
-_Link = tuple[bytes, bytes, Position, bool]
+_Link = tuple[bytes, bytes, TransactionId, bool]
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Pin:
             document = parse_json(path.read_bytes())
             pin = cls(str(document["service"]), dict(document["members"]), str(document["position"]))
             pin.key()
-            Position.parse(pin.position)
+            TransactionId.parse(pin.position)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, RequestError) as error:
@@ -64,7 +64,7 @@ class Pin:
 
     def saw(self, position: str) -> bool:
         """Remember a committed position; True when it is news."""
-        if position and Position.parse(position) > Position.parse(self.position):
+        if position and TransactionId.parse(position) > TransactionId.parse(self.position):
             self.position = position
             return True
         return False
@@ -80,7 +80,7 @@ class Pin:
         if target == at:
             return False
         links = self._links(statements)
-        last_known = Position.parse(self.position)
+        last_known = TransactionId.parse(self.position)
         for _ in range(len(links) + 1):
             found = [
                 (following, position, goes_on)
@@ -94,9 +94,9 @@ class Pin:
                 # Nothing ended: what was seen is to be found under its id.
                 if at == target:
                     self.service = service
-                    if last_known == Position(0, 0):
+                    if last_known == TransactionId(0, 0):
                         self.position = "0.0"
-                    return last_known == Position(0, 0)
+                    return last_known == TransactionId(0, 0)
                 continue
             if position < last_known:
                 raise AttestationError(
@@ -105,7 +105,7 @@ class Pin:
                     hint="the ledger was cut or rolled back: do not use this node; recover from a later copy",
                 )
             # Ids have a meaning only within one identity: beyond the first link nothing has been seen.
-            last_known = Position(0, 0)
+            last_known = TransactionId(0, 0)
             if at == target:
                 self.service = service
                 self.position = "0.0"
@@ -133,7 +133,7 @@ class Pin:
                 link = (
                     bytes.fromhex(payload["previous_service"]),
                     bytes.fromhex(payload["next_service"]),
-                    Position.parse(payload["transaction_id"]),
+                    TransactionId.parse(payload["transaction_id"]),
                     payload.get("goes_on") is True,
                 )
             except (ValueError, KeyError, TypeError, AttributeError, RequestError):

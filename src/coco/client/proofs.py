@@ -21,8 +21,8 @@ from coco.client.pin import Pin, service_key
 from coco.errors import AttestationError, ConfigurationError, LedgerError
 from coco.ledger import outcomes, proofs, receipts
 from coco.ledger.claims import HASH_BYTES
-from coco.ledger.position import Position
 from coco.ledger.statements import parse_json
+from coco.ledger.transaction_id import TransactionId
 
 FORMAT: Final = "coco receipt v2"
 #: What nodes of former versions wrote, whose entries claim the hash of a block and nothing else.
@@ -42,7 +42,7 @@ async def get(client: HttpsClient, transaction: str) -> dict[str, Any]:
     Raises:
         CocoError: there is no such transaction, or not for this caller.
     """
-    query = f"hash={transaction}" if _HASH.fullmatch(transaction) else f"id={Position.parse(transaction)}"
+    query = f"hash={transaction}" if _HASH.fullmatch(transaction) else f"id={TransactionId.parse(transaction)}"
     found: dict[str, Any] = (await client.request("GET", f"/coco/receipt?{query}")).json()
     return found
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coco.configuration import nodes, settings
-from coco.configuration.keepers import Keepers, keepers
 from coco.configuration.reads import Reads
+from coco.configuration.share_holders import ShareHolders, share_holders
 from coco.ledger import tables
 
 #: What a member is: it governs only while it is active.
@@ -87,9 +87,9 @@ class Draft:
         """Every member that ever was."""
         return {key.decode(): json.loads(value) for key, value in self.scan(tables.MEMBERS_INFO).items()}
 
-    def keepers(self) -> Keepers:
+    def share_holders(self) -> ShareHolders:
         """Who keeps the ledger secret for a recovery."""
-        return keepers(self)
+        return share_holders(self)
 
     def node_keys(self) -> dict[str, str]:
         """PEM of the encryption key of every trusted node."""
@@ -134,7 +134,7 @@ class _Whole:
 
 def state(draft: Draft) -> dict[str, Any]:
     """What rules see: public governance tables only (G2)."""
-    keeping = draft.keepers()
+    keeping = draft.share_holders()
     return {
         "members": {
             name: {

@@ -15,7 +15,7 @@ from msgspec import Meta
 from coco import addresses, limits
 from coco.attestation.policy import parse_rules
 from coco.configuration import participants, settings, supermajority
-from coco.configuration.keepers import OWNER
+from coco.configuration.share_holders import OWNER
 from coco.crypto import chains
 from coco.errors import ConfigurationError, GovernanceError
 from coco.ledger import tables

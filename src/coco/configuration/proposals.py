@@ -29,9 +29,9 @@ from coco import limits
 from coco.configuration import actions, open_proposals, supermajority
 from coco.configuration.actors import Actors
 from coco.configuration.draft import ACTIVE, Draft, Validity, state
-from coco.configuration.keepers import Keepers
 from coco.configuration.practice import Practice
 from coco.configuration.reads import Page, Paged, Reads, ReadsOn
+from coco.configuration.share_holders import ShareHolders
 from coco.crypto import cose
 from coco.errors import AccessError, CocoError, GovernanceError, NotFoundError, RequestError
 from coco.ledger import tables
@@ -73,7 +73,7 @@ class Change:
     reshare: bool = False
     rekey: bool = False
     #: For whom the secret is then to be kept, and trusted nodes' keys.
-    keepers: Keepers = field(default_factory=lambda: Keepers({}, {}, 0))
+    share_holders: ShareHolders = field(default_factory=lambda: ShareHolders({}, {}, 0))
     node_keys: dict[str, str] = field(default_factory=dict)
     #: Nodes that get another certificate; the same for the service.
     renew: dict[str, Validity] = field(default_factory=dict)
@@ -510,7 +510,7 @@ class Proposals:
             draft.rows(),
             reshare,
             draft.rekey,
-            draft.keepers(),
+            draft.share_holders(),
             draft.node_keys(),
             draft.renew,
             draft.renew_service,

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from coco._native import LedgerSecret, Share, WrappingKey, wipe
-from coco.configuration.keepers import Keepers
+from coco.configuration.share_holders import ShareHolders
 from coco.errors import LedgerError, RequestError
 from coco.ledger import tables
 from coco.ledger.statements import SHARE_PADDING, decrypt_share
@@ -81,21 +81,21 @@ def wrap(
     return tables.row(row)
 
 
-def keep(secret: LedgerSecret, first_seqno: int, keepers: Keepers, service_key: bytes) -> bytes:
+def keep(secret: LedgerSecret, first_seqno: int, share_holders: ShareHolders, service_key: bytes) -> bytes:
     """Row that keeps ``secret`` for a recovery: :func:`wrap` for the members' shares, and again for each owner alone.
 
     Args:
         secret: the epoch's secret.
         first_seqno: first entry that it seals.
-        keepers: for whom.
+        share_holders: for whom.
         service_key: DER SubjectPublicKeyInfo of the service.
     """
     bound: dict[str, Any] = {"service_key": service_key, "first_seqno": first_seqno}
-    row: dict[str, Any] = {"first_seqno": first_seqno, "threshold": keepers.threshold, "encrypted_shares": {}}
-    if len(keepers.members) >= keepers.threshold:
-        row = json.loads(wrap(secret, members=keepers.members, threshold=keepers.threshold, **bound))
-    if keepers.owners:
-        row["owners"] = json.loads(wrap(secret, members=keepers.owners, threshold=1, **bound))
+    row: dict[str, Any] = {"first_seqno": first_seqno, "threshold": share_holders.threshold, "encrypted_shares": {}}
+    if len(share_holders.members) >= share_holders.threshold:
+        row = json.loads(wrap(secret, members=share_holders.members, threshold=share_holders.threshold, **bound))
+    if share_holders.owners:
+        row["owners"] = json.loads(wrap(secret, members=share_holders.owners, threshold=1, **bound))
     return tables.row(row)
 
 
@@ -116,18 +116,18 @@ def is_share_of(row: bytes | None, member: str, share: Share) -> bool:
 
 
 def recovered(
-    row: bytes, shares: Mapping[str, Share], keepers: Keepers, service_key: bytes
+    row: bytes, shares: Mapping[str, Share], share_holders: ShareHolders, service_key: bytes
 ) -> tuple[int, LedgerSecret]:
     """The secret of a row of :func:`keep` and its first seqno: from one owner's share, or from enough members'.
 
     Raises:
         LedgerError: the shares do not open it (``ledger.shares_refused``).
     """
-    owned = [share for member, share in shares.items() if member in keepers.owners]
+    owned = [share for member, share in shares.items() if member in share_holders.owners]
     if owned:
         nested = tables.row(json.loads(row).get("owners", {}))
-        return unwrap(nested, owned[:1], service_key=service_key, members=keepers.owners)
-    return unwrap(row, list(shares.values()), service_key=service_key, members=keepers.members)
+        return unwrap(nested, owned[:1], service_key=service_key, members=share_holders.owners)
+    return unwrap(row, list(shares.values()), service_key=service_key, members=share_holders.members)
 
 
 def unwrap(

@@ -24,10 +24,10 @@ from coco import limits
 from coco._native import Engine
 from coco.consensus.pieces import Assembler, LedgerEntry, cut
 from coco.errors import ConsensusError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 #: Before the first entry.
-NOWHERE = Position(0, 0)
+NOWHERE = TransactionId(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,9 @@ class Start:
     members: Members
     index: int = 0
     term: int = 0
-    position: Position = NOWHERE
+    position: TransactionId = NOWHERE
     #: Last signature entry at or below it.
-    signed: Position = NOWHERE
+    signed: TransactionId = NOWHERE
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class ViewChanged:
 class Committed:
     """Everything up to here can be told as committed."""
 
-    position: Position
+    position: TransactionId
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +226,12 @@ class Driver:
     # --- what callers ask ---
 
     @property
-    def last(self) -> Position:
+    def last(self) -> TransactionId:
         """Last entry of the log, committed or not."""
         return self._log[-1].entry.position if self._log else self._base
 
     @property
-    def committed(self) -> Position:
+    def committed(self) -> TransactionId:
         """Everything up to here may be told as committed."""
         return self._signed
 
@@ -372,7 +372,7 @@ class Driver:
         self._engine.snapshot_sent(node, arrived)
         return self.advance()
 
-    def installed(self, position: Position, signed: Position) -> list[Action]:
+    def installed(self, position: TransactionId, signed: TransactionId) -> list[Action]:
         """The state that the last ``Install`` asked for is in the store, durably; ``position`` is its last entry."""
         if self._installing is None:
             raise ConsensusError("no state was asked for", code="consensus.not_installing")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from coco import limits
 from coco.errors import ConsensusError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 #: View, seqno, piece, pieces, whether it is a signature entry.
 _HEADER = struct.Struct(">QQHH?")
@@ -22,7 +22,7 @@ _HEADER = struct.Struct(">QQHH?")
 class LedgerEntry:
     """An entry of the ledger, sealed, and where it lies."""
 
-    position: Position
+    position: TransactionId
     data: bytes
     is_signature: bool
 
@@ -93,4 +93,4 @@ class Assembler:
             return None
         whole = b"".join(self._parts) if pieces > 1 else data
         self._parts, self._header = [], None
-        return LedgerEntry(Position(view, seqno), whole, is_signature)
+        return LedgerEntry(TransactionId(view, seqno), whole, is_signature)

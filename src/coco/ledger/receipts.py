@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from coco.crypto import cose
 from coco.errors import LedgerError
-from coco.ledger.position import Position
 from coco.ledger.signature import RootSignature, verify_root
+from coco.ledger.transaction_id import TransactionId
 
 PATH_MAX: Final = 64
 SALT_BYTES: Final = 32
@@ -40,7 +40,7 @@ def claims_digest(salt: bytes, claim: bytes) -> bytes:
 class Receipt:
     """Everything that a verifier needs but the service certificate."""
 
-    position: Position
+    position: TransactionId
     write_set_digest: bytes
     commit_evidence: str
     claims_digest: bytes
@@ -115,7 +115,7 @@ def index_of(path: Path, leaves: int) -> int:
     return index if size == 1 else -1
 
 
-def verify(body: dict[str, Any], service: x509.Certificate) -> Position:
+def verify(body: dict[str, Any], service: x509.Certificate) -> TransactionId:
     """Check a JSON receipt against a pinned service certificate; return the transaction's id.
 
     Raises:
@@ -129,9 +129,9 @@ def verify(body: dict[str, Any], service: x509.Certificate) -> Position:
         message = cose.parse(base64.b64decode(body["cose"], validate=True))
         claim = body.get("claim")
         value, salt = (None, None) if claim is None else (bytes.fromhex(claim["value"]), bytes.fromhex(claim["salt"]))
-        signed_at = Position.parse(str(body["signed_at"]))
+        signed_at = TransactionId.parse(str(body["signed_at"]))
         kind, txid, secret = evidence.split(":")
-        position = Position.parse(txid)
+        position = TransactionId.parse(txid)
         if kind != "ce" or len(secret) != 64 or len(digest) != 32 or len(claims) != 32 or len(path) > PATH_MAX:
             raise ValueError("a component has the wrong form")
         if salt is not None and len(salt) != SALT_BYTES:
@@ -144,7 +144,7 @@ def verify(body: dict[str, Any], service: x509.Certificate) -> Position:
             node_certificate=str(body["cert"]),
             protected=message.protected,
             service_signature=message.signature,
-            committed=Position(0, 0),
+            committed=TransactionId(0, 0),
         )
         if Receipt(position, digest, evidence, claims, tuple(path), signature, value, salt).to_json() != body:
             raise ValueError("a part has another form than it is written in")

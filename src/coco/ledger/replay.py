@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from coco._native import Entry, MerkleTree, WriteSet
 from coco.errors import CocoError, LedgerError
 from coco.ledger import signature, tables
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 
 @dataclass
@@ -154,7 +154,7 @@ class Replay:
             found = signature.parse_rows(*(row[tables.SINGLETON] or b"" for row in rows))
         except KeyError as error:
             raise LedgerError("a signature entry lacks a row", code="ledger.bad_signature_row") from error
-        position = Position(self.entries[seqno - 1].view, seqno)
+        position = TransactionId(self.entries[seqno - 1].view, seqno)
         root = self.tree.root(seqno)
         signature.verify_root(found, root=root, position=position, service_key=self._service_key(seqno))
         self.verified[seqno] = found

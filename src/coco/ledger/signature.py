@@ -18,7 +18,7 @@ from cryptography.x509.oid import SignatureAlgorithmOID
 
 from coco.crypto import cose
 from coco.errors import LedgerError, RequestError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 #: "verifiable data structure" header and its value for this ledger.
 VDS: Final = 395
@@ -33,7 +33,7 @@ _NO_CERTIFICATE: Final = (ValueError, UnsupportedAlgorithm, x509.InvalidVersion)
 class RootSignature:
     """Both signatures over one root."""
 
-    position: Position
+    position: TransactionId
     root: bytes
     node_id: str
     node_signature: bytes
@@ -41,7 +41,7 @@ class RootSignature:
     protected: bytes
     service_signature: bytes
     #: The enclave's commit position when it signed (L3).
-    committed: Position
+    committed: TransactionId
 
     @property
     def issued_s(self) -> int:
@@ -74,9 +74,9 @@ def sign_root(
     service_key: ec.EllipticCurvePrivateKey,
     *,
     node_certificate: str,
-    position: Position,
+    position: TransactionId,
     root: bytes,
-    committed: Position,
+    committed: TransactionId,
     time_s: int,
 ) -> RootSignature:
     """Sign ``root``, which covers every entry before ``position``, with both keys (about 0.7 ms)."""
@@ -110,14 +110,14 @@ def parse_rows(signatures: bytes, cose_signatures: bytes) -> RootSignature:
         record = json.loads(signatures)
         message = cose.parse(base64.b64decode(json.loads(cose_signatures), validate=True))
         return RootSignature(
-            position=Position(int(record["view"]), int(record["seqno"])),
+            position=TransactionId(int(record["view"]), int(record["seqno"])),
             root=bytes.fromhex(record["root"]),
             node_id=str(record["node"]),
             node_signature=base64.b64decode(record["sig"], validate=True),
             node_certificate=str(record["cert"]),
             protected=message.protected,
             service_signature=message.signature,
-            committed=Position(int(record["commit_view"]), int(record["commit_seqno"])),
+            committed=TransactionId(int(record["commit_view"]), int(record["commit_seqno"])),
         )
     except (ValueError, KeyError, TypeError, RecursionError, RequestError) as error:
         raise LedgerError("a signature row is malformed", code="ledger.bad_signature_row") from error
@@ -141,7 +141,7 @@ def verify_node(signature: RootSignature) -> None:
 
 
 def verify_root(
-    signature: RootSignature, *, root: bytes, position: Position, service_key: ec.EllipticCurvePublicKey
+    signature: RootSignature, *, root: bytes, position: TransactionId, service_key: ec.EllipticCurvePublicKey
 ) -> None:
     """Check both signatures over ``root`` at ``position``.
 

@@ -42,7 +42,7 @@ COSE_RECENT: Final = "public:ccf.gov.cose_recent_proposals"
 SIGNATURES: Final = "public:ccf.internal.signatures"
 COSE_SIGNATURES: Final = "public:ccf.internal.cose_signatures"
 TREE: Final = "public:ccf.internal.tree"
-#: Position and keyed digest of the newest snapshot: one that this does not name proves nothing.
+#: TransactionId and keyed digest of the newest snapshot: one that this does not name proves nothing.
 SNAPSHOT_EVIDENCE: Final = "public:ccf.internal.snapshot_evidence"
 
 #: Leaf of the entry before this one (L1): ties every entry to its predecessor without the tree.

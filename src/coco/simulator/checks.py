@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from coco.consensus import LedgerEntry, Members
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 from coco.simulator.model import State, Violation
 from coco.simulator.world import Disk
 
@@ -21,9 +21,9 @@ class Checks:
 
     def __init__(self) -> None:
         self._primaries: dict[int, int] = {}
-        self._sealed: dict[Position, bytes] = {}
-        self._signatures: set[Position] = set()
-        self._agreed: dict[int, tuple[Position, bytes]] = {}
+        self._sealed: dict[TransactionId, bytes] = {}
+        self._signatures: set[TransactionId] = set()
+        self._agreed: dict[int, tuple[TransactionId, bytes]] = {}
         self._reported: dict[int, int] = {}
         self._before: dict[Members, set[Members]] = {}
         #: Transactions of which a client knows that they are committed.
@@ -51,7 +51,7 @@ class Checks:
             raise Violation(f"node {node} has {entry.position} where another has {agreed[0]}")
 
     def committed(
-        self, node: int, position: Position, configurations: Sequence[Members], disks: Mapping[int, Disk]
+        self, node: int, position: TransactionId, configurations: Sequence[Members], disks: Mapping[int, Disk]
     ) -> None:
         """A node reports a commit.
 

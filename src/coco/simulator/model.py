@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from coco.consensus import NOWHERE, LedgerEntry
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 
 class Violation(Exception):
@@ -23,14 +23,14 @@ class Violation(Exception):
 class State:
     """What the entries so far amount to."""
 
-    position: Position = NOWHERE
+    position: TransactionId = NOWHERE
     digest: str = ""
     #: Transactions, and the entry that executed each.
     executed: dict[str, int] = field(default_factory=dict)
     #: Nodes: engine id -> host and process that the id was given to.
     nodes: dict[int, tuple[int, int]] = field(default_factory=dict)
     #: What was there before each entry that may still be undone, and its operations.
-    _undo: deque[tuple[Position, str, list[list[Any]]]] = field(default_factory=deque)
+    _undo: deque[tuple[TransactionId, str, list[list[Any]]]] = field(default_factory=deque)
 
     @property
     def next_node(self) -> int:
@@ -47,7 +47,7 @@ class State:
     def make(self, view: int, operations: list[list[Any]], *, is_signature: bool, padding: int = 0) -> LedgerEntry:
         """The entry that follows in ``view``; it is not applied yet."""
         text = json.dumps({"previous": self.digest, "operations": operations}, separators=(",", ":"))
-        position = Position(view, self.position.seqno + 1)
+        position = TransactionId(view, self.position.seqno + 1)
         return LedgerEntry(position, text.encode() + b"\0" + bytes(padding), is_signature)
 
     def apply(self, entry: LedgerEntry) -> None:

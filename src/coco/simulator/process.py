@@ -29,7 +29,7 @@ from coco.consensus import (
     ViewChanged,
 )
 from coco.errors import ConsensusError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 from coco.simulator.checks import Checks
 from coco.simulator.model import State
 from coco.simulator.world import Disk, World
@@ -219,7 +219,7 @@ class Process:
         """The state that a peer asks for, made from this node's ledger; or a later one, if the ledger begins later."""
         driver = self.driver
         assert driver is not None
-        seqno = Position.parse(wanted.decode()).seqno
+        seqno = TransactionId.parse(wanted.decode()).seqno
         if self._install is not None or driver.anchor.position.seqno < seqno:
             return
         state, signed = self._base
@@ -304,7 +304,7 @@ class Process:
         for own in [own for own in self._own if own > seqno]:
             del self._own[own]
 
-    def _committed(self, position: Position) -> None:
+    def _committed(self, position: TransactionId) -> None:
         driver = self.driver
         assert driver is not None
         self.checks.committed(driver.node, position, self._configurations, self.cluster.disks)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coco.consensus import NOWHERE, LedgerEntry
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 
 @dataclass
@@ -70,7 +70,7 @@ class World:
 class Disk:
     """The ledger of one process on its host: what is durable, and what a crash loses."""
 
-    def __init__(self, world: World, base: Position = NOWHERE) -> None:
+    def __init__(self, world: World, base: TransactionId = NOWHERE) -> None:
         self._world = world
         #: Everything up to here came as a snapshot.
         self.base = base
@@ -78,7 +78,7 @@ class Disk:
         self._waiting: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._busy = False
 
-    def holds(self, position: Position) -> bool:
+    def holds(self, position: TransactionId) -> bool:
         """Whether the entry at ``position`` is durable here."""
         place = position.seqno - self.base.seqno - 1
         if place < 0:
@@ -98,7 +98,7 @@ class Disk:
             self._busy = True
             self._world.after(self._world.random.randint(*self._world.weather.fsync_ms), self._sync)
 
-    def restart_at(self, base: Position) -> None:
+    def restart_at(self, base: TransactionId) -> None:
         """A snapshot takes the place of everything."""
         self.base, self.entries, self._waiting = base, [], []
 

@@ -18,9 +18,9 @@ from coco.attestation.evidence import Evidence, report_data, virtual
 from coco.configuration.callers import Caller
 from coco.consensus.driver import Start
 from coco.enclave.api.admission import Admission
+from coco.enclave.api.dispatcher import Dispatcher
 from coco.enclave.api.jsonrpc import JsonRpc
 from coco.enclave.api.routes import application_app
-from coco.enclave.api.service import Service
 from coco.enclave.api.streams import Streams
 from coco.enclave.keys.identity import EncryptionKey, NodeIdentity
 from coco.enclave.node.answers import Answers
@@ -115,8 +115,8 @@ class InProcessNode:
         for state in (State.OPENING, State.OPEN):
             self.life.become(state)
         links = ground.links
-        links.on_tell, links.serve, links.on_lost = self._told, self._serve, parts.submissions.link_lost
-        self.service = Service(parts.sequencer, parts.submissions, parts.registry.served)
+        links.on_tell, links.serve, links.on_lost = self._told, self._serve, parts.forwarding.link_lost
+        self.service = Dispatcher(parts.sequencer, parts.forwarding, parts.registry.served)
         admission = Admission()
         self._rpc = JsonRpc(self.service, ground.faults.unexpected, admission)
         self._streams = Streams(self.service, self._rpc, admission, ground.faults.unexpected)
@@ -140,13 +140,13 @@ class InProcessNode:
         if kind == ENGINE:
             parts.replica.receive(sender, body)
         elif kind == DROPPED:
-            parts.submissions.dropped(body)
+            parts.forwarding.dropped(body)
         elif kind == EXECUTING:
-            parts.submissions.executing(sender, kind, body)
+            parts.forwarding.executing(sender, kind, body)
 
     async def _serve(self, sender: int, certificate: bytes, kind: str, body: bytes) -> bytes:
         if kind in (SUBMIT, PENDING):
-            return await self.parts.submissions.serve(sender, kind, body)
+            return await self.parts.forwarding.serve(sender, kind, body)
         raise NotFoundError(f"nobody answers {kind} here", code="testing.not_there")
 
     async def request(

@@ -86,7 +86,7 @@ def action_of(action: Any) -> tuple[str, dict[str, Any]]:
 def _check(draft: Draft) -> None:
     if not any(info.get("status") == ACTIVE for info in draft.members().values()):
         raise refuse("nobody would govern any more", "gov.no_member_left")
-    keepers = draft.keepers()
+    keepers = draft.share_holders()
     if not keepers.suffice():
         raise refuse(f"fewer than {keepers.threshold} members could recover the service", "gov.not_recoverable")
     rows = [json.loads(value) for value in draft.scan(tables.NODES_INFO).values()]

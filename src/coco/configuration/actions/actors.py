@@ -22,7 +22,7 @@ from coco.configuration.actions.arguments import (
     texts,
 )
 from coco.configuration.draft import ACCEPTED, ACTIVE, Draft
-from coco.configuration.keepers import OWNER, PARTICIPANT
+from coco.configuration.share_holders import OWNER, PARTICIPANT
 from coco.crypto import chains
 from coco.errors import ConfigurationError
 from coco.ledger import tables

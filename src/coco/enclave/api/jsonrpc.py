@@ -33,7 +33,7 @@ from coco.enclave.adapters.contract import (
     visible,
 )
 from coco.enclave.api.admission import Admission, request_work_us
-from coco.enclave.api.service import Service
+from coco.enclave.api.dispatcher import Dispatcher
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.errors import AccessError, BusyError, CocoError, HostLiedError, OverBudgetError
 
@@ -185,7 +185,7 @@ class JsonRpc:
     """Serves bodies of JSON-RPC."""
 
     def __init__(
-        self, service: Service, failed: Callable[[BaseException], None], admission: Admission | None = None
+        self, service: Dispatcher, failed: Callable[[BaseException], None], admission: Admission | None = None
     ) -> None:
         self._service, self._failed = service, failed
         self._admission = admission or Admission()
@@ -278,7 +278,7 @@ class JsonRpc:
             done(await self._serve(call, caller))
 
     def _batch(self, calls: list[_Call], caller: Caller, reply: Callable[[bytes], None]) -> None:
-        # Submissions run at the same time, so that those of one batch are admitted together; of the rest a few do.
+        # Forwarding run at the same time, so that those of one batch are admitted together; of the rest a few do.
         known = bool(caller.actor)
         bytes_max = limits.RPC_ANSWER_BYTES_MAX if known else limits.ANONYMOUS_RPC_ANSWER_BYTES_MAX
         batch = _Batch(len(calls), bytes_max, partial(self._reply, caller, reply))
@@ -331,7 +331,7 @@ class JsonRpc:
                 settled(error)
             else:
                 submissions.append((raw, settled))
-        self._service.submissions.add(runtime, caller, submissions)
+        self._service.forwarding.add(runtime, caller, submissions)
 
     def submitted(self, method: str, caller: Caller, calls: list[EarlyCall]) -> None:
         """Serve one caller's submissions by one method, which the door has read and checked."""
@@ -344,7 +344,7 @@ class JsonRpc:
             for call, verdict, _, reply in calls
         ]
         check_us = sum(spent for _, _, spent, _ in calls)
-        self._service.submissions.add_checked(runtime, caller, checked, check_us)
+        self._service.forwarding.add_checked(runtime, caller, checked, check_us)
 
     async def _serve(self, call: _Call, caller: Caller) -> bytes:
         """Serve one call; its answer."""

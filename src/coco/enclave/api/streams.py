@@ -26,8 +26,8 @@ from coco.enclave.adapters.contract import (
     visible,
 )
 from coco.enclave.api.admission import Admission, request_work_us
+from coco.enclave.api.dispatcher import Dispatcher
 from coco.enclave.api.jsonrpc import AT_ROOT, JsonRpc, Target, error_object
-from coco.enclave.api.service import Service
 from coco.enclave.api.websocket import POLICY, UNSUPPORTED, WebSocketSession
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.turns import ASKING
@@ -43,7 +43,7 @@ class Streams:
     """Serves the WebSocket connections of the application listener."""
 
     def __init__(
-        self, service: Service, rpc: JsonRpc, admission: Admission, failed: Callable[[BaseException], None]
+        self, service: Dispatcher, rpc: JsonRpc, admission: Admission, failed: Callable[[BaseException], None]
     ) -> None:
         self.service, self.rpc, self.admission, self.failed = service, rpc, admission, failed
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 
 from coco._native import LedgerSecret, WriteSet
 from coco.configuration import secrets as wrapping
-from coco.configuration.keepers import Keepers
 from coco.configuration.reads import Reads
+from coco.configuration.share_holders import ShareHolders
 from coco.enclave.keys.identity import EncryptionKey, ServiceIdentity
 from coco.enclave.store import Journal
 from coco.errors import LedgerError
@@ -39,27 +39,32 @@ class Epochs:
         self._journal, self._service = journal, service
         self._node_id, self._encryption = node_id, encryption
 
-    def wrap(self, keepers: Keepers) -> Row:
+    def wrap(self, share_holders: ShareHolders) -> Row:
         """The row that keeps the current secret for a recovery."""
         first, secret = self._journal.current_secret
-        return self._kept(secret, first, keepers, self._service.spki)
+        return self._kept(secret, first, share_holders, self._service.spki)
 
-    def _kept(self, secret: LedgerSecret, first: int, keepers: Keepers, service_key: bytes) -> Row:
-        return tables.WRAPPED_SECRET, tables.SINGLETON, wrapping.keep(secret, first, keepers, service_key)
+    def _kept(self, secret: LedgerSecret, first: int, share_holders: ShareHolders, service_key: bytes) -> Row:
+        return tables.WRAPPED_SECRET, tables.SINGLETON, wrapping.keep(secret, first, share_holders, service_key)
 
-    def found(self, keepers: Keepers, time_ms: int) -> list[Row]:
+    def found(self, share_holders: ShareHolders, time_ms: int) -> list[Row]:
         """The rows that keep the first secret of a life of the service."""
         first, _ = self._journal.current_secret
         began = tables.row({"first_seqno": first, "began_ms": time_ms, "nodes": {}})
-        return [self.wrap(keepers), (tables.NODE_SECRETS, tables.SINGLETON, began)]
+        return [self.wrap(share_holders), (tables.NODE_SECRETS, tables.SINGLETON, began)]
 
     def begin(
-        self, keepers: Keepers, node_keys: Mapping[str, str], time_ms: int, first: int, following: bytes = b""
+        self,
+        share_holders: ShareHolders,
+        node_keys: Mapping[str, str],
+        time_ms: int,
+        first: int,
+        following: bytes = b"",
     ) -> tuple[LedgerSecret, list[Row]]:
         """A fresh secret for the entries from ``first`` on, and the rows that keep it.
 
         Args:
-            keepers: for whom it is kept.
+            share_holders: for whom it is kept.
             node_keys: PEM of each trusted node's key.
             time_ms: of this moment, since the Unix epoch.
             first: number of its first entry.
@@ -74,7 +79,7 @@ class Epochs:
             if key
         }
         return secret, [
-            self._kept(secret, first, keepers, service_key),
+            self._kept(secret, first, share_holders, service_key),
             (
                 tables.FORMER_SECRETS,
                 former_first.to_bytes(8, "big"),
@@ -98,7 +103,7 @@ class Epochs:
             raise LedgerError(f"the secret of entry {first} is not kept here", code="ledger.secret_unavailable")
         return wrapping.unwrap_former(row, first, successor)
 
-    def followed(self, writes: WriteSet) -> None:
+    def entry_applied(self, writes: WriteSet) -> None:
         """Take in the secret of an epoch that another node began; an entry without one changes nothing.
 
         Raises:

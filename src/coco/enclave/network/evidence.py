@@ -24,7 +24,7 @@ EVIDENCE: Final = "evidence"
 _AGAIN_S: Final = 1.0
 
 
-class Attesting:
+class NodeEvidence:
     """Evidence of one node.
 
     Args:
@@ -109,7 +109,7 @@ class Attesting:
         self._control.log("attestation.endorsements_taken", {"until": verified.valid_until_s})
         self._newer.set()
 
-    async def attend(self, renew: Callable[[dict[str, str]], Awaitable[None]]) -> None:
+    async def run(self, renew: Callable[[dict[str, str]], Awaitable[None]]) -> None:
         """Have newer evidence put into this node's row; for ever.
 
         Args:

@@ -17,9 +17,9 @@ import msgspec
 from coco.configuration import nodes, succession
 from coco.configuration.actions import action_of
 from coco.configuration.draft import Draft, state
-from coco.configuration.keepers import PARTICIPANT
 from coco.configuration.proposals import Change, Proposals, check_time, created_at
 from coco.configuration.reads import Page, Paged
+from coco.configuration.share_holders import PARTICIPANT
 from coco.enclave.keys.certificates import Certificates
 from coco.enclave.keys.epochs import Epochs, Row
 from coco.enclave.ordering.sequencer import Sequencer
@@ -49,7 +49,7 @@ def _somebody_leaves(change: Change) -> bool:
     return any(row["status"] == nodes.RETIRED for row in rows)
 
 
-class Governing:
+class GovernanceService:
     """The member's side of the administration listener.
 
     Args:
@@ -102,9 +102,9 @@ class Governing:
                 rows, epoch = [*change.rows, *self._renewed(change, now_ms)], None
                 if change.rekey and not _somebody_leaves(change):
                     self._nobody_is_leaving()
-                    epoch = partial(self._epochs.begin, change.keepers, change.node_keys, now_ms)
+                    epoch = partial(self._epochs.begin, change.share_holders, change.node_keys, now_ms)
                 elif change.reshare:
-                    rows.append(self._epochs.wrap(change.keepers))
+                    rows.append(self._epochs.wrap(change.share_holders))
                 await self._sequencer.committed(await self._sequencer.write_rows(rows, epoch=epoch))
         return change.answer
 

@@ -23,7 +23,7 @@ from coco.configuration.nodes import JoinRequest
 from coco.consensus import Members, Start
 from coco.crypto import cose
 from coco.enclave.keys.identity import EncryptionKey, NodeIdentity, ServiceIdentity, private_der, self_signed
-from coco.enclave.network.evidence import Attesting
+from coco.enclave.network.evidence import NodeEvidence
 from coco.enclave.network.membership import (
     FETCH,
     JOIN,
@@ -37,8 +37,8 @@ from coco.enclave.network.membership import (
 from coco.enclave.platform.control import Control
 from coco.enclave.transport.links import MALFORMED, Link, Links, decode
 from coco.errors import AttestationError, BusyError, CocoError, ConfigurationError, LedgerError
-from coco.ledger.position import Position
 from coco.ledger.statements import MESSAGE_TYPE
+from coco.ledger.transaction_id import TransactionId
 
 _AGAIN_S = 0.2
 _FETCH_S = 30.0
@@ -85,7 +85,7 @@ class Joiner:
         links: Links,
         start: messages.Start,
         *,
-        attesting: Attesting,
+        attesting: NodeEvidence,
         configuration: bytes,
         time_ms: int,
     ) -> None:
@@ -229,7 +229,11 @@ class Joiner:
         ]
         members = Members(tuple(welcome.voters), tuple(welcome.learners))
         start = Start(
-            members, welcome.index, welcome.term, Position.parse(welcome.position), Position.parse(welcome.signed)
+            members,
+            welcome.index,
+            welcome.term,
+            TransactionId.parse(welcome.position),
+            TransactionId.parse(welcome.signed),
         )
         return Joined(
             NodeIdentity(self._key, certificate),

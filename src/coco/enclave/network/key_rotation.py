@@ -31,7 +31,7 @@ from coco.ledger import tables
 from coco.ledger.statements import spki_of
 
 
-class Succession:
+class KeyRotation:
     """One node's part in it.
 
     Args:
@@ -59,7 +59,7 @@ class Succession:
 
     # --- every node ---
 
-    def followed(self, writes: WriteSet) -> None:
+    def entry_applied(self, writes: WriteSet) -> None:
         """Take in a key that is announced, if it is sealed to this node."""
         row = dict(writes.rows(tables.SUCCESSION)).get(tables.SINGLETON)
         document = json.loads(row or b"{}")
@@ -83,7 +83,7 @@ class Succession:
         wanted = found is not None and found["status"] == succession.WANTED
         return wanted or succession.is_stated(view)
 
-    async def attend(self, view: Reads, now_ms: int) -> None:
+    async def run(self, view: Reads, now_ms: int) -> None:
         """Take the next step; the caller has seen to it that no node is leaving, and that ``view`` is the newest."""
         if not self.due(view):
             return
@@ -128,7 +128,7 @@ class Succession:
         ]
 
         def epoch(first: int) -> tuple[LedgerSecret | None, list[Row]]:
-            secret, kept = self._epochs.begin(draft.keepers(), draft.node_keys(), now_ms, first, following.spki)
+            secret, kept = self._epochs.begin(draft.share_holders(), draft.node_keys(), now_ms, first, following.spki)
             info = succession.succeeded(found, draft.service(), first - 1)
             return secret, [(tables.SERVICE_INFO, tables.SINGLETON, tables.row(info)), *kept]
 

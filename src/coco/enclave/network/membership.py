@@ -457,7 +457,7 @@ class Membership:
 
     # --- duties of a primary ---
 
-    async def attend(self) -> None:
+    async def run(self) -> None:
         """While this node is primary, bring the configuration of consensus in step with the rows; for ever."""
         while True:
             await asyncio.sleep(_DUTY_S)

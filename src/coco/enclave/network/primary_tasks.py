@@ -16,8 +16,8 @@ from coco.configuration.draft import Draft
 from coco.enclave.keys.adapter_keys import AdapterKeys
 from coco.enclave.keys.certificates import Certificates
 from coco.enclave.keys.epochs import Epochs, Row
-from coco.enclave.network.key_rotation import Succession
-from coco.enclave.ordering.registry import Protocols
+from coco.enclave.network.key_rotation import KeyRotation
+from coco.enclave.ordering.registry import AdapterRegistry
 from coco.enclave.ordering.sequencer import Sequencer
 from coco.errors import ConsensusError
 from coco.ledger import tables
@@ -25,7 +25,7 @@ from coco.ledger import tables
 _LOOK_S = 0.5
 
 
-class Duties:
+class PrimaryTasks:
     """The duties of one node, while it is primary.
 
     Args:
@@ -44,9 +44,9 @@ class Duties:
         sequencer: Sequencer,
         certificates: Certificates,
         epochs: Epochs,
-        protocols: Protocols,
+        protocols: AdapterRegistry,
         keys: AdapterKeys,
-        succession: Succession,
+        succession: KeyRotation,
         changing: asyncio.Lock,
         log: Callable[..., None],
     ) -> None:
@@ -54,7 +54,7 @@ class Duties:
         self._protocols, self._keys, self._succession = protocols, keys, succession
         self._changing, self._log = changing, log
 
-    async def attend(self) -> None:
+    async def run(self) -> None:
         """For ever."""
         while True:
             await asyncio.sleep(_LOOK_S)
@@ -68,7 +68,7 @@ class Duties:
                     await self._keep_keys()
                     await self._rekey()
                     if self._nobody_leaves():
-                        await self._succession.attend(self._view, self._sequencer.clock.now_ms)
+                        await self._succession.run(self._view, self._sequencer.clock.now_ms)
             except ConsensusError:
                 continue  # deposed meanwhile
 
@@ -120,7 +120,7 @@ class Duties:
         left, draft = self._left(view), Draft(view)
         if not self._epoch_due(draft, now_ms):
             return
-        epoch = partial(self._epochs.begin, draft.keepers(), draft.node_keys(), now_ms)
+        epoch = partial(self._epochs.begin, draft.share_holders(), draft.node_keys(), now_ms)
         await self._sequencer.committed(await self._sequencer.write_rows(left, epoch=epoch))
         self._log("epoch.began", {"first": self._sequencer.store.journal.current_secret[0], "left": len(left)})
 

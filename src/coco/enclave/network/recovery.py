@@ -20,15 +20,15 @@ from coco import _native
 from coco.channel import messages
 from coco.configuration import secrets as wrapping
 from coco.configuration.actors import signed_by_its_own_key
-from coco.configuration.keepers import keepers
+from coco.configuration.share_holders import share_holders
 from coco.crypto import cose
 from coco.enclave.platform.control import Control
 from coco.enclave.store import Journal, StoreView
 from coco.errors import AccessError, LedgerError, RequestError
 from coco.ledger import tables
-from coco.ledger.position import Position
 from coco.ledger.replay import Replay
 from coco.ledger.statements import IDENTITY_STATEMENT, RECOVERY_SHARE, identity_payload
+from coco.ledger.transaction_id import TransactionId
 
 #: Entries read from the disk at once.
 PAGE = 1000
@@ -39,7 +39,7 @@ class FormerLife:
     """What the public ledger of the former life said, once it was believed."""
 
     #: The last verified signature entry: where the former life ends.
-    end: Position
+    end: TransactionId
     root: bytes
     discarded: int
     service: x509.Certificate
@@ -78,7 +78,7 @@ async def read_former_life(
             raise LedgerError("the ledger belongs to another service", code="recovery.other_service")
     view = replay.entries[end - 1].view
     if start.expected_position:
-        expected_position = Position.parse(start.expected_position)
+        expected_position = TransactionId.parse(start.expected_position)
         within = 0 < expected_position.seqno <= end
         if not within or replay.entries[expected_position.seqno - 1].view != expected_position.view:
             raise LedgerError(f"the ledger does not contain {expected_position}", code="recovery.position_missing")
@@ -91,7 +91,7 @@ async def read_former_life(
     public.commit(end)
     info = json.loads(public.get(tables.SERVICE_INFO, tables.SINGLETON) or b"{}")
     return FormerLife(
-        end=Position(view, end),
+        end=TransactionId(view, end),
         root=signature.root,
         discarded=discarded,
         service=service,
@@ -171,7 +171,7 @@ class Recovery:
 
     def enough(self, view: StoreView) -> bool:
         """Whether so many members gave their shares, or one owner did."""
-        keeping = keepers(view)
+        keeping = share_holders(view)
         return len(self.shares.keys() & keeping.members) >= keeping.threshold or bool(
             self.shares.keys() & keeping.owners
         )
@@ -187,7 +187,7 @@ class Recovery:
             raise LedgerError("the ledger holds no wrapped secret", code="ledger.shares_refused")
         shares = dict(self.shares)
         self.shares.clear()
-        first, secret = wrapping.recovered(row, shares, keepers(view), self.former.service_key)
+        first, secret = wrapping.recovered(row, shares, share_holders(view), self.former.service_key)
         found = [(first, secret)]
         for key, wrapped in sorted(view.scan(tables.FORMER_SECRETS), reverse=True):
             at = int.from_bytes(key, "big")

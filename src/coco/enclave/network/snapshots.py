@@ -76,7 +76,7 @@ def evidence_row(seqno: int, digest: bytes) -> bytes:
 
 
 def parse_evidence(row: bytes) -> tuple[int, bytes]:
-    """Position and digest that a row names; the row comes from the ledger."""
+    """TransactionId and digest that a row names; the row comes from the ledger."""
     document = json.loads(row)
     return int(document["seqno"]), bytes.fromhex(document["digest"])
 
@@ -122,7 +122,7 @@ class Snapshots:
         self._run, self._spawn, self._log = run, spawn, log
         self._taken: Taken | None = None
         self._row: bytes | None = None
-        #: Position of the newest one that anybody took, and what had been written when it was.
+        #: TransactionId of the newest one that anybody took, and what had been written when it was.
         self._last, self._bytes_then, self._bytes_of_last = 0, 0, 0
         self._busy = False
 

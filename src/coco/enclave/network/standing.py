@@ -16,8 +16,8 @@ from cryptography import x509
 from coco.attestation.evidence import FOR_EVER_S
 from coco.configuration import nodes
 from coco.configuration.draft import ACTIVE
-from coco.configuration.keepers import keepers
 from coco.configuration.reads import Reads
+from coco.configuration.share_holders import share_holders
 from coco.ledger import tables
 
 #: How long what the rows say is taken for true; and certificates that are remembered: participants may be thousands.
@@ -34,7 +34,7 @@ def quorum(voters: Sequence[int], reached: Iterable[int]) -> dict[str, int]:
 def of_rows(view: Reads, now_s: int) -> dict[str, int]:
     """Seconds until certificates and evidence end, the first of each kind; and who keeps the ledger secret."""
     found = {f"{kind}_left_s": ends - now_s for kind, ends in _ends(view).items()}
-    keeping = keepers(view)
+    keeping = share_holders(view)
     row = json.loads(view.get(tables.WRAPPED_SECRET, tables.SINGLETON) or b"{}")
     held = row.get("encrypted_shares", {}).keys() & keeping.members.keys()
     return {

@@ -25,7 +25,7 @@ from coco.enclave.store import Store
 from coco.enclave.transport.links import Links, decode
 from coco.errors import BusyError, CocoError, LedgerError
 from coco.ledger import signature, tables
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 #: A snapshot that breaks off is begun anew, so many times; then the ledger is read from its first entry.
 _TRIES = 4
@@ -61,7 +61,7 @@ class CatchUp:
         self._begun = False
         self._snapshot: Reader | None = None
         #: The last signature entry that was applied, and whether the snapshot is proven.
-        self._signature: tuple[Position, _native.WriteSet] | None = None
+        self._signature: tuple[TransactionId, _native.WriteSet] | None = None
         self._proven = False
 
     async def run(self, on_disk: int) -> dict[str, int]:
@@ -212,7 +212,9 @@ class CatchUp:
             raise LedgerError("nothing in the ledger proves the snapshot", code="join.snapshot_unproven")
 
 
-async def install(control: Control, links: Links, sequencer: Sequencer, wanted: int) -> tuple[Position, Position]:
+async def install(
+    control: Control, links: Links, sequencer: Sequencer, wanted: int
+) -> tuple[TransactionId, TransactionId]:
     """This node was away for long: take what it lacks from whoever has it, up to ``wanted`` or further.
 
     Returns:
@@ -233,7 +235,7 @@ async def install(control: Control, links: Links, sequencer: Sequencer, wanted: 
                 seqno = store.latest + 1
                 parsed = _native.Entry.parse(data)
                 control.append(seqno, data)
-                await sequencer.apply(Position(parsed.view, seqno), data)
+                await sequencer.apply(TransactionId(parsed.view, seqno), data)
             await control.room()
         await asyncio.sleep(_FETCH_AGAIN_S)
     return journal.position(store.latest), journal.position(journal.last_signature)

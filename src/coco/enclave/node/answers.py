@@ -16,9 +16,9 @@ from coco.enclave.node.watch import stages
 from coco.enclave.ordering import claimed
 from coco.errors import BusyError, LedgerError, NotFoundError
 from coco.ledger import tables
-from coco.ledger.position import Position
 from coco.ledger.receipts import Receipt
 from coco.ledger.signature import verify_root
+from coco.ledger.transaction_id import TransactionId
 
 _INSECURE: Final = "INSECURE: virtual. No trusted execution environment protects this node."
 
@@ -46,11 +46,11 @@ class Answers:
 
     # --- ledger ---
 
-    def committed_position(self) -> Position:
+    def committed_position(self) -> TransactionId:
         """Id of the last committed entry."""
         return self._parts.committed_position()
 
-    def transaction_status(self, position: Position) -> str:
+    def transaction_status(self, position: TransactionId) -> str:
         """Unknown, Pending, Committed or Invalid."""
         journal = self._parts.journal
         if position.seqno == 0 or position.seqno > journal.last_seqno:
@@ -67,7 +67,7 @@ class Answers:
         Raises:
             NotFoundError: no such adapter runs here (``adapter.unknown``).
         """
-        parts, submissions = self._parts, self._parts.submissions
+        parts, submissions = self._parts, self._parts.forwarding
         runtime = next((runtime for runtime in parts.sequencer.runtimes if runtime.name == adapter), None)
         if runtime is None:
             raise NotFoundError(f"no adapter {adapter[:64]} runs here", code="adapter.unknown")
@@ -86,7 +86,7 @@ class Answers:
         reason = submissions.why_dropped(runtime, identity)
         return {"status": "Dropped", "reason": reason} if reason else {"status": "Unknown"}
 
-    async def receipt(self, position: Position) -> Receipt:
+    async def receipt(self, position: TransactionId) -> Receipt:
         """Receipt of a committed transaction.
 
         Raises:
@@ -118,7 +118,7 @@ class Answers:
             proven = {**await claimed.within(view, seqno, runtime.name), **proven}
         return {**await self.whole_receipt(parts.journal.position(seqno)), "transaction": proven}
 
-    async def whole_receipt(self, position: Position) -> dict[str, Any]:
+    async def whole_receipt(self, position: TransactionId) -> dict[str, Any]:
         """A receipt under the service's key of today, with what ties that to the former ones."""
         receipt, today = await self.receipt(position), self._parts.service.key.public_key()
         signature = receipt.signature

@@ -6,7 +6,7 @@ from typing import Final
 
 from coco import _native
 from coco.configuration.genesis import Genesis
-from coco.configuration.keepers import keepers
+from coco.configuration.share_holders import share_holders
 from coco.enclave.adapters.contract import BlockContext, mounts
 from coco.enclave.node.founding import check_platform, check_policy, found, make_founder, service_row
 from coco.enclave.node.ground import Ground
@@ -51,7 +51,7 @@ async def create(ground: Ground) -> Parts:
     for runtime in parts.sequencer.runtimes:
         for version in version_rows(runtime.manifest):
             transaction.put(*version)
-    for table, key, row in parts.epochs.found(keepers(transaction), ground.clock.now_ms):
+    for table, key, row in parts.epochs.found(share_holders(transaction), ground.clock.now_ms):
         transaction.put(table, key, row or b"")
     writes = transaction.native.write_set()
     seqno = parts.store.write(writes)

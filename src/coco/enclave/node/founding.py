@@ -22,7 +22,7 @@ from coco.enclave.node.states import State
 from coco.enclave.ordering.replica import Replica
 from coco.errors import ConfigurationError
 from coco.ledger import tables
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 Row = tuple[str, bytes, bytes]
 
@@ -77,7 +77,7 @@ async def make_founder(ground: Ground, engine: int) -> Founder:
     return Founder(Identities(NodeIdentity(key, endorsed), service, encryption), evidence, context)
 
 
-async def found(ground: Ground, engine: int, first_view: int, position: Position | None = None) -> None:
+async def found(ground: Ground, engine: int, first_view: int, position: TransactionId | None = None) -> None:
     """Begin a life of the service after ``position``, as its only node."""
     start = Start(Members((engine,)))
     if position is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from coco import _native
 from coco._native import Front
 from coco.channel import messages
-from coco.enclave.network.evidence import Attesting
+from coco.enclave.network.evidence import NodeEvidence
 from coco.enclave.ordering.registry import AdapterFactory
 from coco.enclave.ordering.replica import Replica
 from coco.enclave.platform.background import Background
@@ -25,7 +25,7 @@ from coco.enclave.platform.rules_worker import Rules
 from coco.enclave.store import Journal, LogIndex, Store
 from coco.enclave.transport.links import Links
 from coco.ledger import tables
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Ground:
         #: The enclave's time; who joins or recovers begins anew with what the network, or the ledger, says.
         self.clock = Clock(start.time_ms)
         self.configuration_hash = sha256(messages.encode(start)).digest()
-        self.evidence = Attesting(handed.attester, self.control, lambda: self.clock.now_ms // 1000)
+        self.evidence = NodeEvidence(handed.attester, self.control, lambda: self.clock.now_ms // 1000)
         self.journal = Journal(append=self._append, read=self.control.read)
         self.links = Links(
             self.doors.pop("peers"),
@@ -81,7 +81,7 @@ class Ground:
         )
         self.control.on_dial_failed = self.links.dial_failed
 
-    def _append(self, position: Position, entry: bytes, is_signature: bool) -> None:
+    def _append(self, position: TransactionId, entry: bytes, is_signature: bool) -> None:
         self.replica.append(position, entry, is_signature)
 
     def new_store(self) -> Store:

@@ -18,30 +18,30 @@ from coco.configuration.genesis import Genesis
 from coco.configuration.proposals import Proposals
 from coco.configuration.reads import Gets
 from coco.crypto.certificates import pem
-from coco.enclave.adapters.contract import ExternalSession, Manifest, Services
+from coco.enclave.adapters.contract import AdapterServices, ExternalSession, Manifest
 from coco.enclave.keys.adapter_keys import AdapterKeys
 from coco.enclave.keys.epochs import Epochs
 from coco.enclave.keys.identity import EncryptionKey, NodeIdentity, ServiceIdentity, private_der
 from coco.enclave.network.evidence import EVIDENCE
-from coco.enclave.network.governance import Governing
-from coco.enclave.network.key_rotation import Succession
+from coco.enclave.network.governance import GovernanceService
+from coco.enclave.network.key_rotation import KeyRotation
 from coco.enclave.network.membership import Membership
-from coco.enclave.network.primary_tasks import Duties
+from coco.enclave.network.primary_tasks import PrimaryTasks
 from coco.enclave.network.snapshots import Snapshots
 from coco.enclave.network.state_transfer import install
 from coco.enclave.node.callers import Callers
 from coco.enclave.node.ground import Ground
 from coco.enclave.ordering import claimed
-from coco.enclave.ordering.forwarding import Submissions
+from coco.enclave.ordering.forwarding import Forwarding
 from coco.enclave.ordering.queries import Queries
-from coco.enclave.ordering.registry import Protocols
+from coco.enclave.ordering.registry import AdapterRegistry
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.sequencer import Sequencer
 from coco.enclave.platform.clock import Agreement
 from coco.enclave.store import Store, StoreView
 from coco.errors import AccessError
 from coco.ledger import tables
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Parts:
             sequencer=sequencer,
             replica=self.replica,
             service=self.service,
-            admits=lambda node, view: self.governing.admits(node, view),
+            admits=lambda node, view: self.governance.admits(node, view),
             network=self.genesis.network,
             constitution_hash=self.constitution_hash,
             log=log,
@@ -101,15 +101,19 @@ class Parts:
         self.epochs = epochs = Epochs(self.journal, self.service, self.identity.node_id, identities.encryption)
         self.journal.open_former = lambda first, successor: epochs.open_former(self.store.view(), first, successor)
         self.keys = AdapterKeys(self.journal, self.service, self.committed_view, ground.run_off_loop)
-        self.registry = Protocols(ground.factories, sequencer, self._services, log, self.first_rows)
-        self.key_rotation = rotation = Succession(
+        self.registry = AdapterRegistry(ground.factories, sequencer, self._services, log, self.first_rows)
+        self.key_rotation = rotation = KeyRotation(
             self.service, self.identity.node_id, identities.encryption, sequencer, certificates, epochs, log
         )
         self.membership.sealed_following = rotation.sealed_for
         proposals = Proposals(ground.rules.call, lambda: ground.clock.now_ms // 1000)
-        self.governing = Governing(sequencer, proposals, epochs, certificates, changing, self.registry.check, log)
-        self.primary_tasks = Duties(sequencer, certificates, epochs, self.registry, self.keys, rotation, changing, log)
-        self.submissions = Submissions(sequencer, ground.links, self.callers.caller)
+        self.governance = GovernanceService(
+            sequencer, proposals, epochs, certificates, changing, self.registry.check, log
+        )
+        self.primary_tasks = PrimaryTasks(
+            sequencer, certificates, epochs, self.registry, self.keys, rotation, changing, log
+        )
+        self.forwarding = Forwarding(sequencer, ground.links, self.callers.caller)
         self.registry.begin_composites()
         self.snapshots = Snapshots(
             control=ground.control,
@@ -140,7 +144,7 @@ class Parts:
         committed = self.replica.committed
         return self.store.view(committed) if committed >= self.store.native.oldest else None
 
-    def committed_position(self) -> Position:
+    def committed_position(self) -> TransactionId:
         """Id of the last committed entry."""
         return self.journal.position(self.replica.committed)
 
@@ -167,10 +171,10 @@ class Parts:
         """What the framework writes into the entry that an adapter begins with, after ``view``: its keys."""
         return self.keys.made(manifest.name, manifest.keys, view, self.ground.clock.now_ms)
 
-    def _services(self, runtime: AdapterRuntime) -> Services:
-        return Services(
-            pooled=partial(self.submissions.pooled, runtime),
-            pending_position=partial(self.submissions.pending_position, runtime),
+    def _services(self, runtime: AdapterRuntime) -> AdapterServices:
+        return AdapterServices(
+            pooled=partial(self.forwarding.pooled, runtime),
+            pending_position=partial(self.forwarding.pending_position, runtime),
             newest=lambda: self.store.view(),
             prove_item=partial(self._prove_item, runtime),
             call_external=partial(self._call_external, runtime.adapter.manifest().externals),
@@ -204,11 +208,11 @@ class Parts:
         """Whatever is remembered of callers and nodes may be old, and another epoch may begin."""
         changed, seqno = writes.tables(), self.journal.last_seqno
         if tables.SUCCESSION in changed:
-            self.key_rotation.followed(writes)
+            self.key_rotation.entry_applied(writes)
         if tables.NODE_CERTIFICATES in changed or tables.SERVICE_INFO in changed:
             own = dict(writes.rows(tables.NODE_CERTIFICATES)).get(self.identity.node_id.encode())
             self._adopt(own, dict(writes.rows(tables.SERVICE_INFO)).get(tables.SINGLETON))
-        self.epochs.followed(writes)
+        self.epochs.entry_applied(writes)
         self.registry.adopt(seqno, writes.rows(tables.ADAPTERS))
         if not tables.ACTOR_TABLES.isdisjoint(changed):
             self.callers.changed(seqno)
@@ -227,7 +231,7 @@ class Parts:
             numbers = {"view": view, "primary": primary, "voters": len(members.voters), "nodes": len(members.all)}
             self.ground.log("consensus.changed", {"node": self.replica.node, **numbers})
         if primary:
-            self.submissions.view_changed()
+            self.forwarding.view_changed()
 
     # --- certificates ---
 

@@ -39,25 +39,25 @@ class Peers:
         links = ground.links
         links.address, links.node_id = parts.membership.address, parts.membership.node_id
         links.on_tell = self._told
-        links.on_lost = parts.submissions.link_lost
+        links.on_lost = parts.forwarding.link_lost
         links.serve = self._serve
         parts.is_shown = True
         with private_der(parts.identity.key) as key:
             links.accept_as(parts.replica.node, parts.identity.chain(parts.service), key)
         parts.replica.follow()
-        ground.spawn(parts.membership.attend())
-        ground.spawn(parts.primary_tasks.attend())
+        ground.spawn(parts.membership.run())
+        ground.spawn(parts.primary_tasks.run())
         ground.spawn(self._leave_when_retired())
-        ground.spawn(ground.evidence.attend(parts.renew_evidence))
+        ground.spawn(ground.evidence.run(parts.renew_evidence))
 
     def _told(self, sender: int, kind: str, body: bytes) -> None:
         parts = self._parts
         if kind == ENGINE:
             parts.replica.receive(sender, body)
         elif kind == DROPPED and sender == parts.replica.primary:
-            parts.submissions.dropped(body)
+            parts.forwarding.dropped(body)
         elif kind in (EXECUTING, EXECUTING_FORMERLY) and sender == parts.replica.primary:
-            parts.submissions.executing(sender, kind, body)
+            parts.forwarding.executing(sender, kind, body)
         elif kind == TIME:
             parts.agreement.heard(sender, decode(int, body), parts.ground.loop.time())
 
@@ -66,13 +66,13 @@ class Peers:
         if kind != JOIN and parts.membership.address(sender) is None:
             raise AccessError("only nodes of this network may ask this", code="peers.not_of_the_service")
         if kind in (SUBMIT, PENDING):
-            return await parts.submissions.serve(sender, kind, body)
+            return await parts.forwarding.serve(sender, kind, body)
         if kind in (SNAPSHOT, SNAPSHOT_PART):
             return await parts.snapshots.serve(kind, body)
         if kind == BIND:
             return await self._bindings.answer(body)
         if kind == GOVERN:
-            return await parts.governing.answer(body)
+            return await parts.governance.answer(body)
         return await parts.membership.serve(certificate, kind, body)
 
     async def _leave_when_retired(self) -> None:

@@ -83,11 +83,11 @@ def _attester(platform: str, measurement: str) -> attester.Attester:
         PlatformError: this is no such platform (``platform.no_evidence``).
     """
     if platform == VIRTUAL:
-        return attester.Here(Virtual(measurement))
+        return attester.InProcess(Virtual(measurement))
     if platform == SGX:
         # Gramine's files stand for instructions of the processor: no other process has this enclave's.
-        return attester.Here(READERS[SGX]())
-    return attester.Apart(platform, attester.fork(platform))
+        return attester.InProcess(READERS[SGX]())
+    return attester.Forked(platform, attester.fork(platform))
 
 
 def run(sockets: dict[str, int], paths: list[str], *, adapters: str, platform: str, root: str) -> None:

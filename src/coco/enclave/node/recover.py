@@ -11,7 +11,7 @@ from coco import _native
 from coco.configuration import nodes, settings
 from coco.configuration import secrets as wrapping
 from coco.configuration.genesis import Genesis
-from coco.configuration.keepers import keepers
+from coco.configuration.share_holders import share_holders
 from coco.crypto.certificates import pem
 from coco.enclave.network.recovery import PAGE, FormerLife, Recovery, read_former_life
 from coco.enclave.network.state_transfer import HISTORY_AFTER_JOIN
@@ -167,7 +167,7 @@ class Recovering:
         recovery = self._waiting()
         view = self._parts.store.view()
         recovery.accept_share(member, body, view)
-        threshold, submitted = keepers(view).threshold, len(recovery.shares)
+        threshold, submitted = share_holders(view).threshold, len(recovery.shares)
         await self._open()
         return {
             "message": f"{submitted} of {threshold} shares",
@@ -244,6 +244,6 @@ async def _rewrap(parts: Parts, former: list[tuple[int, _native.LedgerSecret]]) 
     """Keep the new secret among the members, and the last former one under the new one."""
     _, current = parts.journal.current_secret
     first, last = former[-1]
-    kept = parts.epochs.found(keepers(parts.store.view()), parts.ground.clock.now_ms)
+    kept = parts.epochs.found(share_holders(parts.store.view()), parts.ground.clock.now_ms)
     wrapped = wrapping.wrap_former(last, first, current)
     await parts.sequencer.write_rows([*kept, (tables.FORMER_SECRETS, first.to_bytes(8, "big"), wrapped)])

@@ -11,10 +11,10 @@ from coco import limits
 from coco.channel import messages
 from coco.crypto.certificates import pem
 from coco.enclave.api.admission import Admission
+from coco.enclave.api.dispatcher import Dispatcher
 from coco.enclave.api.http import Listener
 from coco.enclave.api.jsonrpc import JsonRpc
 from coco.enclave.api.routes import administration_app, application_app
-from coco.enclave.api.service import Service
 from coco.enclave.api.streams import Streams
 from coco.enclave.keys.identity import private_der
 from coco.enclave.node.answers import Answers
@@ -26,7 +26,7 @@ from coco.enclave.node.states import Life, State
 from coco.enclave.store import StoreView
 from coco.errors import BusyError, ConsensusError, RequestError
 from coco.ledger import tables
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 
 class Serving:
@@ -48,7 +48,7 @@ class Serving:
         #: Entry that opens the service, while that is not committed.
         self._opens_at = 0
         self._header = (-1, b"")
-        self._service: Service
+        self._service: Dispatcher
         self._rpc: JsonRpc
         self._application: Listener
 
@@ -88,7 +88,7 @@ class Serving:
         self._life.become(State.OPEN)
         parts = self._parts
         parts.registry.newly_served(parts.replica.committed)
-        self._service = Service(parts.sequencer, parts.submissions, parts.registry.served)
+        self._service = Dispatcher(parts.sequencer, parts.forwarding, parts.registry.served)
         self._listen_application()
 
     def _applied(self, says_of_the_service: bool) -> None:
@@ -120,7 +120,7 @@ class Serving:
                 self._ground.doors.pop("administration"),
                 caller=self._parts.callers.caller,
                 app=administration_app(
-                    self._answers, self._parts.governing, self.recovering, self._life, self._admission
+                    self._answers, self._parts.governance, self.recovering, self._life, self._admission
                 ),
                 on_error=self._ground.faults.unexpected,
                 on_failure=self._ground.ended,
@@ -179,7 +179,7 @@ class Serving:
             await replica.confirm()
         if floor is None:
             return
-        wanted = Position.parse(floor.decode("ascii", "replace"))
+        wanted = TransactionId.parse(floor.decode("ascii", "replace"))
         if wanted.seqno > replica.committed:
             try:
                 await asyncio.wait_for(self._parts.sequencer.committed(wanted.seqno), limits.READ_INDEX_SECONDS_MAX)

@@ -82,7 +82,7 @@ class Watch:
             **quorum(replica.members.voters, parts.agreement.reached(now)),
             **self._standing.numbers(self._ground.clock.now_ms // 1000, now),
             "pooled": sum(len(runtime.pool) for runtime in parts.sequencer.runtimes),
-            "held": parts.submissions.held,
+            "held": parts.forwarding.held,
             "unexpected": self._ground.faults.count,
             "clipped_time_steps": self._ground.clock.clipped,
         }
@@ -91,8 +91,8 @@ class Watch:
 def stages(parts: Parts) -> dict[str, int]:
     """Where the time goes: counts, and microseconds of each stage."""
     return {
-        "checked": parts.submissions.checked,
-        "checked_early": parts.submissions.checked_early,
-        "check_us": parts.submissions.check_us,
+        "checked": parts.forwarding.checked,
+        "checked_early": parts.forwarding.checked_early,
+        "check_us": parts.forwarding.check_us,
         **parts.sequencer.stages,
     }

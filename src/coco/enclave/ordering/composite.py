@@ -46,8 +46,8 @@ from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, NotFoundError
 from coco.ledger import tables
-from coco.ledger.position import Position
 from coco.ledger.proofs import COMPOSITE, CompositeRecord
+from coco.ledger.transaction_id import TransactionId
 
 _LABEL = b"coco composite"
 #: Parts of one envelope: the adapter as it runs, and its envelope.
@@ -175,7 +175,7 @@ class CompositeAdapter(LedgerAdapter):
         """One composite transaction."""
         return CompositeSession(tx, block)
 
-    async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+    async def applied(self, position: TransactionId, writes: WriteSet) -> Sequence[bytes]:
         """Nothing is derived."""
         return [identity for identity, _ in writes.rows(tables.COMPOSITES)]
 

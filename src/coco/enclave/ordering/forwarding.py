@@ -113,7 +113,7 @@ class _Held(msgspec.Struct):
     unsure: bool = False
 
 
-class Submissions:
+class Forwarding:
     """Collects raw transactions, checks them, and sees to it that a primary gets them."""
 
     def __init__(self, sequencer: Sequencer, links: Links, caller: Callable[[bytes | None], Caller]) -> None:

@@ -30,7 +30,7 @@ _TURNS_MAX = 64
 
 @dataclass(slots=True)
 class _Lane:
-    #: Position that runs next, counting what has been taken.
+    #: TransactionId that runs next, counting what has been taken.
     next: int
     #: Whether its envelopes carry positions. If not, they run as they arrive, and the pool counts: without gap.
     numbered: bool

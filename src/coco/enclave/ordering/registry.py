@@ -15,7 +15,7 @@ from typing import Any
 
 from coco.configuration.actions.service import ADAPTER_ACCEPTED, ADAPTER_RUNNING
 from coco.configuration.reads import Gets, Reads
-from coco.enclave.adapters.contract import BlockContext, LedgerAdapter, Manifest, Services, mounts
+from coco.enclave.adapters.contract import AdapterServices, BlockContext, LedgerAdapter, Manifest, mounts
 from coco.enclave.keys import adapter_keys
 from coco.enclave.ordering.composite import composite_runtime
 from coco.enclave.ordering.pool import Pool
@@ -43,7 +43,7 @@ class _Voted:
     served: bool = False
 
 
-class Protocols:
+class AdapterRegistry:
     """The adapters.
 
     Args:
@@ -58,7 +58,7 @@ class Protocols:
         self,
         factories: Mapping[str, AdapterFactory],
         sequencer: Sequencer,
-        services: Callable[[AdapterRuntime], Services],
+        services: Callable[[AdapterRuntime], AdapterServices],
         log: Callable[..., None],
         first_rows: Callable[[Manifest, Gets], list[tuple[str, bytes, bytes]]] = lambda manifest, view: [],
     ) -> None:

@@ -36,7 +36,7 @@ from coco.consensus import (
 from coco.enclave.platform.control import Control
 from coco.enclave.transport.links import Links
 from coco.errors import AttestationError, BusyError, ConsensusError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 #: Time of one tick of the engine; an election is due after 20 to 40 of them without a word from the primary.
 TICK_S = 0.025
@@ -93,13 +93,13 @@ class Replica:
         self._offered: Start | None = None
         self._ticking: asyncio.TimerHandle | None = None
         # What the sequencer and the node do with it.
-        self.on_apply: Callable[[Position, bytes], Awaitable[None]]
+        self.on_apply: Callable[[TransactionId, bytes], Awaitable[None]]
         self.on_roll_back: Callable[[int], None] = lambda seqno: None
         self.on_promoted: Callable[[int], None] = lambda view: None
         self.on_opening: Callable[[], Awaitable[object]] | None = None
         self.on_committed: Callable[[int], None] = lambda seqno: None
         self.on_view: Callable[[], None] = lambda: None
-        self.on_install: Callable[[int], Awaitable[tuple[Position, Position]]] | None = None
+        self.on_install: Callable[[int], Awaitable[tuple[TransactionId, TransactionId]]] | None = None
         control.on_appended = self._appended
 
     # --- what callers ask ---
@@ -211,7 +211,7 @@ class Replica:
             return
         self._guarded(lambda: actions)
 
-    def append(self, position: Position, entry: bytes, is_signature: bool) -> None:
+    def append(self, position: TransactionId, entry: bytes, is_signature: bool) -> None:
         """Propose the next entry, which is sealed and applied.
 
         Raises:
@@ -385,14 +385,14 @@ class Replica:
                 if future is not None and not future.done():
                     future.set_result(None)
             case Install(_, _, pointer):
-                await self._install(Position.parse(pointer.decode()))
+                await self._install(TransactionId.parse(pointer.decode()))
             case ViewChanged():
                 pass  # `on_view` follows
             case _:
                 raise ConsensusError(f"{type(action).__name__} does not touch the store", code="consensus.bad_action")
         return False
 
-    async def _install(self, wanted: Position) -> None:
+    async def _install(self, wanted: TransactionId) -> None:
         assert self.on_install is not None, "wired before the first message of a peer is heard"
         self._persisting.clear()
         position, signed = await self.on_install(wanted.seqno)

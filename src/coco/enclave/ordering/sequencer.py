@@ -29,8 +29,8 @@ from coco.enclave.platform.clock import Clock
 from coco.enclave.store import Store, StoreTransaction
 from coco.errors import BusyError, CocoError, ConsensusError
 from coco.ledger import tables
-from coco.ledger.position import Position
 from coco.ledger.signature import sign_root
+from coco.ledger.transaction_id import TransactionId
 
 _EXPIRY_INTERVAL_S = 60.0
 
@@ -284,7 +284,7 @@ class Sequencer:
         self._entry_written()
 
     async def _executed_with_others(
-        self, runtime: AdapterRuntime, position: Position, writes: WriteSet, told: list[Envelope]
+        self, runtime: AdapterRuntime, position: TransactionId, writes: WriteSet, told: list[Envelope]
     ) -> None:
         """The same, of composite transactions: every adapter hears of it, and every pool."""
         view = self.store.view()
@@ -307,7 +307,7 @@ class Sequencer:
 
     # --- what consensus says; ``writer`` and ``order`` are held ---
 
-    async def apply(self, position: Position, data: bytes) -> None:
+    async def apply(self, position: TransactionId, data: bytes) -> None:
         """Apply an entry that another node wrote, or a former life of this one's leadership."""
         writes = self.store.accept(data)
         self.clock.at_least(self.store.journal.issued_s * 1000)
@@ -446,7 +446,7 @@ class Sequencer:
             if not self.replica.is_primary or self.replica.view != journal.view:
                 raise ConsensusError("this node is not primary any more", code="consensus.not_primary")
             seqno = journal.last_seqno + 1
-            position = Position(journal.view, seqno)
+            position = TransactionId(journal.view, seqno)
             # Signed off the event loop, while batches may execute; only sealing waits.
             began = asyncio.get_running_loop().time()
             signature = await self._run(

@@ -15,11 +15,11 @@ from itertools import pairwise
 from coco._native import Entry, LedgerSecret, MerkleTree, Sealer, WriteSet
 from coco.errors import ConsensusError, HostLiedError, LedgerError, NotFoundError
 from coco.ledger import receipts, signature, tables
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 ReadEntries = Callable[[int, int], Awaitable[list[bytes]]]
 #: Takes the next entry: where it lies, its bytes, and whether it is a signature.
-AppendEntry = Callable[[Position, bytes, bool], None]
+AppendEntry = Callable[[TransactionId, bytes, bool], None]
 
 
 def _nothing_kept(first: int, successor: LedgerSecret) -> LedgerSecret:
@@ -73,10 +73,10 @@ class Journal:
         """View in which this node writes."""
         return self._views[-1][1]
 
-    def position(self, seqno: int) -> Position:
+    def position(self, seqno: int) -> TransactionId:
         """Id of the entry ``seqno``."""
         index = bisect_right(self._views, seqno, key=lambda item: item[0]) - 1
-        return Position(self._views[index][1] if index >= 0 else 0, seqno)
+        return TransactionId(self._views[index][1] if index >= 0 else 0, seqno)
 
     def begin(self, *, view: int, secret: LedgerSecret) -> None:
         """Start to write in ``view`` under a secret that has sealed nothing yet."""
@@ -221,7 +221,7 @@ class Journal:
         """Give the next entry to consensus and to the disk; return its seqno."""
         assert sealed.seqno == self.last_seqno + 1, "whoever seals holds `order` until it is appended"
         self.tree.append(sealed.leaf)
-        self._append(Position(self.view, sealed.seqno), sealed.entry, is_signature)
+        self._append(TransactionId(self.view, sealed.seqno), sealed.entry, is_signature)
         return sealed.seqno
 
     # --- reading back ---

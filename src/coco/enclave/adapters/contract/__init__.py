@@ -43,13 +43,14 @@ from coco.enclave.adapters.contract.routes import (
     Subscriptions,
     Table,
 )
-from coco.enclave.adapters.contract.services import Services
+from coco.enclave.adapters.contract.services import AdapterServices
 from coco.enclave.adapters.contract.streams import Events, Stream
 from coco.enclave.adapters.contract.visible import Visible
 
 __all__ = [
     "AdapterError",
     "AdapterFault",
+    "AdapterServices",
     "Algorithm",
     "AskBack",
     "Asked",
@@ -72,7 +73,6 @@ __all__ = [
     "Request",
     "Route",
     "RouteKind",
-    "Services",
     "Settled",
     "Stream",
     "Subscriptions",

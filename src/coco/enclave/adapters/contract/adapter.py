@@ -10,12 +10,12 @@ from coco._native import Chain, WriteSet
 from coco.configuration.callers import Caller, CallerKind
 from coco.enclave.adapters.contract.execution import BatchSession, BlockContext, Envelope, PoolPolicy, Settled
 from coco.enclave.adapters.contract.routes import AdapterError, Cost, Manifest, Reply, Request
-from coco.enclave.adapters.contract.services import Services
+from coco.enclave.adapters.contract.services import AdapterServices
 from coco.enclave.adapters.contract.streams import Stream
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import CocoError, ConfigurationError
 from coco.ledger import statements
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 if TYPE_CHECKING:
     from coco._native import Admitted
@@ -32,7 +32,7 @@ class LedgerAdapter(ABC):
     def manifest(self) -> Manifest:
         """Declare name, routes, tables and wishes; the same on every call."""
 
-    def start(self, services: Services) -> None:
+    def start(self, services: AdapterServices) -> None:
         """Take the framework's services; called once, before anything else but ``manifest``."""
         self.services = services
 
@@ -163,7 +163,7 @@ class LedgerAdapter(ABC):
         """Answer a submission of kind SUBMIT_AND_WAIT, once what became of it is known; ``view`` is committed.
 
         It hears refusals, too. Whatever node is asked answers alike: from ``settled``, from ``view``, and with
-        signatures of keys that the service has (:attr:`Services.sign`).
+        signatures of keys that the service has (:attr:`AdapterServices.sign`).
         """
         for one in settled:
             one.require_included()
@@ -184,7 +184,7 @@ class LedgerAdapter(ABC):
         items of every reply and of every event (``visible.py``).
         """
 
-    async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+    async def applied(self, position: TransactionId, writes: WriteSet) -> Sequence[bytes]:
         """An entry with these writes is in the store; derived state follows. Returns the ids of its transactions.
 
         Called at every node in the order of entries, and nothing else is written meanwhile: after a session was closed,
@@ -195,10 +195,10 @@ class LedgerAdapter(ABC):
         """
         return ()
 
-    def committed(self, position: Position) -> None:
+    def committed(self, position: TransactionId) -> None:
         """Everything up to ``position`` is committed; events may be told."""
 
-    def rolled_back(self, position: Position) -> None:
+    def rolled_back(self, position: TransactionId) -> None:
         """Entries above ``position`` are gone; derived state follows backwards."""
 
     async def rebuild(self, view: StoreView) -> None:

@@ -59,8 +59,8 @@ class Outcome:
     #: Whether an included one did what it is for. One that did not undoes the composite transaction that it is part of.
     succeeded: bool = True
     #: What the entry claims of an included one. The framework salts it, keeps it and proves it
-    #: (:attr:`Services.prove_item`); whoever is shown the proof learns nothing of the others. All of a batch have one,
-    #: or none has.
+    #: (:attr:`AdapterServices.prove_item`); whoever is shown the proof learns nothing of the others. All of a batch
+    #: have one, or none has.
     item: bytes | None = None
     #: What :meth:`LedgerAdapter.acknowledge` answers from: a value of the type :attr:`Manifest.reply`.
     reply: Any = None

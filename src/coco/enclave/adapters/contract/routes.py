@@ -82,7 +82,7 @@ class Manifest:
     #: Its sessions wait for somebody outside the enclave, or for a child: batches run on a snapshot while others write,
     #: and again if what they have read has changed.
     waits_outside: bool = False
-    #: Keys that enclaves make for it and sign with (:attr:`Services.sign`).
+    #: Keys that enclaves make for it and sign with (:attr:`AdapterServices.sign`).
     keys: Sequence[Key] = ()
     #: Names of external processors that it may call through the host: those see what they are given (H4).
     externals: Sequence[str] = ()

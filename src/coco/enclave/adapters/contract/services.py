@@ -26,7 +26,7 @@ async def _no_key(name: str, data: bytes) -> bytes:
 
 
 @dataclass(slots=True)
-class Services:
+class AdapterServices:
     """What the framework gives an adapter at its start."""
 
     #: The current pool, for ``pending``: envelope by id, and the position after the last of a lane. At a backup: what

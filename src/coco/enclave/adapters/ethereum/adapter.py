@@ -21,6 +21,7 @@ import msgspec
 from coco._native import Block, Chain, WriteSet, keccak256, recover_signer
 from coco.enclave.adapters.contract import (
     AdapterError,
+    AdapterServices,
     BlockContext,
     Caller,
     Cost,
@@ -30,7 +31,6 @@ from coco.enclave.adapters.contract import (
     PoolPolicy,
     Reply,
     Request,
-    Services,
     Settled,
     Stream,
     Table,
@@ -44,7 +44,7 @@ from coco.enclave.adapters.ethereum.session import BlockSession
 from coco.enclave.store import StoreTransaction, StoreView
 from coco.errors import AccessError, CocoError, ConfigurationError, LedgerError, RequestError
 from coco.ledger import outcomes, statements
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 if TYPE_CHECKING:
     from coco._native import Admitted
@@ -107,7 +107,7 @@ class EthereumAdapter(LedgerAdapter):
             subscriptions=rpc.SUBSCRIPTIONS,
         )
 
-    def start(self, services: Services) -> None:
+    def start(self, services: AdapterServices) -> None:
         """Take the services."""
         super().start(services)
 
@@ -175,7 +175,7 @@ class EthereumAdapter(LedgerAdapter):
 
     # --- derived state ---
 
-    async def applied(self, position: Position, writes: WriteSet) -> Sequence[bytes]:
+    async def applied(self, position: TransactionId, writes: WriteSet) -> Sequence[bytes]:
         """The head moves; where another node executed the block, the trie follows and must come to the same root."""
         record = writes.rows("ethereum.blocks")
         if not record:
@@ -193,7 +193,7 @@ class EthereumAdapter(LedgerAdapter):
         self._speculative.append((position.seqno, block))
         return block.transaction_hashes()
 
-    def committed(self, position: Position) -> None:
+    def committed(self, position: TransactionId) -> None:
         """Blocks become visible, and events are told."""
         done = [block for seqno, block in self._speculative if seqno <= position.seqno]
         if not done:
@@ -205,7 +205,7 @@ class EthereumAdapter(LedgerAdapter):
         self.chain.committed(done[-1].number)
         self.events.publish(done)
 
-    def rolled_back(self, position: Position) -> None:
+    def rolled_back(self, position: TransactionId) -> None:
         """The head and the trie go back."""
         kept = [item for item in self._speculative if item[0] <= position.seqno]
         self._speculative, self._unapplied = kept, None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from coco._native import Block, Chain
-from coco.enclave.adapters.contract import Caller, Services
+from coco.enclave.adapters.contract import AdapterServices, Caller
 from coco.enclave.adapters.ethereum.genesis import EthereumSettings
 from coco.enclave.adapters.ethereum.parameters import LogQuery
 from coco.enclave.store import StoreView
@@ -49,7 +49,7 @@ class Backend(Protocol):
 
     chain: Chain
     settings: EthereumSettings
-    services: Services
+    services: AdapterServices
 
     @property
     def events(self) -> Filters:

@@ -28,7 +28,7 @@ class BlockSession(WholeBatchSession):
 
     Args:
         chain: runs it.
-        run: has the extension do it off the event loop (:attr:`Services.run`).
+        run: has the extension do it off the event loop (:attr:`AdapterServices.run`).
         head: the newest block.
         tx: what it writes.
         context: of the batch.

@@ -14,7 +14,7 @@ from coco.enclave.api import openapi
 from coco.enclave.api.admission import Admission
 from coco.enclave.api.routes import governance, node, recovery
 from coco.enclave.api.routes.common import LEAST_WORK_US, Handler, Serves, app, route
-from coco.enclave.network.governance import Governing
+from coco.enclave.network.governance import GovernanceService
 
 _WORK_US = {**node.WORK_US, **governance.WORK_US, **recovery.WORK_US}
 
@@ -30,7 +30,7 @@ async def _openapi(request: HttpRequest) -> Any:
 
 def administration_app(
     answers: node.NodeAnswers,
-    governing: Governing,
+    governing: GovernanceService,
     recovering: recovery.Recovers,
     life: Serves,
     admission: Admission,

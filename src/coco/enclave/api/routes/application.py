@@ -16,6 +16,7 @@ from coco.configuration.callers import Caller, CallerKind
 from coco.configuration.identities import ACCOUNTS_OF
 from coco.enclave.adapters.contract import Request, Route, RouteKind, headers, mounts
 from coco.enclave.api.admission import Admission
+from coco.enclave.api.dispatcher import Dispatcher
 from coco.enclave.api.jsonrpc import JsonRpc, Target
 from coco.enclave.api.routes.common import (
     Handler,
@@ -27,10 +28,9 @@ from coco.enclave.api.routes.common import (
     require_open,
     route,
 )
-from coco.enclave.api.service import Service
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.errors import AccessError, BodyTooLargeError, RequestError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 _HASH_BYTES_MAX = 64
 #: Two tries of a block's transactions: 0.1 ms of a small block, 32 ms of one of 2,000.
@@ -43,7 +43,7 @@ class ParticipantAnswers(Protocol):
     @property
     def network_name(self) -> str: ...
     async def transaction_fate(self, adapter: str, identity: bytes, caller: Caller) -> dict[str, Any]: ...
-    async def whole_receipt(self, position: Position) -> dict[str, Any]: ...
+    async def whole_receipt(self, position: TransactionId) -> dict[str, Any]: ...
     async def proof(self, adapter: str, identity: bytes, caller: Caller) -> dict[str, Any]: ...
 
 
@@ -68,7 +68,7 @@ def _identity(text: str, bytes_max: int = _HASH_BYTES_MAX) -> bytes:
     return identity
 
 
-def _of_adapter(service: Service, runtime: AdapterRuntime, served: Route, life: Serves) -> Handler:
+def _of_adapter(service: Dispatcher, runtime: AdapterRuntime, served: Route, life: Serves) -> Handler:
     body_bytes_max = served.body_bytes_max or limits.BODY_BYTES_MAX
 
     async def handler(request: HttpRequest) -> Response:
@@ -113,7 +113,7 @@ def _json_rpc(rpc: JsonRpc, mount: str, position: Callable[[], bytes]) -> Handle
 def application_app(
     answers: ParticipantAnswers,
     bindings: Binds,
-    service: Service,
+    service: Dispatcher,
     life: Serves,
     admission: Admission,
     rpc: JsonRpc,
@@ -154,7 +154,7 @@ def application_app(
             raise AccessError("a receipt is for participants", code="access.no_participant")
         require_open(life)
         if "hash" not in asked:
-            return await answers.whole_receipt(Position.parse(asked.get("id", "")))
+            return await answers.whole_receipt(TransactionId.parse(asked.get("id", "")))
         return await answers.proof(asked.get("adapter", "ethereum"), _identity(asked["hash"]), caller)
 
     return app(

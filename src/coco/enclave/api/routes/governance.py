@@ -14,9 +14,9 @@ from coco.configuration.reads import Page, Paged
 from coco.enclave.api import openapi
 from coco.enclave.api.routes.common import Handler, Serves, body_of, require_governed
 from coco.enclave.api.routes.node import NodeAnswers
-from coco.enclave.network.governance import Asked, Governing
+from coco.enclave.network.governance import Asked, GovernanceService
 from coco.errors import RequestError
-from coco.ledger.position import Position
+from coco.ledger.transaction_id import TransactionId
 
 _AFTER_MAX = 256
 _PROPOSALS = "/gov/members/proposals"
@@ -58,7 +58,7 @@ def _page(request: HttpRequest) -> Page:
     return Page(after, min(int(rows), limits.PAGE_ROWS_MAX))
 
 
-def handlers(governing: Governing, node: NodeAnswers, life: Serves) -> dict[tuple[str, str], Handler]:
+def handlers(governing: GovernanceService, node: NodeAnswers, life: Serves) -> dict[tuple[str, str], Handler]:
     """By method and path.
 
     Args:
@@ -107,7 +107,7 @@ def handlers(governing: Governing, node: NodeAnswers, life: Serves) -> dict[tupl
         check(request)
         return await governing.rehearse(await body_of(request))
 
-    def status_of(position: Position) -> dict[str, Any]:
+    def status_of(position: TransactionId) -> dict[str, Any]:
         return {"transactionId": str(position), "status": node.transaction_status(position)}
 
     def constitution(named: dict[str, str]) -> Response:
@@ -129,7 +129,7 @@ def handlers(governing: Governing, node: NodeAnswers, life: Serves) -> dict[tupl
         "/gov/service/succession": read(lambda named: governing.succession()),
         "/gov/service/join-policy": read(lambda named: governing.join_policy()),
         "/gov/service/transactions/commit": read(lambda named: status_of(node.committed_position())),
-        "/gov/service/transactions/{position}": read(lambda named: status_of(Position.parse(named["position"]))),
+        "/gov/service/transactions/{position}": read(lambda named: status_of(TransactionId.parse(named["position"]))),
         "/gov/service/constitution": read(constitution),
         "/gov/service/state": read(lambda named: governing.state()),
     }

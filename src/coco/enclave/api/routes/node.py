@@ -10,8 +10,8 @@ from starlette.requests import Request as HttpRequest
 from coco.attestation.evidence import NONCE_BYTES_MAX
 from coco.enclave.api.routes.common import Handler, body_of, json_response
 from coco.errors import RequestError
-from coco.ledger.position import Position
 from coco.ledger.receipts import Receipt
+from coco.ledger.transaction_id import TransactionId
 
 
 class NodeAnswers(Protocol):
@@ -25,10 +25,10 @@ class NodeAnswers(Protocol):
     def network(self) -> dict[str, Any]: ...
     def identities(self) -> dict[str, Any]: ...
     def keys(self) -> dict[str, Any]: ...
-    def committed_position(self) -> Position: ...
-    def transaction_status(self, position: Position) -> str: ...
+    def committed_position(self) -> TransactionId: ...
+    def transaction_status(self, position: TransactionId) -> str: ...
     async def attest(self, nonce: bytes) -> dict[str, Any]: ...
-    async def receipt(self, position: Position) -> Receipt: ...
+    async def receipt(self, position: TransactionId) -> Receipt: ...
     async def retire(self, statement: bytes) -> dict[str, Any]: ...
 
 
@@ -77,11 +77,11 @@ def handlers(node: NodeAnswers) -> dict[tuple[str, str], Handler]:
                 code="request.hash_elsewhere",
                 hint="GET /coco/transaction?hash=0x… where applications connect, with a participant's certificate",
             )
-        position = Position.parse(request.query_params.get("id", ""))
+        position = TransactionId.parse(request.query_params.get("id", ""))
         return {"transaction_id": str(position), "status": node.transaction_status(position)}
 
     async def receipt(request: HttpRequest) -> Any:
-        position = Position.parse(request.query_params.get("id", request.query_params.get("transaction_id", "")))
+        position = TransactionId.parse(request.query_params.get("id", request.query_params.get("transaction_id", "")))
         return (await node.receipt(position)).to_json()
 
     async def identities(request: HttpRequest) -> Any:

@@ -41,7 +41,7 @@ class Attester(Protocol):
         """
 
 
-class Here:
+class InProcess:
     """A platform that this very process reaches: ``virtual``, and SGX, where files stand for instructions."""
 
     def __init__(self, platform: Platform) -> None:
@@ -52,7 +52,7 @@ class Here:
         return self._platform.evidence(report_data)
 
 
-class Apart:
+class Forked:
     """A platform that a forked process reaches.
 
     Args:

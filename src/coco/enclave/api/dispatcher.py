@@ -30,7 +30,7 @@ from coco.enclave.adapters.contract import (
     visible,
 )
 from coco.enclave.ordering import records
-from coco.enclave.ordering.forwarding import Submissions
+from coco.enclave.ordering.forwarding import Forwarding
 from coco.enclave.ordering.runtime import AdapterRuntime
 from coco.enclave.ordering.sequencer import Sequencer
 from coco.enclave.ordering.turns import ASKING
@@ -52,11 +52,11 @@ def require_public(reply: Reply, name: str) -> Reply:
     return reply
 
 
-class Service:
+class Dispatcher:
     """The adapters of a node, as the front end uses them."""
 
-    def __init__(self, sequencer: Sequencer, submissions: Submissions, served: Sequence[AdapterRuntime]) -> None:
-        self._sequencer, self.submissions = sequencer, submissions
+    def __init__(self, sequencer: Sequencer, submissions: Forwarding, served: Sequence[AdapterRuntime]) -> None:
+        self._sequencer, self.forwarding = sequencer, submissions
         #: JSON-RPC methods at ``/``, and at other mounts.
         self._rpc: dict[str, tuple[AdapterRuntime, Route]] = {}
         self._rpc_below: dict[str, dict[str, tuple[AdapterRuntime, Route]]] = {}
@@ -168,7 +168,7 @@ class Service:
                 # Asked for before the transaction can run, so that its outcome cannot be missed.
                 future.set_result((answer, self._sequencer.outcome(runtime, answer.id) if wait else None))
 
-        self.submissions.add(runtime, caller, [(raw, answered)])
+        self.forwarding.add(runtime, caller, [(raw, answered)])
         return await future
 
     async def _settled(self, runtime: AdapterRuntime, envelope: Envelope, fate: asyncio.Future[str]) -> Settled:

@@ -10,7 +10,7 @@ from coco.errors import RequestError
 _FORM = re.compile(r"([0-9]{1,10})\.([0-9]{1,19})")
 
 
-class Position(NamedTuple):
+class TransactionId(NamedTuple):
     """Where an entry lies: the view that wrote it and its number. Ordered by view, then seqno."""
 
     view: int
@@ -20,7 +20,7 @@ class Position(NamedTuple):
         return f"{self.view}.{self.seqno}"
 
     @classmethod
-    def parse(cls, text: str) -> Position:
+    def parse(cls, text: str) -> TransactionId:
         """Read ``view.seqno``.
 
         Raises:

@@ -20,7 +20,7 @@ class _Rows(Gets, Protocol):
 
 
 @dataclass(frozen=True)
-class Keepers:
+class ShareHolders:
     """PEM of each keeper's RSA key by member id, and how many of the members' shares are needed."""
 
     members: Mapping[str, bytes]
@@ -32,7 +32,7 @@ class Keepers:
         return len(self.members) >= self.threshold or bool(self.owners)
 
 
-def keepers(rows: _Rows) -> Keepers:
+def share_holders(rows: _Rows) -> ShareHolders:
     """The active ones, as a view or a draft has them."""
     members: dict[str, bytes] = {}
     owners: dict[str, bytes] = {}
@@ -40,4 +40,4 @@ def keepers(rows: _Rows) -> Keepers:
         info: dict[str, Any] = json.loads(rows.get(tables.MEMBERS_INFO, key) or b"{}")
         if info.get("status") == "Active":
             (owners if info.get("recovery_role") == OWNER else members)[key.decode()] = pem
-    return Keepers(members, owners, int(settings.in_force(rows)["recovery_threshold"]))
+    return ShareHolders(members, owners, int(settings.in_force(rows)["recovery_threshold"]))
