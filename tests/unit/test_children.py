@@ -279,7 +279,8 @@ def test_a_keeper_that_is_gone_is_said_at_once(opened):
         Child("child", serve=serve, memory_bytes=0),
         Child("child", serve=serve, answer_seconds=0),
     ],
-    ids=str,
+    # Not as text: that has the address of a function, and workers must agree on names of tests.
+    ids=["nothing", "both", "a function's files", "relative", "relative files", "a path", "no memory", "no time"],
 )
 def test_a_declaration_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(LockdownError) as refused:
