@@ -78,6 +78,7 @@ check: build ## Format, lint, types, import rules, clippy
 	$(BIN)/ruff check src tests bench examples scripts deploy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/allowed_imports.py
 	$(BIN)/python scripts/security_tests.py --check
 	$(BIN)/python scripts/audit_model.py --check
 	cd rust && cargo fmt --check
