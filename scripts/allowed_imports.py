@@ -1,4 +1,4 @@
-"""What parts of the house may import, named one by one: `.importlinter` says who is above whom, this says who knows whom.
+"""What parts of the house may import, by name: `.importlinter` says who is above whom, this says who knows whom.
 
 python scripts/allowed_imports.py      exits with 1 and names what is not allowed
 """
