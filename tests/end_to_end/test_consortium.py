@@ -75,7 +75,9 @@ class Held:
         port = node.relays["application"].port
         held = cls(*await asyncio.open_connection("localhost", port, ssl=context))
         held.writer.write(b"GET /coco/caller HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        assert b'"participant"' in await held.reader.readuntil(b"}")
+        head = await held.reader.readuntil(b"\r\n\r\n")
+        (size,) = (line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        assert b'"participant"' in await held.reader.readexactly(int(size.partition(b":")[2]))
         return held
 
     async def ended(self, seconds: float) -> bool:
