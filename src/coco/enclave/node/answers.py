@@ -114,8 +114,8 @@ class Answers:
             raise NotFoundError("there is no such transaction", code="ledger.no_receipt")
         seqno, proven = proof
         assert runtime is not None and view is not None, "who else has given it"
-        if runtime.parts_of is None:
-            proven = {**await claimed.within(view, seqno, runtime.name), **proven}
+        if runtime.parts_of is None and (combined := await claimed.combined(view, seqno)) is not None:
+            proven = {**combined.within(runtime.name), **proven}
         return {**await self.whole_receipt(parts.journal.position(seqno)), "transaction": proven}
 
     async def whole_receipt(self, position: TransactionId) -> dict[str, Any]:

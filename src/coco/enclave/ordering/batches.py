@@ -95,8 +95,6 @@ class Batches:
         self._run, self._applied, self._resolve, self._log = run, applied, resolve, log
         self._counters, self._stages = counters, stages
         self._loop = asyncio.get_running_loop()
-        #: When the batch under way was taken from its pool.
-        self._taken_at_s = 0.0
 
     async def execute(self, runtime: AdapterRuntime, batch: list[Envelope]) -> None:
         """Execute a batch; ``writer`` is held, unless the adapter waits for somebody outside.
@@ -104,15 +102,14 @@ class Batches:
         Raises:
             ConsensusError: this node is not primary (any more); nobody knows what became of the batch.
         """
-        self._taken_at_s = self._loop.time()
+        runtime.taken_at_s = self._loop.time()
         await self._execute(runtime, batch)
 
     async def _execute(self, runtime: AdapterRuntime, batch: list[Envelope]) -> None:
         view, outside = self._replica.view, runtime.manifest.waits_outside
         began_s = self._loop.time()
         for _ in range(limits.BATCH_CONFLICTS_MAX if outside else 1):
-            if not self._replica.may_execute or self._replica.view != view:
-                raise _not_primary()
+            self._require_lead(view)
             store = self._store()
             transaction = store.begin_optimistic() if outside else store.begin()
             try:
@@ -123,9 +120,9 @@ class Batches:
             try:
                 if outside:
                     async with self._replica.writer:
-                        await self._write(runtime, batch, transaction, done, view)
+                        await self._write(runtime, transaction, done, view)
                 else:
-                    await self._write(runtime, batch, transaction, done, view)
+                    await self._write(runtime, transaction, done, view)
             except ConsensusError:
                 raise
             except CocoError as error:
@@ -141,21 +138,17 @@ class Batches:
             return
         self.settle(runtime, batch, [Outcome(Verdict.DEFERRED)] * len(batch))
 
-    def context(self, *, target_ms: int = 0) -> BlockContext:
-        """What surrounds a batch that begins now."""
-        return BlockContext(
-            time_ms=self._clock.now_ms,
-            randomness=randomness.token_bytes(32),
-            secret=randomness.token_bytes(32),
-            expected_seqno=self._store().journal.last_seqno + 1,
-            target_ms=target_ms,
-        )
-
     async def _attempt(
         self, runtime: AdapterRuntime, batch: Sequence[Envelope], transaction: StoreTransaction
     ) -> _Done:
         began_s = self._loop.time()
-        context = self.context(target_ms=self._target_ms)
+        context = BlockContext(
+            time_ms=self._clock.now_ms,
+            randomness=randomness.token_bytes(32),
+            secret=randomness.token_bytes(32),
+            expected_seqno=self._store().journal.last_seqno + 1,
+            target_ms=self._target_ms,
+        )
         session = await runtime.adapter.open(transaction, context)
         if isinstance(session, WholeBatchSession):
             outcomes = await session.run_all(batch)
@@ -215,13 +208,14 @@ class Batches:
         self._log("sequencer.envelope_dropped", {"size": envelope.size, **numbers}, {"adapter": runtime.name, **ids})
         return Outcome(Verdict.REFUSED, f"it cannot be executed: {code}")
 
-    async def _write(
-        self, runtime: AdapterRuntime, batch: Sequence[Envelope], transaction: StoreTransaction, done: _Done, view: int
-    ) -> None:
+    def _require_lead(self, view: int) -> None:
+        if not self._replica.may_execute or self._replica.view != view:
+            raise ConsensusError("this node is not primary any more", code="consensus.not_primary")
+
+    async def _write(self, runtime: AdapterRuntime, transaction: StoreTransaction, done: _Done, view: int) -> None:
         """Make the entry, if there is something to tell; ``writer`` is held."""
         async with self._replica.order:
-            if not self._replica.may_execute or self._replica.view != view:
-                raise _not_primary()
+            self._require_lead(view)
             if not done.told:
                 return
             store = self._store()
@@ -246,8 +240,8 @@ class Batches:
         if len(batch) == 1:
             # All the halves that ran for nothing are this one's.
             now_s = self._loop.time()
-            runtime.pool.spent({batch[0].actor: now_s - self._taken_at_s}, now_s)
-            self._taken_at_s = now_s
+            runtime.pool.spent({batch[0].actor: now_s - runtime.taken_at_s}, now_s)
+            runtime.taken_at_s = now_s
             self.settle(runtime, batch, [self._broken(runtime, batch[0], error)])
             return
         middle = len(batch) // 2
@@ -305,7 +299,3 @@ class Batches:
             runtime.pool.give_back(deferred, view, self._clock.now_ms, served=served)
         if refused:
             runtime.pool.refresh([envelope.lane for envelope, _ in refused], view)
-
-
-def _not_primary() -> ConsensusError:
-    return ConsensusError("this node is not primary any more", code="consensus.not_primary")

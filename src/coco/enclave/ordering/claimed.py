@@ -92,22 +92,27 @@ async def prove_item(view: StoreView, adapter: str, seqno: int, identity: bytes)
     return proofs.item(adapter, identity, kept.items[index], index, *kept.tree().proof(index))
 
 
-async def within(view: StoreView, seqno: int, adapter: str) -> dict[str, Any]:
-    """What a proof of the adapter's needs besides in a composite entry, to reach what that claims; else nothing."""
-    kept = await _kept_at(view, seqno, COMPOSITE)
-    if kept is None:
+class Combined:
+    """What a composite entry claims, read back."""
+
+    def __init__(self, kept: _Kept) -> None:
+        self._items, self._tree = kept.items, kept.tree()
+        self.record = msgspec.msgpack.decode(kept.items[0], type=CompositeRecord)
+
+    def step(self, index: int) -> dict[str, Any]:
+        """The way from an item to the claim; the record is the first."""
+        return proofs.step(self._items[index], index, *self._tree.proof(index))
+
+    def within(self, adapter: str) -> dict[str, Any]:
+        """What a proof of the adapter's needs besides, to reach what the entry claims; nothing if it claims nothing."""
+        for index, claim in enumerate(self._items[1:], 1):
+            parsed = Claim.parse(claim)
+            if parsed is not None and parsed.adapter == adapter:
+                return {"within": self.step(index)}
         return {}
-    for index, claim in enumerate(kept.items[1:], 1):
-        parsed = Claim.parse(claim)
-        if parsed is not None and parsed.adapter == adapter:
-            return {"within": proofs.step(claim, index, *kept.tree().proof(index))}
-    return {}
 
 
-async def prove_record(view: StoreView, seqno: int) -> tuple[CompositeRecord, dict[str, Any]] | None:
-    """The record of a composite entry, and the way from it to the claim."""
+async def combined(view: StoreView, seqno: int) -> Combined | None:
+    """What the entry claims, if it is a composite one."""
     kept = await _kept_at(view, seqno, COMPOSITE)
-    if kept is None:
-        return None
-    record = msgspec.msgpack.decode(kept.items[0], type=CompositeRecord)
-    return record, proofs.step(kept.items[0], 0, *kept.tree().proof(0))
+    return None if kept is None else Combined(kept)

@@ -216,17 +216,16 @@ class CompositeAdapter(LedgerAdapter):
         if not await self.may_learn_fate(identity, caller, view):
             return None
         seqno = await view.locate(tables.COMPOSITES, identity)
-        proven = await claimed.prove_record(view, seqno) if seqno is not None else None
-        if seqno is None or proven is None:
+        combined = await claimed.combined(view, seqno) if seqno is not None else None
+        if seqno is None or combined is None:
             return None
-        record, step = proven
         parts: list[dict[str, Any] | None] = []
-        for adapter, part in record.parts:
+        for adapter, part in combined.record.parts:
             runtime = self._find(adapter)
             proof = await runtime.adapter.prove(part, caller, view) if runtime is not None else None
-            way = await claimed.within(view, seqno, adapter)
+            way = combined.within(adapter)
             parts.append({**way, **proof[1]} if proof is not None and way else None)
-        return seqno, {"id": identity.hex(), **step, "parts": parts}
+        return seqno, {"id": identity.hex(), **combined.step(0), "parts": parts}
 
     async def query(self, request: Request, caller: Caller, view: StoreView) -> Reply:
         """Nothing can be asked."""
@@ -256,7 +255,7 @@ class CompositeSession(BatchSession):
         by_adapter: dict[str, tuple[AdapterRuntime, list[Envelope]]] = {}
         for runtime, part in envelope.payload:
             by_adapter.setdefault(runtime.name, (runtime, []))[1].append(part)
-        claims = {}
+        claims, kept = {}, Claimed()
         for name, (runtime, parts) in by_adapter.items():
             secret = claimed.derived(self._block.secret, b"part", name)
             session = await runtime.adapter.open(self._tx, replace(self._block, secret=secret, target_ms=0))
@@ -266,10 +265,11 @@ class CompositeSession(BatchSession):
                     reason = "it cannot run yet" if outcome.verdict is Verdict.DEFERRED else outcome.reason or "refused"
                     return Outcome(Verdict.REFUSED, f"{name}: {reason}")
             included = [(part.id, outcome.item) for part, outcome in zip(parts, outcomes, strict=True)]
-            claims[name] = self.claimed.add(name, await session.close(), included, secret)
+            claims[name] = kept.add(name, await session.close(), included, secret)
         record = CompositeRecord(envelope.id, [(runtime.name, part.id) for runtime, part in envelope.payload])
         self._tx.put(tables.COMPOSITES, envelope.id, record.encode())
-        self.claimed.combine(record, claims, self._block.secret)
+        kept.combine(record, claims, self._block.secret)
+        self.claimed = kept
         return Outcome(Verdict.INCLUDED)
 
 

@@ -28,6 +28,8 @@ class AdapterRuntime:
     #: Why this node, as primary, takes no transactions of it: its tables are of a version that this code cannot bring
     #: to its own.
     unfit: CocoError | None = None
+    #: When the batch under way was taken from its pool.
+    taken_at_s: float = 0.0
     #: A batch of it waits for somebody outside the enclave; the next one waits for that.
     is_outside: bool = False
 
