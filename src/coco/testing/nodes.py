@@ -18,6 +18,7 @@ from coco.attestation.evidence import Evidence, report_data, virtual
 from coco.configuration.callers import Caller
 from coco.consensus.driver import Start
 from coco.enclave.api.admission import Admission
+from coco.enclave.api.asgi import ask
 from coco.enclave.api.dispatcher import Dispatcher
 from coco.enclave.api.jsonrpc import JsonRpc
 from coco.enclave.api.routes import application_app
@@ -165,42 +166,16 @@ class InProcessNode:
     async def _answer(
         self, method: str, target: str, body: bytes, headers: Sequence[tuple[bytes, bytes]], caller: Caller
     ) -> Response:
-        path, _, query = target.partition("?")
-        if method == "POST" and path == "/":
+        if method == "POST" and target == "/":
             answer: asyncio.Future[bytes] = self.ground.loop.create_future()
             self._rpc.handle(body, caller, answer.set_result)
             return Response(200, await answer)
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "https",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": query.encode(),
-            "root_path": "",
-            "headers": list(headers),
-            "client": None,
-            "server": None,
-            "coco.caller": caller,
-        }
-        sent: list[Any] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
         try:
-            await self._app(scope, receive, send)
+            status, sent, answered = await ask(self._app, method, target.encode(), headers, body, caller)
         except CocoError as error:
             refusal = {"error": {"code": error.code, "message": str(error)}}
             return Response(error.http_status, json.dumps(refusal).encode())
-        begin = sent[0]
-        named = {name.decode(): value.decode() for name, value in begin["headers"]}
-        return Response(begin["status"], b"".join(message.get("body", b"") for message in sent[1:]), named)
+        return Response(status, answered, {name.decode(): value.decode() for name, value in sent})
 
     async def converse(self, session: MemorySession) -> None:
         """Serve a WebSocket until it ends."""

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 
@@ -23,6 +22,7 @@ from coco import limits
 from coco._native import Chain, Front
 from coco.enclave.adapters.contract import Caller, CallerKind
 from coco.enclave.api.admission import Admission, is_signed, request_work_us
+from coco.enclave.api.asgi import AsgiApp, Headers, ask
 from coco.enclave.api.freshness import Freshness, Readable
 from coco.enclave.api.jsonrpc import EarlyCall
 from coco.enclave.api.websocket import WebSocketSession, accept_websocket
@@ -41,8 +41,6 @@ _status_lines = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in
 RpcHandler = Callable[[bytes, Caller, Callable[[bytes], None]], None]
 #: Serves one caller's submissions by one method that the door has checked.
 SubmissionHandler = Callable[[str, Caller, list[EarlyCall]], None]
-AsgiApp = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 
 def error_body(error: CocoError) -> bytes:
@@ -308,38 +306,6 @@ class Listener:
         self._waker.soon()
 
     async def _serve(self, connection: int, method: str, target: bytes, headers: Headers, body: bytes) -> None:
-        path, _, query = target.partition(b"?")
-        scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "https",
-            "path": unquote(path.decode("ascii", "replace"), errors="replace"),
-            "raw_path": path,
-            "query_string": query,
-            "root_path": "",
-            "headers": headers,
-            "client": None,
-            "server": None,
-        }
-        status, sent_headers, sent_body = 500, Headers(), list[bytes]()
-        given = False
-
-        async def receive() -> dict[str, Any]:
-            nonlocal given
-            if given:
-                return {"type": "http.disconnect"}
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: Any) -> None:
-            nonlocal status, sent_headers
-            if message["type"] == "http.response.start":
-                status, sent_headers = message["status"], list(message.get("headers", []))
-            elif message["type"] == "http.response.body":
-                sent_body.append(message.get("body", b""))
-
         try:
             caller = self._caller(self._peers.get(connection))
             work_us = _ROUTE_WORK_US + request_work_us(len(body))
@@ -347,20 +313,20 @@ class Listener:
             wanted = dict(headers)
             linearizable = wanted.get(b"coco-read", b"").lower() == b"linearizable"
             await self._confirm(connection, wanted.get(b"coco-min-transaction-id"), linearizable)
-            scope["coco.caller"] = self._caller(self._peers.get(connection))
-            await self._app(scope, receive, send)
+            caller = self._caller(self._peers.get(connection))
+            status, sent_headers, sent_body = await ask(self._app, method, target, headers, body, caller)
         except asyncio.CancelledError:
             raise
         except CocoError as error:
-            status, sent_body = error.http_status, [error_body(error)]
+            status, sent_body = error.http_status, error_body(error)
             sent_headers = [(name.encode(), value.encode()) for name, value in retry_headers(error).items()]
         except Exception as error:  # noqa: BLE001 - as above
             self._on_error(error)
             status, sent_headers = 500, []
-            sent_body = [_simple_error("node.internal", "the node failed to serve this")]
+            sent_body = _simple_error("node.internal", "the node failed to serve this")
         kept = [(n, v) for n, v in sent_headers if n.lower() not in (b"content-length", b"content-type", b"connection")]
         content_type = next((v for n, v in sent_headers if n.lower() == b"content-type"), _JSON)
-        self._respond(connection, status, kept, content_type, b"" if method == "HEAD" else b"".join(sent_body))
+        self._respond(connection, status, kept, content_type, b"" if method == "HEAD" else sent_body)
 
     # --- WebSocket ---
 
