@@ -118,14 +118,14 @@ def test_kill_9_at_random_moments_loses_nothing_acknowledged(sandboxes):
         thread = threading.Thread(target=load)
         thread.start()
         # Mostly there is something to lose, however busy the machine is.
-        while following not in acknowledged and thread.is_alive() and round_number % 5:
+        while following + 1 not in acknowledged and thread.is_alive() and round_number % 5:
             time.sleep(0.005)
         time.sleep(chosen.uniform(0.05, 0.6))
         sandbox.kill(chosen.choice(["host", "enclave"]))
         stop.set()
         thread.join()
     sandbox.start()
-    assert len(acknowledged) >= KILLS * 4 // 5, "there was something to lose"
+    assert len(acknowledged) > KILLS, "there was something to lose"
     for receipt in acknowledged.values():
         assert call(sandbox.url, "eth_getTransactionReceipt", receipt["transactionHash"]) == receipt
 
